@@ -1,0 +1,19 @@
+"""Study superposition in neural networks, with the control beside every claim."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mi_superposition.models import load_model
+
+__all__ = ["load_model"]
+
+
+def __getattr__(name: str) -> object:
+    # torch and TransformerLens take seconds to import; `mi-superposition --help` needs neither.
+    if name == "load_model":
+        from mi_superposition.models import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

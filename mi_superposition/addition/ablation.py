@@ -1,0 +1,251 @@
+"""The head-ablation study of the addition model: which heads add which digits, next to what chance would give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from mi_superposition.addition.problems import (
+    answer_digits,
+    answer_positions,
+    fresh_operands,
+    masked,
+    with_answers,
+)
+from mi_superposition.errors import RequestError
+from mi_superposition.heads import ablate_heads, head_logits, head_outputs, keep_only, leave_out
+from mi_superposition.heads.ablation import Replacement
+from mi_superposition.training import seeded_generator
+
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class AblationMaps:
+    """Logits (nats) at the first answer position for the 100 one-digit problems a + b, other digits 0.
+
+    Conditions in order: ``all`` heads, ``none``, each head kept alone (``only 0`` …), each left out
+    (``without 0`` …). ``correct`` is the right digit's logit, ``by_digit`` every digit's. ``accuracy`` is over
+    random whole problems, for each answer digit.
+    """
+
+    conditions: list[str]
+    correct: Float[Tensor, "condition a b"]
+    by_digit: Float[Tensor, "condition digit_out a b"]
+    accuracy: Float[Tensor, "condition digit"]
+
+    def of(self, condition: str) -> int:
+        """Row of a condition by name."""
+        return self.conditions.index(condition)
+
+
+@dataclass(frozen=True)
+class CircuitCounts:
+    """For each one-digit problem, how many heads push the right digit's logit up and how many down.
+
+    A head's push is its own contribution to the right logit minus its mean contribution to all ten, in nats: what a
+    softmax can see of it. ``push`` keeps the amounts.
+    """
+
+    push: Float[Tensor, "head a b"]
+    n_up: Int[Tensor, "a b"]
+    n_down: Int[Tensor, "a b"]
+
+
+@dataclass(frozen=True)
+class HeadSets:
+    """For each answer digit, a small set of heads that keeps most of its accuracy, against random sets.
+
+    Sets are found by greedy backward elimination on one sample of problems (not proven smallest) and all accuracies
+    are measured on another. ``percentile`` is the share of random sets of the same size that are less accurate.
+    """
+
+    heads: Bool[Tensor, "digit head"]
+    size: Int[Tensor, " digit"]
+    accuracy: Float[Tensor, " digit"]
+    accuracy_of_all: Float[Tensor, " digit"]
+    random_accuracy: Float[Tensor, "digit random_set"]
+    percentile: Float[Tensor, " digit"]
+
+
+def one_digit_operands(n_digits: int) -> Int[Tensor, "problem operand_digit"]:
+    """The 100 problems a + b with single digits, ``a`` slowest; every other digit is 0."""
+    operands = torch.zeros(100, 2 * n_digits, dtype=torch.long)
+    operands[:, 0] = torch.arange(10).repeat_interleave(10)
+    operands[:, n_digits] = torch.arange(10).repeat(10)
+    return operands
+
+
+def digits_of(model: HookedTransformer) -> int:
+    """Digits of the problems a model reads, from its context. Raises ``RequestError`` for another kind of model."""
+    n_digits, remainder = divmod(model.cfg.n_ctx - 1, 3)
+    if remainder or model.cfg.d_vocab != 12 or model.cfg.d_vocab_out != 10:
+        raise RequestError(
+            f"n_ctx = {model.cfg.n_ctx}, d_vocab = {model.cfg.d_vocab}, d_vocab_out = {model.cfg.d_vocab_out}: "
+            "not an addition model (3 n + 1, 12 and 10)"
+        )
+    return n_digits
+
+
+def ablation_conditions(n_heads: int) -> tuple[list[str], Bool[Tensor, "condition head"]]:
+    """Names and masks of the study's conditions, in the order of ``AblationMaps``."""
+    everything = torch.ones(1, n_heads, dtype=torch.bool)
+    names = ["all", "none", *(f"only {h}" for h in range(n_heads)), *(f"without {h}" for h in range(n_heads))]
+    return names, torch.cat([everything, ~everything, keep_only(n_heads), leave_out(n_heads)])
+
+
+def ablation_maps(
+    model: HookedTransformer, *, replace_with: Replacement = "zero", n_problems: int = 2000, seed: int = 0
+) -> AblationMaps:
+    """The maps and accuracies of every head kept alone and left out."""
+    n_digits = digits_of(model)
+    names, keep = ablation_conditions(model.cfg.n_heads)
+    operands = one_digit_operands(n_digits)
+    first = answer_positions(n_digits).start
+    tokens = masked(with_answers(operands))
+    logits = ablate_heads(model, tokens, keep, replace_with=replace_with, seed=seed, positions=slice(first, first + 1))[
+        :, :, 0
+    ]
+    right = answer_digits(operands)[:, 0].to(logits.device)
+    correct = logits.gather(2, right.expand(len(keep), -1)[..., None])[..., 0]
+    problems = _random_operands(n_problems, n_digits, seed)
+    return AblationMaps(
+        names,
+        rearrange(correct, "condition (a b) -> condition a b", a=10),
+        rearrange(logits, "condition (a b) digit -> condition digit a b", a=10),
+        _accuracy(model, problems, keep, replace_with, seed),
+    )
+
+
+@torch.no_grad()
+def circuit_counts(model: HookedTransformer) -> CircuitCounts:
+    """How many heads push each of the 100 right answers up and down at the first answer position."""
+    n_digits = digits_of(model)
+    operands = one_digit_operands(n_digits)
+    first = answer_positions(n_digits).start
+    z = head_outputs(model, masked(with_answers(operands)).to(model.W_E.device))
+    contribution = head_logits(model, z[:, first : first + 1])[:, :, 0]
+    right = answer_digits(operands)[:, 0].to(contribution.device)
+    push = contribution.gather(2, right.expand(model.cfg.n_heads, -1)[..., None])[..., 0] - contribution.mean(dim=2)
+    push = rearrange(push, "head (a b) -> head a b", a=10)
+    return CircuitCounts(push, (push > 0).sum(dim=0), (push < 0).sum(dim=0))
+
+
+@torch.no_grad()
+def smallest_head_sets(
+    model: HookedTransformer,
+    *,
+    share: float = 0.95,
+    n_random: int = 500,
+    n_problems: int = 2000,
+    seed: int = 0,
+) -> HeadSets:
+    """Greedy backward elimination for each answer digit: of the heads that can go while accuracy stays at ``share`` of
+    that of all heads, drop the one whose going costs least cross-entropy, and again (outputs replaced by zero).
+
+    Raises ``RequestError`` for a ``share`` outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise RequestError(f"share = {share}: must be above 0 and at most 1")
+    n_digits, n_heads = digits_of(model), model.cfg.n_heads
+    chosen_on = _HeadSum(model, _random_operands(n_problems, n_digits, seed, "choose"))
+    measured_on = _HeadSum(model, _random_operands(n_problems, n_digits, seed, "measure"))
+    generator = seeded_generator(seed, "random-head-sets")
+    everything = torch.ones(1, n_heads, dtype=torch.bool)
+    sets, of_all, of_set, of_random = [], [], [], []
+    for digit in range(n_digits + 1):
+        keep = _eliminate(chosen_on, digit, share)
+        ranks = torch.rand(n_random, n_heads, generator=generator).argsort(dim=1)
+        random_sets = ranks < int(keep.sum())
+        sets.append(keep)
+        of_all.append(measured_on.accuracy(digit, everything))
+        of_set.append(measured_on.accuracy(digit, keep[None]))
+        of_random.append(measured_on.accuracy(digit, random_sets))
+    heads, accuracy, random_accuracy = torch.stack(sets), torch.cat(of_set), torch.stack(of_random)
+    return HeadSets(
+        heads=heads,
+        size=heads.sum(dim=1),
+        accuracy=accuracy,
+        accuracy_of_all=torch.cat(of_all),
+        random_accuracy=random_accuracy,
+        percentile=(random_accuracy < accuracy[:, None]).double().mean(dim=1),
+    )
+
+
+def leave_out_effect(maps: AblationMaps) -> float:
+    """Mean absolute change of the right logit when one head is left out, over heads and problems, in units of the
+    spread of the model's own logits (standard deviation over the ten values, root mean square over problems).
+
+    Dimensionless, so that a trained model with large logits and an untrained one with small logits can be compared.
+    """
+    without = torch.tensor([name.startswith("without") for name in maps.conditions])
+    change = (maps.correct[without] - maps.correct[maps.of("all")]).abs().mean()
+    spread = maps.by_digit[maps.of("all")].var(dim=0).mean().sqrt()
+    return float(change / spread)
+
+
+class _HeadSum:
+    """Logits at the answer positions, split into what each head adds: conditions are sums, not forward passes."""
+
+    def __init__(self, model: HookedTransformer, operands: Tensor):
+        n_digits = digits_of(model)
+        at = answer_positions(n_digits)
+        tokens = masked(with_answers(operands)).to(model.W_E.device)
+        self.by_head = head_logits(model, head_outputs(model, tokens)[:, at])
+        self.rest = model(tokens)[:, at] - self.by_head.sum(dim=0)
+        self.right = answer_digits(operands).to(tokens.device)
+
+    def logits(self, digit: int, keep: Bool[Tensor, "set head"]) -> Float[Tensor, "set problem value"]:
+        """Logits of one answer digit when only the heads of each set speak."""
+        by_head = self.by_head[:, :, digit]
+        kept = keep.to(by_head) @ by_head.flatten(1)
+        return kept.view(len(keep), *by_head.shape[1:]) + self.rest[:, digit]
+
+    def accuracy(self, digit: int, keep: Bool[Tensor, "set head"]) -> Float[Tensor, " set"]:
+        """Share of problems whose digit comes out right, for each set."""
+        return torch.cat(
+            [(self.logits(digit, some).argmax(2) == self.right[:, digit]).float().mean(1) for some in keep.split(64)]
+        )
+
+    def loss(self, digit: int, keep: Bool[Tensor, "set head"]) -> Float[Tensor, " set"]:
+        """Mean cross-entropy (nats) of one answer digit, for each set."""
+        logits = rearrange(self.logits(digit, keep), "set problem value -> set value problem")
+        right = self.right[:, digit].expand(len(keep), -1)
+        return F.cross_entropy(logits, right, reduction="none").mean(dim=1)
+
+
+def _eliminate(heads: _HeadSum, digit: int, share: float) -> Bool[Tensor, " head"]:
+    n_heads = heads.by_head.shape[0]
+    keep = torch.ones(n_heads, dtype=torch.bool)
+    enough = share * float(heads.accuracy(digit, keep[None]))
+    while keep.sum() > 0:
+        present = keep.nonzero()[:, 0]
+        candidates = keep.repeat(len(present), 1)
+        candidates[torch.arange(len(present)), present] = False
+        spared = heads.accuracy(digit, candidates) >= enough
+        if not spared.any():
+            return keep
+        keep = candidates[int(heads.loss(digit, candidates).masked_fill(~spared, torch.inf).argmin())]
+    return keep
+
+
+def _accuracy(
+    model: HookedTransformer, operands: Tensor, keep: Tensor, replace_with: Replacement, seed: int
+) -> Float[Tensor, "condition digit"]:
+    at = answer_positions(digits_of(model))
+    right = []
+    for batch in operands.split(_BATCH):
+        tokens = masked(with_answers(batch))
+        logits = ablate_heads(model, tokens, keep, replace_with=replace_with, seed=seed, positions=at)
+        right.append(logits.argmax(dim=-1) == answer_digits(batch).to(logits.device))
+    return torch.cat(right, dim=1).float().mean(dim=1)
+
+
+def _random_operands(n: int, n_digits: int, seed: int, purpose: str = "ablation") -> Tensor:
+    return fresh_operands(n, n_digits=n_digits, part="test", generator=seeded_generator(seed, purpose))

@@ -1,0 +1,245 @@
+"""Training the addition model: the study's one experiment, as a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from mi_superposition.addition.config import AdditionConfig, Answer
+from mi_superposition.addition.lookup import lookup_logits, one_hot_operands
+from mi_superposition.addition.problems import (
+    D_VOCAB,
+    D_VOCAB_OUT,
+    answer_digits,
+    fresh_operands,
+    n_positions,
+    sample_operands,
+    with_answers,
+)
+from mi_superposition.models import build_attention_only_model, save_model, save_snapshot
+from mi_superposition.runs import Run, open_run
+from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
+
+COMMAND = "addition train"
+_CHECKPOINT = "checkpoint.safetensors"
+_EVALUATION_BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class AdditionAccuracy:
+    """Share of answers that are right, over ``n_problems`` problems."""
+
+    by_digit: Float[Tensor, " digit"]
+    whole_sum: float
+    n_problems: int
+
+    @property
+    def per_digit(self) -> float:
+        """Mean over the answer digits: the published figure."""
+        return float(self.by_digit.mean())
+
+
+def answer_logits(
+    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = "masked"
+) -> Float[Tensor, "problem digit d_vocab_out"]:
+    """Logits (nats) for the n + 1 answer digits, least significant first.
+
+    ``"masked"``: all at once, from ``=`` at the answer positions. ``"autoregressive"``: each from the position
+    before it, the right digits before it fed in.
+    """
+    if answer == "masked":
+        return lookup_logits(model, one_hot_operands(operands))
+    tokens = with_answers(operands)[:, :-1]
+    return model(tokens)[:, operands.shape[1] - 1 :]
+
+
+def evaluate_addition(
+    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = "masked"
+) -> AdditionAccuracy:
+    """Accuracy per digit and of whole sums. In autoregressive mode a whole sum is right exactly when greedy
+    decoding would have written it: up to the first wrong digit both read the same tokens.
+    """
+    correct = []
+    with torch.no_grad():
+        for batch in operands.split(_EVALUATION_BATCH):
+            correct.append(answer_logits(model, batch, answer).argmax(dim=-1) == answer_digits(batch))
+    right = torch.cat(correct)
+    return AdditionAccuracy(right.double().mean(dim=0), float(right.all(dim=1).double().mean()), len(right))
+
+
+def snapshot_epochs(epochs: int) -> list[int]:
+    """Epochs at which the weights are kept: 0, 1, 2, … growing by a tenth, and the last."""
+    kept, value = {0, epochs}, 1.0
+    while value < epochs:
+        kept.add(int(value))
+        value *= 1.1
+    return sorted(kept)
+
+
+def train_addition(
+    config: AdditionConfig,
+    out: Path,
+    *,
+    on_log: Callable[[dict[str, float]], None] = lambda row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train in the run folder ``out``, going on where an earlier call was cut off; false if it was finished already.
+
+    Leaves ``model.json``, ``model.safetensors``, ``snapshots/EPOCH.safetensors`` (half precision),
+    ``history.jsonl`` and ``metrics.json``. ``on_log`` gets each row of the history as it is written. The weights
+    are bit-identical however often the run was interrupted (same machine; the number of threads is in ``config``). Raises
+    ``training.Stopped`` when ``should_stop()`` said so, and as ``open_run`` does.
+    """
+    data = _problems(config)
+    with open_run(out, COMMAND, dataclasses.asdict(config)) as run:
+        if run.finished:
+            return False
+        with fixed_arithmetic(config.threads):
+            _train(config, run, *data, on_log, should_stop)
+    return True
+
+
+def _problems(config: AdditionConfig) -> tuple[Tensor | None, Tensor]:
+    """The fixed training problems, if any, and the test problems. Checks that there are so many."""
+    test = sample_operands(
+        config.n_test, n_digits=config.n_digits, part="test", generator=seeded_generator(config.seed, "test")
+    )
+    if config.n_train is None:
+        return None, test
+    generator = seeded_generator(config.seed, "train")
+    return sample_operands(config.n_train, n_digits=config.n_digits, part="train", generator=generator), test
+
+
+class _Batches:
+    """The training batch of each step, from the step number alone."""
+
+    def __init__(self, config: AdditionConfig, problems: Tensor | None):
+        self.config, self.problems = config, problems
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __call__(self, step: int) -> Int[Tensor, "problem operand_digit"]:
+        config = self.config
+        if self.problems is None:
+            generator = seeded_generator(config.seed, "batch", step)
+            return fresh_operands(config.batch_size, n_digits=config.n_digits, part="train", generator=generator)
+        epoch, batch = divmod(step, config.steps_per_epoch)
+        if epoch != self._epoch:
+            generator = seeded_generator(config.seed, "epoch", epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.problems), generator=generator)
+        return self.problems[self._order[batch * config.batch_size : (batch + 1) * config.batch_size]]
+
+
+def build_addition_model(config: AdditionConfig) -> HookedTransformer:
+    """The untrained model of a run, from its seed."""
+    return build_attention_only_model(
+        n_layers=1,
+        n_heads=config.n_heads,
+        d_head=config.d_head,
+        d_model=config.d_model,
+        n_ctx=n_positions(config.n_digits),
+        d_vocab=D_VOCAB,
+        d_vocab_out=D_VOCAB_OUT,
+        seed=config.seed,
+    )
+
+
+def _train(
+    config: AdditionConfig,
+    run: Run,
+    train_problems: Tensor | None,
+    test_problems: Tensor,
+    on_log: Callable[[dict[str, float]], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    model = build_addition_model(config)
+    batches = _Batches(config, train_problems)
+
+    def loss(step: int) -> Tensor:
+        operands = batches(step)
+        logits = answer_logits(model, operands, config.answer)
+        # Class-major, as the table stores them: the cross-entropy then runs along contiguous memory.
+        by_class = rearrange(logits, "problem digit value -> 1 value (problem digit)")
+        right = answer_digits(operands).reshape(1, -1)
+        if config.digit_focus == 0:
+            return F.cross_entropy(by_class, right)
+        by_digit = F.cross_entropy(by_class, right, reduction="none").view(len(operands), -1).mean(dim=0)
+        weight = by_digit.detach() ** config.digit_focus
+        return (weight * by_digit).sum() / weight.sum()
+
+    rate = warmup_then(config.decay, config.learning_rate, config.warmup_steps, config.n_steps)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
+    )
+    learner = GradientLearner(model, optimizer, loss, rate)
+    start = resume(learner, run.path / _CHECKPOINT)
+    run.rewind_history(start)
+    to_keep = set(snapshot_epochs(config.epochs))
+    began = time.perf_counter()
+
+    def after_step(done: int) -> None:
+        epoch, within = divmod(done, config.steps_per_epoch)
+        if within:
+            return
+        if epoch in to_keep:
+            save_snapshot(model, run.path, epoch)
+        if epoch % config.log_every_epochs == 0 or epoch == config.epochs:
+            accuracy = evaluate_addition(model, test_problems, config.answer)
+            row = {
+                "step": done,
+                "epoch": epoch,
+                "loss": learner.take_mean_loss(),
+                "test_accuracy": accuracy.per_digit,
+                "test_sum_accuracy": accuracy.whole_sum,
+                "learning_rate": rate(done - 1),
+            }
+            run.append_history(row)
+            on_log(row)
+
+    if start == 0:
+        save_snapshot(model, run.path, 0)
+    train(
+        learner,
+        start,
+        config.n_steps,
+        checkpoint=run.path / _CHECKPOINT,
+        checkpoint_every=config.steps_per_epoch * config.log_every_epochs,
+        after_step=after_step,
+        should_stop=should_stop,
+    )
+    seconds = time.perf_counter() - began
+    save_model(model, run.path)
+    on_train = evaluate_addition(model, _seen_problems(config, train_problems), config.answer)
+    on_test = evaluate_addition(model, test_problems, config.answer)
+    run.finish(
+        {
+            "test_accuracy": on_test.per_digit,
+            "test_sum_accuracy": on_test.whole_sum,
+            "accuracy_by_digit": on_test.by_digit.tolist(),
+            "n_test": on_test.n_problems,
+            "train_accuracy": on_train.per_digit,
+            "train_sum_accuracy": on_train.whole_sum,
+            "n_train": on_train.n_problems,
+            "steps": config.n_steps,
+            # Of this call alone: a run that was interrupted does not know how long it waited.
+            "steps_per_second": (config.n_steps - start) / seconds,
+        }
+    )
+    (run.path / _CHECKPOINT).unlink()
+
+
+def _seen_problems(config: AdditionConfig, train_problems: Tensor | None) -> Tensor:
+    """What train accuracy is measured on: the training set, or as many draws of the endless one as test problems."""
+    if train_problems is not None:
+        return train_problems
+    generator = seeded_generator(config.seed, "train-accuracy")
+    return fresh_operands(config.n_test, n_digits=config.n_digits, part="train", generator=generator)

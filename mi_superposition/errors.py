@@ -1,0 +1,12 @@
+"""The two ways a request to this package can end badly."""
+
+
+class RequestError(ValueError):
+    """The request was wrong: the message is one line that quotes the value and says what would be right.
+
+    The command line turns it into exit code 2.
+    """
+
+
+class WorkError(RuntimeError):
+    """The request was fine but the work failed (a damaged file, a full disk). Exit code 1."""

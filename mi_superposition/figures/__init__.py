@@ -1,0 +1,1 @@
+"""Results to Plotly figures. Nothing here computes, shows or saves."""

@@ -1,0 +1,153 @@
+"""Figures of what heads read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from mi_superposition.figures.style import BLUE, DIGIT_COLOURS, GREY, ORANGE, PURPLE, VERMILION, plain_heatmap, styled
+from mi_superposition.heads import HeadProjections
+
+_MATRICES = ("Q", "K", "V", "O")
+
+
+def projection_chart(projections: HeadProjections, head: int, *, position: int, digit: int) -> go.Figure:
+    """Digits at one position (top) and positions for one digit (bottom) in the plane of one head.
+
+    Columns Q, K, V and O. O has no position: below it stands the OV circuit, from digit read to digit written.
+    """
+    figure = make_subplots(
+        2, 4, horizontal_spacing=0.06, vertical_spacing=0.16,
+        subplot_titles=[*(f"{name}: digits" for name in _MATRICES), *(f"{name}: positions" for name in "QKV"), "OV: digit → logit"],
+    )  # fmt: skip
+    by_digit = [
+        *(getattr(projections, name)[head, position, :10] for name in ("query", "key", "value")),
+        projections.output[head],
+    ]
+    for column, points in enumerate(by_digit):
+        figure.add_trace(_labelled(points, [str(d) for d in range(10)], DIGIT_COLOURS), row=1, col=column + 1)
+    n_positions = len(projections.positions)
+    colours = _position_colours(n_positions)
+    for column, name in enumerate(("query", "key", "value")):
+        points = getattr(projections, name)[head, :, digit]
+        figure.add_trace(_labelled(points, [str(p) for p in range(n_positions)], colours), row=2, col=column + 1)
+    ov = projections.ov[head, :10]
+    figure.add_trace(
+        plain_heatmap(ov.tolist(), limit=max(float(ov.abs().max()), 1e-6), showscale=False,
+                      hovertemplate="reads %{y}, writes %{x}: %{z:.2f}<extra></extra>"),
+        row=2, col=4,
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", dtick=1, row=2, col=4)
+    figure.update_xaxes(dtick=1, row=2, col=4)
+    return styled(figure, height=560, min_width=900)
+
+
+def projection_multiples(projections: HeadProjections, *, position: int) -> go.Figure:
+    """All heads at once: the ten digits under Q, K, V and O, one row a head."""
+    n_heads = projections.query.shape[0]
+    titles = [f"{name}, head {head}" for head in range(n_heads) for name in _MATRICES]
+    figure = make_subplots(n_heads, 4, subplot_titles=titles, horizontal_spacing=0.04, vertical_spacing=0.28 / n_heads)
+    for head in range(n_heads):
+        panels = [
+            *(getattr(projections, name)[head, position, :10] for name in ("query", "key", "value")),
+            projections.output[head],
+        ]
+        for column, points in enumerate(panels):
+            figure.add_trace(
+                _labelled(points, [str(d) for d in range(10)], DIGIT_COLOURS), row=head + 1, col=column + 1
+            )
+    figure.update_xaxes(showticklabels=False)
+    figure.update_yaxes(showticklabels=False)
+    return styled(figure, height=170 * n_heads, min_width=720)
+
+
+def projection_animation(frames: Mapping[str, Sequence[Float[Tensor, "digit xy"]]]) -> go.Figure:
+    """The ten digits under Q, K, V and O over training: one frame a snapshot, axes fixed over all frames."""
+    figure = make_subplots(1, 4, subplot_titles=_MATRICES, horizontal_spacing=0.06)
+    labels = [str(d) for d in range(10)]
+
+    def traces(points: Sequence[Tensor]) -> list[go.Scatter]:
+        return [_labelled(panel, labels, DIGIT_COLOURS) for panel in points]
+
+    # Shown first is the end of training; the slider goes back.
+    last = list(frames)[-1]
+    for column, trace in enumerate(traces(frames[last])):
+        figure.add_trace(trace, row=1, col=column + 1)
+        limit = 1.08 * max(float(points[column].abs().max()) for points in frames.values())
+        figure.update_xaxes(range=[-limit, limit], row=1, col=column + 1)
+        figure.update_yaxes(range=[-limit, limit], row=1, col=column + 1)
+    figure.frames = [go.Frame(data=traces(points), name=name) for name, points in frames.items()]
+    figure.update_layout(
+        sliders=[
+            dict(
+                active=len(frames) - 1,
+                currentvalue=dict(prefix="epoch "),
+                pad=dict(t=36),
+                steps=[
+                    dict(
+                        label=name,
+                        method="animate",
+                        args=[[name], dict(mode="immediate", frame=dict(duration=0, redraw=True))],
+                    )
+                    for name in frames
+                ],
+            )
+        ]
+    )
+    figure = styled(figure, height=430, min_width=900)
+    return figure.update_layout(margin=dict(l=52, r=16, t=48, b=90))
+
+
+def circularity_ranking(
+    trained: Mapping[str, Float[Tensor, " head"]], untrained: Mapping[str, Float[Tensor, " head"]], ramp: float
+) -> go.Figure:
+    """Share of variance in one Fourier frequency, heads ranked, for each matrix, beside the untrained model."""
+    figure = make_subplots(1, 4, subplot_titles=_MATRICES, shared_yaxes=True, horizontal_spacing=0.03)
+    for column, name in enumerate(_MATRICES):
+        for values, label, colour in [(trained[name], "trained", BLUE), (untrained[name], "untrained", ORANGE)]:
+            figure.add_scatter(
+                y=values.sort(descending=True).values.tolist(), mode="lines+markers", marker=dict(size=4, color=colour),
+                line=dict(color=colour), name=label, legendgroup=label, showlegend=column == 0, row=1, col=column + 1,
+            )  # fmt: skip
+        figure.add_hline(y=ramp, line=dict(color=VERMILION, dash="dot", width=1), row=1, col=column + 1)  # pyright: ignore[reportArgumentType]
+        figure.update_xaxes(title="head, ranked", row=1, col=column + 1)
+    figure.update_yaxes(title="share in one frequency", range=[0, 1.02], row=1, col=1)
+    figure = styled(figure, height=360, min_width=720)
+    return figure.update_layout(margin=dict(t=70), legend=dict(y=1.12))
+
+
+def ov_singular_directions(projections: HeadProjections, head: int) -> go.Figure:
+    """The singular directions of one head's OV circuit: over the digits read and over the digits written."""
+    figure = make_subplots(1, 2, subplot_titles=["digits read", "digits written"], shared_yaxes=True)
+    for index, colour in zip(
+        range(projections.ov_singular_values.shape[1]), (BLUE, ORANGE, PURPLE, GREY), strict=False
+    ):
+        name = f"direction {index + 1} (σ = {float(projections.ov_singular_values[head, index]):.2f})"
+        for column, values in [(1, projections.ov_read[head, index, :10]), (2, projections.ov_write[head, index])]:
+            figure.add_scatter(
+                x=list(range(10)), y=values.tolist(), mode="lines+markers", line=dict(color=colour), name=name,
+                legendgroup=name, showlegend=column == 1, row=1, col=column,
+            )  # fmt: skip
+    figure.update_xaxes(dtick=1, title="digit")
+    figure.update_yaxes(title="component", row=1, col=1)
+    figure = styled(figure, height=340, min_width=480)
+    return figure.update_layout(margin=dict(t=76), legend=dict(y=1.14))
+
+
+def _labelled(points: Float[Tensor, "point xy"], labels: Sequence[str], colours: Sequence[str]) -> go.Scatter:
+    """The first two coordinates of points, drawn as their labels."""
+    second = points[:, 1] if points.shape[1] > 1 else points[:, 0] * 0
+    return go.Scatter(
+        x=points[:, 0].tolist(), y=second.tolist(), text=list(labels), mode="markers+text", textposition="middle right",
+        marker=dict(color=list(colours), size=7), textfont=dict(size=11), showlegend=False,
+        hovertemplate="%{text}: (%{x:.3f}, %{y:.3f})<extra></extra>",
+    )  # fmt: skip
+
+
+def _position_colours(n_positions: int) -> list[str]:
+    """Light to dark along the sequence."""
+    return [f"hsl(210, 60%, {80 - 50 * p // max(n_positions - 1, 1)}%)" for p in range(n_positions)]

@@ -1,0 +1,36 @@
+"""One look for every figure, on a light or a dark page."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+# Okabe and Ito 2008, distinguishable by colour-blind readers and on both backgrounds.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+GREY = "#8a8f98"
+# Ten digits around a colour wheel: neighbours look alike, and 9 is next to 0 as it is modulo ten.
+DIGIT_COLOURS = [f"hsl({36 * digit}, 65%, 50%)" for digit in range(10)]
+DIVERGING = "RdBu"
+SEQUENTIAL = "Viridis"
+
+
+def styled(figure: go.Figure, *, height: int, min_width: int = 320) -> go.Figure:
+    """Lay a figure out for a page: transparent, small margins; ``min_width`` is where a phone starts to scroll."""
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin=dict(l=52, r=16, t=48, b=44),
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font=dict(family="system-ui, sans-serif", size=13, color=GREY),
+        legend=dict(orientation="h", yanchor="bottom", y=1.02, x=0),
+        meta=dict(min_width=min_width),
+    )
+    figure.update_xaxes(showgrid=False, zeroline=False, ticks="outside", ticklen=4, tickcolor=GREY, automargin=True)
+    figure.update_yaxes(gridcolor="rgba(138,143,152,0.25)", zeroline=False, automargin=True)
+    figure.update_annotations(font=dict(size=12))
+    return figure
+
+
+def plain_heatmap(z: object, *, limit: float, **options: object) -> go.Heatmap:
+    """A heatmap on a diverging scale that runs from ``-limit`` to ``limit``."""
+    return go.Heatmap(z=z, zmin=-limit, zmax=limit, colorscale=DIVERGING, reversescale=True, **options)

@@ -1,0 +1,137 @@
+"""Where each head puts tokens and positions: its queries, keys, values and output directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_superposition.errors import RequestError
+
+_MAX_POINTS = 50_000_000
+
+
+@dataclass(frozen=True)
+class HeadProjections:
+    """Projections of ``W_E[token] + W_pos[position]`` by every head of one layer, in activation units.
+
+    ``output`` holds the direction of each output token in a head: ``(W_O[h] @ W_U)[:, t]``, logits per unit of
+    ``z``. ``b_O`` belongs to no head and is left out. ``ov`` is the circuit from the token read to the logit
+    written, ``W_E W_V[h] W_O[h] W_U`` (Elhage et al. 2021), with its singular values and directions: rows of
+    ``ov_read`` over the tokens read, rows of ``ov_write`` over the tokens written.
+    """
+
+    query: Float[Tensor, "head pos token d_head"]
+    key: Float[Tensor, "head pos token d_head"]
+    value: Float[Tensor, "head pos token d_head"]
+    output: Float[Tensor, "head token_out d_head"]
+    ov: Float[Tensor, "head token token_out"]
+    ov_singular_values: Float[Tensor, "head rank"]
+    ov_read: Float[Tensor, "head rank token"]
+    ov_write: Float[Tensor, "head rank token_out"]
+    tokens: Int[Tensor, " token"]
+    positions: Int[Tensor, " pos"]
+
+
+@dataclass(frozen=True)
+class Circularity:
+    """How much of points on ten (or n) digits is one frequency of their discrete Fourier transform.
+
+    ``share`` is the variance in the strongest frequency over the whole variance, ``frequency`` which one (cycles
+    over the digits), and ``roundness`` how far that component is from a line: 1 a circle, 0 a line. All
+    dimensionless. A straight, evenly spaced ramp has share 0.63 at frequency 1 but roundness 0, so read both.
+    """
+
+    share: Float[Tensor, " *points"]
+    frequency: Int[Tensor, " *points"]
+    roundness: Float[Tensor, " *points"]
+
+
+@torch.no_grad()
+def project_heads(
+    model: Any,
+    *,
+    layer: int = 0,
+    tokens: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+) -> HeadProjections:
+    """Q, K and V of embedding plus position (biases included), O onto the unembedding, for every head of a layer.
+
+    For layers above the first, or with normalisation, this is the direct path from the embedding alone. ``tokens``
+    and ``positions`` default to all the model has. Raises ``RequestError`` for a layer, token or position the
+    model lacks, and where the answer would not fit in memory.
+    """
+    cfg = model.cfg
+    if not 0 <= layer < cfg.n_layers:
+        raise RequestError(f"layer = {layer}: the model has layers 0 to {cfg.n_layers - 1}")
+    token_index = _index(tokens, cfg.d_vocab, "token")
+    position_index = _index(positions, cfg.n_ctx, "position")
+    n_points = cfg.n_heads * cfg.d_head * len(token_index) * len(position_index)
+    if n_points > _MAX_POINTS:
+        raise RequestError(
+            f"{len(token_index)} tokens at {len(position_index)} positions are {n_points} numbers: "
+            f"choose tokens and positions (at most {_MAX_POINTS} numbers)"
+        )
+    attn = model.blocks[layer].attn
+    embedded = model.W_E[token_index.to(model.W_E.device)]
+    stream = model.W_pos[position_index.to(model.W_E.device)][:, None] + embedded
+
+    def project(weight: Tensor, bias: Tensor) -> Tensor:
+        points = einsum(stream, weight, "pos token d_model, head d_model d_head -> head pos token d_head")
+        return points + bias[:, None, None]
+
+    to_logits = attn.W_O @ model.W_U
+    ov = embedded @ attn.W_V @ to_logits
+    read, singular_values, write = torch.linalg.svd(ov, full_matrices=False)
+    rank = min(cfg.d_head, singular_values.shape[-1])
+    return HeadProjections(
+        query=project(attn.W_Q, attn.b_Q),
+        key=project(attn.W_K, attn.b_K),
+        value=project(attn.W_V, attn.b_V),
+        output=to_logits.transpose(1, 2),
+        ov=ov,
+        ov_singular_values=singular_values[:, :rank],
+        ov_read=read.transpose(1, 2)[:, :rank],
+        ov_write=write[:, :rank],
+        tokens=token_index,
+        positions=position_index,
+    )
+
+
+def circularity(points: Float[Tensor, "*points digit xy"]) -> Circularity:
+    """Fourier content of points over the digits, their mean taken out.
+
+    Frequencies k and n - k are one for real points. Points that do not move at all give share 0. Source: the
+    original study looks at Fourier modes by eye; the two numbers are ours.
+    """
+    n_digits = points.shape[-2]
+    centred = (points - points.mean(dim=-2, keepdim=True)).double()
+    spectrum = torch.fft.rfft(centred, dim=-2)[..., 1:, :]
+    # Every frequency but n / 2 stands for two of the full transform.
+    twice = torch.full((spectrum.shape[-2],), 2.0, dtype=torch.float64, device=points.device)
+    if n_digits % 2 == 0:
+        twice[-1] = 1.0
+    power = spectrum.abs().square().sum(dim=-1) * twice
+    total = power.sum(dim=-1)
+    strongest = power.argmax(dim=-1)
+    share = power.gather(-1, strongest[..., None])[..., 0] / total.clamp_min(1e-30)
+    mode = spectrum.gather(-2, strongest[..., None, None].expand(*strongest.shape, 1, points.shape[-1]))[..., 0, :]
+    # The mode traces an ellipse Re(c e^{it}); its squared half-axes are the singular values of [Re c; Im c].
+    axes = torch.linalg.svdvals(torch.stack([mode.real, mode.imag], dim=-2))
+    second = axes[..., 1] if axes.shape[-1] > 1 else torch.zeros_like(axes[..., 0])
+    roundness = second / axes[..., 0].clamp_min(1e-30)
+    return Circularity(share.float(), strongest + 1, roundness.float())
+
+
+def _index(chosen: Sequence[int] | None, available: int, what: str) -> Int[Tensor, " index"]:
+    if chosen is None:
+        return torch.arange(available)
+    for value in chosen:
+        if not 0 <= value < available:
+            raise RequestError(f"{what} {value}: the model has 0 to {available - 1}")
+    return torch.tensor(list(chosen), dtype=torch.long)

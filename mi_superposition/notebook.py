@@ -1,0 +1,52 @@
+"""circuitsvis in a notebook, without the network.
+
+circuitsvis asks the network how to draw, then either loads its script from a CDN or puts 1.3 MB of it into every
+widget. Its wheel carries the script; run once as a classic script it defines a global ``CircuitsVis`` that every
+later view can use.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from jaxtyping import Float
+from torch import Tensor
+
+_number = itertools.count()
+
+
+@dataclass(frozen=True)
+class View:
+    """HTML that a notebook shows when it is the value of a cell."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def load_circuitsvis() -> View:
+    """The script, once for a notebook: display it before the first view."""
+    script = files("circuitsvis").joinpath("dist/cdn/iife.js").read_text(encoding="utf-8")
+    script = script.replace("</script>", "<\\/script>")
+    # Some notebooks run a cell's script inside a function, where `var` would not reach the next cell.
+    return View(f"<script>{script}\n;window.CircuitsVis = CircuitsVis;</script>")
+
+
+def attention_heads(tokens: Sequence[str], attention: Float[Tensor, "head query key"]) -> View:
+    """circuitsvis's attention heads for one sequence: choose a head, then hover a token."""
+    return _view("AttentionHeads", tokens=list(tokens), attention=attention.tolist())
+
+
+def _view(element: str, **properties: object) -> View:
+    place = f"circuits-vis-{next(_number)}"
+    # A token may be `</script>`: nothing that a page could read as markup stays in the JSON.
+    data = json.dumps(properties).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return View(
+        f'<div id="{place}" style="margin: 15px 0; background: white; color: black"></div>'
+        f'<script>CircuitsVis.render("{place}", CircuitsVis.{element}, {data});</script>'
+    )

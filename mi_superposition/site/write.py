@@ -1,0 +1,88 @@
+"""Pages from records. The templates escape everything; figures pass through one function that does the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from mi_superposition.errors import RequestError
+from mi_superposition.runs import write_file
+from mi_superposition.site.records import FigureRecord, ImageRecord, Page, Section, TableRecord
+
+_STATIC = ("style.css", "figures.js", "favicon.svg")
+# Present in every site of ours: how a folder is recognised as one that may be written over.
+_MARK = "assets/style.css"
+
+
+def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str) -> None:
+    """Write the whole site; the same records give the same bytes.
+
+    Raises ``RequestError`` when ``out`` is a file or a folder with other things in it, ``WorkError`` when the disk
+    refuses.
+    """
+    check_site_folder(out)
+    environment = _environment()
+    for section in sections:
+        for page in (section.page, *section.more):
+            for item in page.items:
+                if isinstance(item, ImageRecord):
+                    write_file(out / "images" / item.file_name, item.content)
+            html = environment.get_template("page.html").render(
+                site_title=title, sections=sections, section=section, page=page
+            )
+            write_file(out / f"{page.slug}.html", html.encode("utf-8", "backslashreplace"))
+    for name in _STATIC:
+        write_file(out / "assets" / name, files("mi_superposition.site").joinpath("assets", name).read_bytes())
+    write_file(out / "assets" / "plotly.min.js", get_plotlyjs().encode())
+    # Last, so that a reader who finds an index finds everything it links to.
+    html = environment.get_template("index.html").render(site_title=title, lead=lead, sections=sections)
+    write_file(out / "index.html", html.encode("utf-8", "backslashreplace"))
+
+
+def check_site_folder(out: Path) -> None:
+    """Raise ``RequestError`` unless ``out`` is new, empty, or a site written before."""
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"{str(out)!r} is a file: give a folder for the site")
+    if out.is_dir() and not (out / _MARK).exists() and (others := sorted(path.name for path in out.iterdir())):
+        raise RequestError(f"{str(out)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mi_superposition.site"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure_json"] = _figure_json
+    environment.tests["figure"] = lambda item: isinstance(item, FigureRecord)
+    environment.tests["image"] = lambda item: isinstance(item, ImageRecord)
+    environment.tests["table"] = lambda item: isinstance(item, TableRecord)
+    environment.globals["asset_version"] = _asset_version()
+    return environment
+
+
+def _figure_json(figure: go.Figure) -> Markup:
+    """A figure as JSON that cannot end the script element it stands in."""
+    text = json.dumps(json.loads(figure.to_json() or "{}"), separators=(",", ":"), ensure_ascii=True)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _asset_version() -> str:
+    """Changes when a style or script does, so that a browser does not show a new page with an old style."""
+    digest = hashlib.sha256()
+    for name in _STATIC:
+        digest.update(files("mi_superposition.site").joinpath("assets", name).read_bytes())
+    return digest.hexdigest()[:8]
+
+
+__all__ = ["Page", "check_site_folder", "write_site"]

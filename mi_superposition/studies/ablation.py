@@ -1,0 +1,266 @@
+"""The head-ablation study: every head kept alone, every head left out, small sets, and an untrained control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer
+
+from mi_superposition.addition.ablation import (
+    AblationMaps,
+    CircuitCounts,
+    HeadSets,
+    ablation_maps,
+    circuit_counts,
+    leave_out_effect,
+    smallest_head_sets,
+)
+from mi_superposition.errors import RequestError
+from mi_superposition.figures.addition import ablation_accuracy, ablation_animation, head_set_accuracy, push_counts
+from mi_superposition.figures.animation import ablation_gif
+from mi_superposition.heads.ablation import Replacement
+from mi_superposition.models import load_model, untrained_copy, weights_of
+from mi_superposition.runs import content_hash, open_run, write_file, write_tensors
+from mi_superposition.site import FigureRecord, Page, Section, write_site
+from mi_superposition.site.records import Item, TableRecord
+
+COMMAND = "heads ablate"
+N_UNTRAINED = 5
+STAGES = ("maps of every head", "pushes", "small head sets", "untrained control", "pages")
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """Everything measured; ``untrained_*`` are means over ``N_UNTRAINED`` fresh models of the same shape."""
+
+    maps: AblationMaps
+    counts: CircuitCounts
+    sets: HeadSets
+    effect: float
+    untrained_effect: float
+    untrained_n_up: float
+    replace_with: str
+
+
+def ablation_study(
+    model: HookedTransformer,
+    *,
+    replace_with: Replacement = "zero",
+    n_problems: int = 2000,
+    n_random: int = 500,
+    seed: int = 0,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> AblationStudy:
+    """Measure the trained model and its control; ``on_stage`` gets each name of ``STAGES`` as it begins.
+
+    Raises ``RequestError`` for no problems or no random sets.
+    """
+    _check_sizes(n_problems, n_random)
+    on_stage(STAGES[0])
+    maps = ablation_maps(model, replace_with=replace_with, n_problems=n_problems, seed=seed)
+    on_stage(STAGES[1])
+    counts = circuit_counts(model)
+    on_stage(STAGES[2])
+    sets = smallest_head_sets(model, n_random=n_random, n_problems=n_problems, seed=seed)
+    on_stage(STAGES[3])
+    untrained_effects, untrained_up = [], []
+    for index in range(N_UNTRAINED):
+        control = untrained_copy(model, seed=seed + index)
+        # The maps alone are wanted of the control; its accuracy is chance.
+        control_maps = ablation_maps(control, replace_with=replace_with, n_problems=100, seed=seed)
+        untrained_effects.append(leave_out_effect(control_maps))
+        untrained_up.append(float(circuit_counts(control).n_up.float().mean()))
+    return AblationStudy(
+        maps=maps,
+        counts=counts,
+        sets=sets,
+        effect=leave_out_effect(maps),
+        untrained_effect=sum(untrained_effects) / N_UNTRAINED,
+        untrained_n_up=sum(untrained_up) / N_UNTRAINED,
+        replace_with=replace_with,
+    )
+
+
+def ablation_metrics(study: AblationStudy) -> dict[str, Any]:
+    """The study's numbers, flat; lists run over the answer digits, ones first."""
+    maps, sets = study.maps, study.sets
+    n_heads = study.counts.push.shape[0]
+    return {
+        "accuracy_all_heads_by_digit": maps.accuracy[maps.of("all")].tolist(),
+        "accuracy_no_heads_by_digit": maps.accuracy[maps.of("none")].tolist(),
+        "leave_out_effect": study.effect,
+        "leave_out_effect_untrained": study.untrained_effect,
+        "leave_out_effect_untrained_share": study.untrained_effect / study.effect,
+        "heads_pushing_up_mean": float(study.counts.n_up.float().mean()),
+        "heads_pushing_down_mean": float(study.counts.n_down.float().mean()),
+        "heads_pushing_up_mean_untrained": study.untrained_n_up,
+        "n_heads": n_heads,
+        "head_set_size_by_digit": sets.size.tolist(),
+        "head_set_accuracy_by_digit": sets.accuracy.tolist(),
+        "head_set_accuracy_of_all_by_digit": sets.accuracy_of_all.tolist(),
+        "random_set_accuracy_mean_by_digit": sets.random_accuracy.mean(dim=1).tolist(),
+        "random_set_accuracy_max_by_digit": sets.random_accuracy.amax(dim=1).tolist(),
+        "head_set_percentile_by_digit": sets.percentile.tolist(),
+        "n_random_sets": sets.random_accuracy.shape[1],
+    }
+
+
+def animation_conditions(maps: AblationMaps) -> list[str]:
+    """Frames of the animation: all heads, none, each head alone."""
+    return [name for name in maps.conditions if not name.startswith("without")]
+
+
+def ablation_items(study: AblationStudy) -> list[Item]:
+    """The study as figures with their words."""
+    maps, sets, counts = study.maps, study.sets, study.counts
+    n_heads = counts.push.shape[0]
+    only = [i for i, name in enumerate(maps.conditions) if name.startswith("only")]
+    best_alone = float(maps.accuracy[only].amax(dim=0).mean())
+    all_accuracy, none_accuracy = (float(maps.accuracy[maps.of(name)].mean()) for name in ("all", "none"))
+    replaced = {"zero": "zero", "mean": "their mean over problems", "resample": "their output on another problem"}
+    table = TableRecord(
+        id="head-sets-table",
+        title="Head sets, digit by digit",
+        look_at=(
+            "Sizes come from greedy backward elimination, which is not proven to find the smallest set. Sets are chosen "
+            "on one sample of problems and measured on another."
+        ),
+        columns=["answer digit", "heads", "accuracy", "of all heads", "random sets, mean", "best random", "percentile"],
+        rows=[
+            [
+                str(digit),
+                str(int(sets.size[digit])),
+                _percent(sets.accuracy[digit]),
+                _percent(sets.accuracy_of_all[digit]),
+                _percent(sets.random_accuracy[digit].mean()),
+                _percent(sets.random_accuracy[digit].amax()),
+                f"{100 * float(sets.percentile[digit]):.1f}",
+            ]
+            for digit in range(len(sets.size))
+        ],
+    )
+    return [
+        FigureRecord(
+            id="ablation-maps",
+            title="One head at a time",
+            look_at=(
+                "Move the slider through the heads: the logit of the right ones digit, and of each digit, over the two "
+                f"digits that are added. The heads not kept are replaced by {replaced[study.replace_with]}; the colour "
+                "scale never changes. A head that read a digit sum would show diagonal stripes."
+            ),
+            number=(
+                f"Leaving out one head moves the right logit by {study.effect:.2f} of the logits' own spread on average."
+            ),
+            control=f"{study.untrained_effect:.2f} in untrained models (mean of {N_UNTRAINED}).",
+            figure=ablation_animation(maps, animation_conditions(maps)),
+        ),
+        FigureRecord(
+            id="ablation-accuracy",
+            title="Accuracy with one head, and without it",
+            look_at=(
+                "Top: what each head can do alone. Bottom: dark cells are heads that an answer digit cannot do without."
+            ),
+            number=f"The best single head of each digit reaches {100 * best_alone:.1f} % per digit on average.",
+            control=f"{100 * none_accuracy:.1f} % with no head at all, {100 * all_accuracy:.1f} % with all {n_heads}.",
+            figure=ablation_accuracy(maps),
+        ),
+        FigureRecord(
+            id="pushes",
+            title="Heads that push the right answer up, and down",
+            look_at=(
+                "For each of the 100 one-digit sums, how many heads raise the right digit's logit above their mean push "
+                "on all ten, and how many lower it: the answer is a vote, not the work of one head."
+            ),
+            number=f"{float(counts.n_up.float().mean()):.1f} of {n_heads} heads push up on average.",
+            control=f"{study.untrained_n_up:.1f} of {n_heads} in untrained models, where pushes are noise.",
+            figure=push_counts(counts),
+        ),
+        FigureRecord(
+            id="head-sets",
+            title="How few heads are enough for a digit",
+            look_at=(
+                "Blue: a set found greedily that aims to keep 95 % of the digit's accuracy. Boxes: random sets of the same "
+                "size. If any few heads would do, blue would lie in the box."
+            ),
+            number=f"{float(sets.size.float().mean()):.1f} heads a digit on average.",
+            control=(
+                f"Random sets of those sizes reach {100 * float(sets.random_accuracy.mean()):.1f} % on average; the greedy "
+                f"sets {100 * float(sets.accuracy.mean()):.1f} %. At its worst digit the greedy set beats "
+                f"{100 * float(sets.percentile.min()):.1f} % of {sets.random_accuracy.shape[1]} random sets."
+            ),
+            figure=head_set_accuracy(sets),
+        ),
+        table,
+    ]
+
+
+def write_ablation_run(
+    out: Path,
+    *,
+    model_name: str,
+    replace_with: Replacement,
+    n_problems: int,
+    n_random: int,
+    seed: int,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> bool:
+    """Run the study into a run folder; true when it was finished already."""
+    _check_sizes(n_problems, n_random)
+    model = load_model(model_name)
+    config = dict(replace_with=replace_with, problems=n_problems, random_sets=n_random, seed=seed)
+    inputs = {"model": {"name": model_name, "sha256": content_hash(weights_of(model))}}
+    with open_run(out, COMMAND, config, inputs) as run:
+        if run.finished:
+            return True
+        study = ablation_study(
+            model, replace_with=replace_with, n_problems=n_problems, n_random=n_random, seed=seed, on_stage=on_stage
+        )
+        on_stage(STAGES[4])
+        write_tensors(
+            out / "ablation.safetensors",
+            {
+                "keep_correct_logit": study.maps.correct,
+                "keep_logits_by_digit": study.maps.by_digit,
+                "accuracy": study.maps.accuracy,
+                "push": study.counts.push,
+                "head_sets": study.sets.heads,
+                "random_set_accuracy": study.sets.random_accuracy,
+            },
+            {"conditions": "\n".join(study.maps.conditions)},
+        )
+        write_file(out / "ablation.gif", ablation_gif(study.maps, animation_conditions(study.maps)))
+        write_site([_section(study, model_name)], out / "page", title="Head ablation", lead="")
+        run.finish(ablation_metrics(study))
+    return False
+
+
+def _check_sizes(n_problems: int, n_random: int) -> None:
+    for name, value in [("problems", n_problems), ("random_sets", n_random)]:
+        if value < 1:
+            raise RequestError(f"{name} = {value}: must be at least 1")
+
+
+def _section(study: AblationStudy, model_name: str) -> Section:
+    page = Page(
+        slug="ablation",
+        title=f"Head ablation of {model_name}",
+        intro="Every head kept alone and left out, and the control beside each number.",
+        items=ablation_items(study),
+    )
+    return Section(
+        slug="ablation",
+        title="Head ablation",
+        summary=page.intro,
+        number=f"{study.effect:.2f}",
+        number_is="mean change of the right logit when one head is left out, in units of the logits' spread",
+        control=f"{study.untrained_effect:.2f} in untrained models",
+        page=page,
+    )
+
+
+def _percent(value: torch.Tensor) -> str:
+    return f"{100 * float(value):.1f} %"

@@ -1,0 +1,155 @@
+"""The report's section on the model that adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mi_superposition.addition.ablation import digits_of
+from mi_superposition.addition.problems import answer_digits, answer_positions, encode, fresh_operands, masked, to_text
+from mi_superposition.addition.train import AdditionAccuracy, evaluate_addition
+from mi_superposition.figures.addition import accuracy_by_digit, attention_patterns, training_curves
+from mi_superposition.heads.patterns import attention_pattern
+from mi_superposition.models import load_model, load_snapshots, model_folder, untrained_copy
+from mi_superposition.runs import MANIFEST, read_history, read_json
+from mi_superposition.site import FigureRecord, Page, Section
+from mi_superposition.site.records import Item, TableRecord
+from mi_superposition.studies.ablation import ablation_items, ablation_study
+from mi_superposition.studies.projection import all_heads_page, projection_items, projection_study
+from mi_superposition.training import seeded_generator
+
+EXAMPLE = (457_821, 304_679)
+N_FRESH = 100_000
+_MODELS = {"paper": "addition", "exact": "addition-exact"}
+
+
+def addition_section(on_stage: Callable[[str], None] = lambda stage: None) -> Section:
+    """Measure the two bundled models and tell it; ``on_stage`` gets the name of each stage as it begins."""
+    on_stage("addition: accuracy")
+    models = {label: load_model(name) for label, name in _MODELS.items()}
+    paper = models["paper"]
+    fresh = fresh_operands(N_FRESH, part="test", generator=seeded_generator(0, "report"))
+    accuracies = {label: evaluate_addition(model, fresh) for label, model in models.items()}
+    untrained = evaluate_addition(untrained_copy(paper, seed=0), fresh)
+    chance = _best_constant_guess(fresh)
+    folders = {label: model_folder(name) for label, name in _MODELS.items()}
+    on_stage("addition: projections")
+    projections = projection_study(paper, snapshots=load_snapshots(folders["paper"]))
+    ablation = ablation_study(paper, on_stage=lambda stage: on_stage(f"addition: {stage}"))
+    items: list[Item] = [
+        _model_table(folders, accuracies, untrained, chance),
+        FigureRecord(
+            id="accuracy",
+            title="Which digits come out right",
+            look_at=(
+                f"Accuracy of each answer digit on {N_FRESH:,} fresh problems. The ones need no carry; every later digit "
+                "needs the carry of the digits before it."
+            ),
+            number=f"{100 * accuracies['paper'].per_digit:.2f} % per digit (paper), {100 * accuracies['exact'].per_digit:.2f} % (exact).",
+            control=f"{100 * float(chance.mean()):.1f} % for the best constant guess, {100 * untrained.per_digit:.1f} % untrained.",
+            figure=accuracy_by_digit(
+                {label: accuracy.by_digit.tolist() for label, accuracy in accuracies.items()}, chance.tolist()
+            ),
+        ),
+        FigureRecord(
+            id="training",
+            title="Learning to carry",
+            look_at=(
+                "Error on held-out problems while training, logarithmic. Steps down are digits that have found their "
+                "carry; the last fall is the learning rate going to zero."
+            ),
+            number=f"{100 * (1 - accuracies['paper'].per_digit):.2f} % of digits wrong at the end (paper).",
+            control=f"{100 * (1 - untrained.per_digit):.1f} % untrained.",
+            figure=training_curves({label: read_history(folder) for label, folder in folders.items()}),
+        ),
+        _attention_figure(paper),
+        *ablation_items(ablation),
+        *projection_items(projections),
+    ]
+    page = Page(
+        slug="addition",
+        title="Thirty-two two-dimensional heads that add",
+        intro=(
+            "One attention layer, nothing else: no MLP, no normalisation. It reads two six-digit numbers, ones first, and "
+            "writes the seven digits of their sum all at once from seven '=' signs. Each of its 32 heads has only two "
+            "dimensions, so ten digits must share them."
+        ),
+        items=items,
+    )
+    return Section(
+        slug="addition",
+        title="Addition",
+        summary="How 32 two-dimensional attention heads add six-digit numbers, head by head.",
+        number=f"{100 * accuracies['paper'].per_digit:.1f} %",
+        number_is=f"of answer digits right on {N_FRESH:,} fresh problems",
+        control=f"{100 * float(chance.mean()):.1f} % for the best constant guess, {100 * untrained.per_digit:.1f} % untrained",
+        page=page,
+        more=[all_heads_page(projections)],
+    )
+
+
+def _best_constant_guess(operands: torch.Tensor) -> torch.Tensor:
+    """Accuracy of always naming the commonest value, for each answer digit."""
+    right = answer_digits(operands)
+    return torch.stack([torch.bincount(digit).max() / len(digit) for digit in right.unbind(dim=1)])
+
+
+def _model_table(
+    folders: dict[str, Path],
+    accuracies: dict[str, AdditionAccuracy],
+    untrained: AdditionAccuracy,
+    chance: torch.Tensor,
+) -> TableRecord:
+    rows = []
+    for label, folder in folders.items():
+        config = read_json(folder / MANIFEST)["config"]
+        problems = f"{config['n_train']:,} fixed" if config["n_train"] else "fresh at every step"
+        steps = config["epochs"] * config["steps_per_epoch"]
+        accuracy = accuracies[label]
+        rows.append(
+            [
+                label,
+                problems,
+                f"{steps:,} × {config['batch_size']}",
+                _percent(accuracy.per_digit),
+                _percent(accuracy.whole_sum),
+            ]
+        )
+    rows.append(["untrained", "none", "0", _percent(untrained.per_digit), _percent(untrained.whole_sum)])
+    rows.append(["best constant guess", "none", "0", _percent(float(chance.mean())), "0.00 %"])
+    return TableRecord(
+        id="models",
+        title="The two models",
+        look_at=f"The same architecture, trained two ways; accuracy on {N_FRESH:,} problems that neither has seen.",
+        columns=["model", "training problems", "steps × batch", "digits right", "whole sums right"],
+        rows=rows,
+    )
+
+
+def _attention_figure(model) -> FigureRecord:
+    n_digits = digits_of(model)
+    a, b = EXAMPLE
+    tokens = masked(encode([a], [b], n_digits))
+    at = answer_positions(n_digits)
+    pattern = attention_pattern(model, tokens)[0][:, at]
+    text = to_text(tokens)[0]
+    own_column = torch.stack([pattern[:, q, [q, q + n_digits]].sum(dim=1) for q in range(n_digits)])
+    # Seen from answer position q, 2n + q + 1 positions are in sight, two of them its own column's digits.
+    uniform = sum(2 / (2 * n_digits + q + 1) for q in range(n_digits)) / n_digits
+    return FigureRecord(
+        id="attention",
+        title=f"Attention while adding {a} + {b}",
+        look_at=(
+            "Rows are the seven answer positions, columns the positions they look at: six digits of each number, ones "
+            "first, then '='. Two dark cells six columns apart are a head reading one column of the sum."
+        ),
+        number=f"{100 * float(own_column.mean()):.0f} % of attention falls on the answer digit's own column (mean over heads).",
+        control=f"{100 * uniform:.0f} % if attention were spread evenly.",
+        figure=attention_patterns(pattern, list(text), [f"digit {d}" for d in range(n_digits + 1)]),
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"

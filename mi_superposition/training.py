@@ -1,0 +1,171 @@
+"""One seeded training loop that can stop anywhere and go on exactly.
+
+Everything random in step ``s`` is drawn from a generator made of (seed, purpose, s), so the only state is the
+learner's: what a checkpoint holds. When a checkpoint is taken does not change the result. The loop knows nothing
+of what it trains, and prints nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mi_superposition.errors import WorkError
+from mi_superposition.runs import read_state, write_state
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """What the loop trains."""
+
+    def step(self, step: int) -> None:
+        """Do update number ``step``, counted from 0."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything later steps depend on: nested dicts and lists of tensors and JSON values."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+
+
+class Stopped(Exception):
+    """Raised by ``train`` after it was asked to stop and had saved ``step``."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+def seeded_generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    """An independent CPU generator for each (seed, purpose, index)."""
+    digest = hashlib.sha256(f"{seed}|{purpose}|{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+@contextmanager
+def fixed_arithmetic(threads: int) -> Iterator[None]:
+    """Inside, sums run in the order of ``threads`` threads and subnormal numbers are zero.
+
+    The order decides the last bits of every sum, so a run that is to be repeated exactly names it. Subnormals cost a
+    CPU a hundred times a normal number, and the gradient of a confident model is full of them: without this a step of
+    the addition model takes three times as long late in training as at its start.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(False)
+
+
+def resume(learner: Learner, checkpoint: Path) -> int:
+    """Load the checkpoint into the learner if there is one; the number of steps already done."""
+    if not checkpoint.exists():
+        return 0
+    saved = read_state(checkpoint)
+    learner.load_state(saved["learner"])
+    return saved["step"]
+
+
+def train(
+    learner: Learner,
+    start: int,
+    n_steps: int,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 1000,
+    after_step: Callable[[int], None] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Run steps ``start`` to ``n_steps - 1``.
+
+    ``after_step(done)`` is called with the number of steps done, before any checkpoint of that step is written.
+    ``should_stop()`` is asked after every step: when true, a checkpoint is written and ``Stopped`` raised.
+    """
+    for step in range(start, n_steps):
+        learner.step(step)
+        done = step + 1
+        after_step(done)
+        stopping = should_stop() and done < n_steps
+        if checkpoint is not None and (done % checkpoint_every == 0 or done == n_steps or stopping):
+            write_state(checkpoint, {"step": done, "learner": learner.state()})
+        if stopping:
+            raise Stopped(done)
+
+
+class GradientLearner:
+    """A module, an optimizer, a loss that draws its own batch from the step number, and a learning rate.
+
+    ``loss(step)`` returns the scalar to descend; ``learning_rate(step)`` the rate of that step. A loss that is not
+    finite raises ``WorkError`` before it touches a parameter.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[int], Tensor],
+        learning_rate: Callable[[int], float],
+    ):
+        self.module, self.optimizer, self.loss, self.learning_rate = module, optimizer, loss, learning_rate
+        self._loss_sum, self._loss_count = 0.0, 0
+
+    def step(self, step: int) -> None:
+        """Descend once."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        loss = self.loss(step)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise WorkError(
+                f"the loss is {value} at step {step}: the last checkpoint is kept; try a lower learning rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self._loss_sum += value
+        self._loss_count += 1
+
+    def take_mean_loss(self) -> float:
+        """Mean loss of the steps since this was last called, and start a new mean."""
+        mean = self._loss_sum / max(self._loss_count, 1)
+        self._loss_sum, self._loss_count = 0.0, 0
+        return mean
+
+    def state(self) -> dict[str, Any]:
+        """Parameters and buffers, optimizer state, and the running mean of the loss."""
+        return {
+            "module": dict(self.module.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "loss": [self._loss_sum, self._loss_count],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state of ``state()``."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._loss_sum, self._loss_count = state["loss"]
+
+
+def warmup_then(decay: str, peak: float, warmup: int, n_steps: int) -> Callable[[int], float]:
+    """Learning rate: linear from 0 to ``peak`` in ``warmup`` steps, then to 0 at ``n_steps``.
+
+    ``decay`` is ``"linear"`` or ``"cosine"``.
+    """
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        left = 1 - (step - warmup) / max(n_steps - warmup, 1)
+        return peak * (left if decay == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
+
+    return rate

@@ -1,0 +1,66 @@
+"""Which heads of the addition model carry which digit: the study as one readable script.
+
+    python scripts/head_ablation.py                   # the bundled model
+    python scripts/head_ablation.py --model RUN       # a run of `mi-superposition addition train`
+
+`mi-superposition heads ablate` does the same into a run folder, with figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from mi_superposition import load_model
+from mi_superposition.addition.ablation import leave_out_effect
+from mi_superposition.addition.problems import encode, masked
+from mi_superposition.heads import ablate_heads, keep_only, leave_out
+from mi_superposition.studies.ablation import ablation_study
+
+
+def main() -> None:
+    """Print the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="addition", help="bundled name or run folder")
+    options = parser.parse_args()
+    model = load_model(options.model, device="cpu")
+    n_heads = model.cfg.n_heads
+
+    # One sum, three kinds of condition, one call.
+    tokens = masked(encode([457_821], [304_679]))
+    keep = torch.cat([torch.ones(1, n_heads, dtype=torch.bool), keep_only(n_heads), leave_out(n_heads)])
+    answers = ablate_heads(model, tokens, keep)[:, 0, 12:].argmax(dim=-1)
+    print(
+        f"457821 + 304679, ones first: all heads say {_digits(answers[0])}, the sum is {_digits_of(457_821 + 304_679)}"
+    )
+    print(f"head 0 alone says {_digits(answers[1])}; without head 0 the others say {_digits(answers[1 + n_heads])}")
+
+    study = ablation_study(model)
+    maps, sets = study.maps, study.sets
+    print(f"\nleaving out one head moves the right logit by {leave_out_effect(maps):.2f} of the logits' spread,")
+    print(f"in untrained models by {study.untrained_effect:.2f}")
+    print("\nanswer digit  all heads  no head  small set  its accuracy  random sets: mean  best  percentile")
+    for digit in range(len(sets.size)):
+        print(
+            f"{digit:12d} {_percent(maps.accuracy[maps.of('all'), digit])} {_percent(maps.accuracy[maps.of('none'), digit])}"
+            f" {int(sets.size[digit]):6d} heads {_percent(sets.accuracy[digit]):>12}"
+            f" {_percent(sets.random_accuracy[digit].mean()):>18} {_percent(sets.random_accuracy[digit].amax()):>6}"
+            f" {100 * float(sets.percentile[digit]):10.1f}"
+        )
+
+
+def _digits(digits: torch.Tensor) -> str:
+    return "".join(str(int(digit)) for digit in digits)
+
+
+def _digits_of(number: int) -> str:
+    return f"{number:07d}"[::-1]
+
+
+def _percent(value: torch.Tensor) -> str:
+    return f"{100 * float(value):8.1f}%"
+
+
+if __name__ == "__main__":
+    main()

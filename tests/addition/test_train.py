@@ -1,0 +1,124 @@
+import itertools
+
+import pytest
+import torch
+from conftest import small_config
+
+from mi_superposition.addition.config import PRESETS, preset_config
+from mi_superposition.addition.problems import fresh_operands, masked, with_answers
+from mi_superposition.addition.train import (
+    answer_logits,
+    build_addition_model,
+    evaluate_addition,
+    snapshot_epochs,
+    train_addition,
+)
+from mi_superposition.errors import RequestError
+from mi_superposition.models import load_model, load_snapshots, untrained_copy
+
+
+def test_presets_are_the_studys():
+    paper, exact = PRESETS["paper"], PRESETS["exact"]
+    assert (paper.n_train, paper.n_test, paper.batch_size, paper.epochs) == (25_000, 2_000, 256, 1000)
+    assert (paper.n_heads, paper.d_head, paper.d_model, paper.n_digits) == (32, 2, 128, 6)
+    assert exact.n_train is None
+    assert preset_config("paper", batch_size=100).steps_per_epoch == 250
+
+
+def test_the_model_is_the_studys():
+    cfg = build_addition_model(preset_config("paper")).cfg
+    assert (cfg.n_layers, cfg.n_heads, cfg.d_head, cfg.d_model) == (1, 32, 2, 128)
+    assert (cfg.d_vocab, cfg.d_vocab_out, cfg.n_ctx) == (12, 10, 19)
+    assert cfg.attn_only
+    assert cfg.normalization_type is None
+
+
+def test_seeds_name_the_weights_and_leave_the_global_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    models = [build_addition_model(small_config(seed=seed)) for seed in (1, 1, 2)]
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(models[0].W_E, models[1].W_E)
+    assert not torch.equal(models[0].W_E, models[2].W_E)
+
+
+@pytest.mark.parametrize("answer", ["masked", "autoregressive"])
+def test_one_digit_sums_are_learnt(tmp_path, answer):
+    """All of it on problems small enough to be learnt at once: loop, loss, data, evaluation."""
+    config = small_config(
+        n_digits=1, n_train=90, n_test=2, batch_size=90, steps_per_epoch=1, epochs=1500, n_heads=8, d_model=32,
+        learning_rate=2e-2, answer=answer, log_every_epochs=500, warmup_steps=50, digit_focus=0.0,
+    )  # fmt: skip
+    assert train_addition(config, tmp_path / "run")
+    model = load_model(tmp_path / "run", device="cpu")
+    operands = fresh_operands(500, n_digits=1, part="train", generator=torch.Generator().manual_seed(0))
+    assert evaluate_addition(model, operands, answer).per_digit > 0.95
+    # The control: the same evaluation of the same architecture before training.
+    assert evaluate_addition(untrained_copy(model, seed=0), operands, answer).per_digit < 0.6
+
+
+def test_autoregressive_logits_come_from_the_position_before(tiny_model):
+    operands = fresh_operands(5, n_digits=2, part="train", generator=torch.Generator().manual_seed(0))
+    tokens = with_answers(operands)
+    expected = tiny_model(tokens)[:, 3:6]
+    assert (answer_logits(tiny_model, operands, "autoregressive") - expected).abs().max() < 1e-6
+
+
+def test_accuracy_is_a_count(tiny_model):
+    operands = fresh_operands(300, n_digits=2, part="train", generator=torch.Generator().manual_seed(0))
+    accuracy = evaluate_addition(tiny_model, operands)
+    guessed = tiny_model(masked(with_answers(operands)))[:, 4:].argmax(dim=-1)
+    right = guessed == with_answers(operands)[:, 4:]
+    assert accuracy.by_digit.tolist() == pytest.approx(right.double().mean(dim=0).tolist())
+    assert accuracy.whole_sum == pytest.approx(float(right.all(dim=1).double().mean()))
+
+
+def test_snapshots_grow_by_a_tenth():
+    epochs = snapshot_epochs(1000)
+    assert epochs[:3] == [0, 1, 2]
+    assert epochs[-1] == 1000
+    assert len(epochs) < 80
+    late = [b / a for a, b in itertools.pairwise(epochs[20:-1])]
+    assert max(late) < 1.15
+    assert min(late) > 1.05
+
+
+def test_snapshots_end_with_the_model_itself(tmp_path):
+    train_addition(small_config(), tmp_path / "run")
+    snapshots = load_snapshots(tmp_path / "run")
+    assert [epoch for epoch, _ in snapshots] == snapshot_epochs(6)
+    final = load_model(tmp_path / "run", device="cpu")
+    # Snapshots are half precision.
+    assert (snapshots[-1][1].W_E - final.W_E).abs().max() < 1e-3
+    assert (snapshots[0][1].W_E - final.W_E).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "quoted"),
+    [
+        (dict(n_heads=0), "n_heads = 0"),
+        (dict(learning_rate=0.0), "learning_rate = 0.0"),
+        (dict(threads=0), "threads = 0"),
+    ],
+)
+def test_wrong_configurations_quote_the_value(changes, quoted):
+    with pytest.raises(RequestError, match=quoted):
+        small_config(**changes)
+
+
+def test_unknown_presets_name_the_known_ones():
+    with pytest.raises(RequestError, match="'papr'.*'paper' or 'exact'"):
+        preset_config("papr")
+
+
+@pytest.mark.parametrize(
+    ("name", "per_digit", "whole_sums"), [("addition", 0.98, 0.86), ("addition-exact", 0.99, 0.94)]
+)
+def test_the_bundled_models_add(name, per_digit, whole_sums):
+    fresh = fresh_operands(50_000, part="test", generator=torch.Generator().manual_seed(1))
+    model = load_model(name, device="cpu")
+    accuracy = evaluate_addition(model, fresh)
+    assert accuracy.per_digit >= per_digit
+    assert accuracy.whole_sum >= whole_sums
+    assert evaluate_addition(untrained_copy(model, seed=0), fresh).per_digit < 0.2

@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+from mi_superposition.errors import RequestError
+from mi_superposition.heads import circularity, project_heads
+from mi_superposition.heads.patterns import attention_pattern
+
+
+def test_projections_are_what_the_hooks_see(tiny_model):
+    """A sequence of one token at each position: the model's own hook_q, hook_k and hook_v."""
+    projections = project_heads(tiny_model)
+    for token in (0, 7, 10):
+        tokens = torch.full((1, 7), token)
+        _, cache = tiny_model.run_with_cache(tokens)
+        for letter, points in [("q", projections.query), ("k", projections.key), ("v", projections.value)]:
+            seen = cache[f"blocks.0.attn.hook_{letter}"][0].transpose(0, 1)
+            assert (points[:, :, token] - seen).abs().max() < 1e-5
+
+
+def test_output_directions_leave_the_bias_out(tiny_model):
+    projections = project_heads(tiny_model)
+    for head in range(4):
+        for digit in range(10):
+            expected = tiny_model.blocks[0].attn.W_O[head] @ tiny_model.W_U[:, digit]
+            assert (projections.output[head, digit] - expected).abs().max() < 1e-5
+
+
+def test_ov_circuit_and_its_singular_directions(tiny_model):
+    projections = project_heads(tiny_model)
+    rebuilt = torch.einsum("hri,hr,hro->hio", projections.ov_read, projections.ov_singular_values, projections.ov_write)
+    assert (rebuilt - projections.ov).abs().max() < 1e-4
+    change = torch.zeros(1, 1, 4, 2)
+    # Intervention: what head 1 writes for the value of token 3 without position or bias is row 3 of its OV circuit.
+    change[0, 0, 1] = tiny_model.W_E[3] @ tiny_model.blocks[0].attn.W_V[1]
+    written = (change[..., None] * tiny_model.blocks[0].attn.W_O).sum(dim=(2, 3)) @ tiny_model.W_U
+    assert (written[0, 0] - projections.ov[1, 3]).abs().max() < 1e-5
+
+
+def test_chosen_tokens_and_positions(tiny_model):
+    some = project_heads(tiny_model, tokens=[4, 2], positions=[6])
+    everything = project_heads(tiny_model)
+    assert torch.allclose(some.key[:, 0], everything.key[:, 6][:, [4, 2]], atol=1e-6)
+    for request, quoted in [
+        ({"tokens": [12]}, "token 12"),
+        ({"positions": [-1]}, "position -1"),
+        ({"layer": 3}, "layer = 3"),
+    ]:
+        with pytest.raises(RequestError, match=quoted):
+            project_heads(tiny_model, **request)
+
+
+@pytest.mark.parametrize("frequency", [1, 2, 3, 4])
+def test_circles_are_circles(frequency):
+    angle = 2 * math.pi * frequency * torch.arange(10) / 10
+    measured = circularity(torch.stack([angle.cos(), angle.sin()], dim=1) * 3 + 5)
+    assert measured.share == pytest.approx(1, abs=1e-5)
+    assert measured.frequency == frequency
+    assert measured.roundness == pytest.approx(1, abs=1e-5)
+
+
+def test_a_ramp_is_no_circle():
+    measured = circularity(torch.stack([torch.arange(10.0), 2 * torch.arange(10.0)], dim=1))
+    # Closed form: power of a ramp at frequency k goes as 1 / sin^2(pi k / 10).
+    power = [2 / math.sin(math.pi * k / 10) ** 2 for k in range(1, 5)] + [1.0]
+    assert measured.share == pytest.approx(power[0] / sum(power), abs=1e-5)
+    assert measured.roundness == pytest.approx(0, abs=1e-5)
+
+
+def test_circularity_does_not_see_scale_place_or_turning():
+    points = torch.randn(3, 10, 2, generator=torch.Generator().manual_seed(0))
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
+    before, after = circularity(points), circularity(7 * points @ turn + 2)
+    assert (before.share - after.share).abs().max() < 1e-5
+    assert (before.roundness - after.roundness).abs().max() < 1e-5
+
+
+def test_points_that_do_not_move_have_no_circle():
+    assert circularity(torch.ones(10, 2)).share == 0
+
+
+def test_attention_patterns_are_the_models_own(tiny_model):
+    tokens = torch.randint(12, (2, 7), generator=torch.Generator().manual_seed(0))
+    pattern = attention_pattern(tiny_model, tokens)
+    _, cache = tiny_model.run_with_cache(tokens)
+    assert torch.equal(pattern, cache["blocks.0.attn.hook_pattern"])
+    assert (pattern.sum(dim=-1) - 1).abs().max() < 1e-5

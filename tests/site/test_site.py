@@ -1,0 +1,141 @@
+"""Pages from records: hostile text, the same bytes, and a real browser."""
+
+import shutil
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+
+from mi_superposition.errors import RequestError
+from mi_superposition.figures.style import styled
+from mi_superposition.site import FigureRecord, ImageRecord, Page, Section, TableRecord, write_site
+
+HOSTILE = [
+    "</script><script>window.broken = 1</script>",
+    "<img src=x onerror='window.broken = 1'>",
+    '"quotes" & \u202eright to left',
+    "\ud83d lone surrogate",
+    "new\nline",
+]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+def hostile_section():
+    figure = styled(go.Figure(go.Bar(x=HOSTILE, y=[1, 2, 3, 4, 5], text=HOSTILE)), height=300)
+    text = " ".join(HOSTILE)
+    items = [
+        FigureRecord("bars", text, text, text, text, figure),
+        TableRecord("numbers", text, text, HOSTILE, [HOSTILE]),
+        ImageRecord("picture", text, text, text, "pixel.gif", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;"),
+    ]
+    page = Page("hostile", text, text, items)
+    return Section("hostile", text, text, text, text, text, page, more=[Page("second", text, text, [])])
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        write_site([hostile_section()], tmp_path / name, title="Title", lead="Lead")
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    write_site([hostile_section()], tmp_path / "one", title="Title", lead="Lead")
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_nothing_refers_to_the_network(tmp_path):
+    write_site([hostile_section()], tmp_path / "site", title="Title", lead="Lead")
+    for path in (tmp_path / "site").rglob("*"):
+        if path.suffix in (".html", ".css") or path.name == "figures.js":
+            text = path.read_text()
+            assert "http:" not in text.replace("http://www.w3.org", "")
+            assert "https:" not in text
+
+
+def test_other_peoples_files_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RequestError, match=r"thesis\.tex"):
+        write_site([], tmp_path, title="Title", lead="Lead")
+    with pytest.raises(RequestError, match="is a file"):
+        write_site([], tmp_path / "thesis.tex", title="Title", lead="Lead")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
+
+
+def visit(browser, path: Path, *, width: int, scheme: str = "light"):
+    """Open a page from disk, scroll through it; the page, its console errors and its requests to anywhere else."""
+    page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+    problems, requests = [], []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request",
+        lambda request: (
+            requests.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None
+        ),
+    )
+    page.goto(path.as_uri())
+    for top in range(0, page.evaluate("document.documentElement.scrollHeight"), 500):
+        page.evaluate(f"window.scrollTo(0, {top})")
+        page.wait_for_timeout(20)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.figure')].every(element => element.querySelector('.main-svg'))", timeout=30_000
+    )
+    return page, problems, requests
+
+
+@needs_browser
+@pytest.mark.browser
+def test_hostile_text_is_shown_as_text(tmp_path, browser):
+    write_site([hostile_section()], tmp_path / "site", title=HOSTILE[0], lead=HOSTILE[1])
+    for name in ("index", "hostile", "second"):
+        page, problems, requests = visit(browser, tmp_path / "site" / f"{name}.html", width=1440)
+        assert page.evaluate("window.broken") is None
+        assert requests == []
+        # The picture of one pixel is cut short on purpose; nothing else may complain.
+        assert [text for text in problems if "pixel.gif" not in text] == []
+        assert HOSTILE[0] in page.inner_text("body")
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_the_report_in_a_browser(report_site, browser, width, scheme):
+    pages = sorted(report_site.glob("*.html"))
+    assert {path.stem for path in pages} >= {"index", "addition", "addition-projections"}
+    for path in pages:
+        page, problems, requests = visit(browser, path, width=width, scheme=scheme)
+        assert problems == []
+        assert requests == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for link in page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)"):
+            assert Path(link.removeprefix("file://").split("#")[0]).exists(), link
+        for figure in page.query_selector_all(".figure"):
+            assert figure.query_selector_all(".trace, .hm, .heatmaplayer image, .boxes, .point, .js-line"), (
+                figure.get_attribute("data-figure")
+            )
+
+
+@needs_browser
+@pytest.mark.browser
+def test_sliders_move_the_figures(report_site, browser):
+    page, _, _ = visit(browser, report_site / "addition.html", width=1440)
+    shown = "document.querySelector('[data-figure=ablation-maps-data]').data[0].z[3][4]"
+    before = page.evaluate(shown)
+    page.evaluate(
+        "Plotly.animate(document.querySelector('[data-figure=ablation-maps-data]'), ['none'], "
+        "{mode: 'immediate', frame: {duration: 0, redraw: true}})"
+    )
+    page.wait_for_function(f"{shown} !== {before}", timeout=5000)

@@ -1,0 +1,246 @@
+"""Every command end to end on a tiny model, and every wrong request as one line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import small_config
+
+from mi_superposition import runs
+from mi_superposition.addition.train import train_addition
+from mi_superposition.cli import COMMANDS, main
+from mi_superposition.training import Stopped
+
+TINY = ["--digits", "2", "--heads", "4", "--d-model", "16", "--batch-size", "256"]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """A finished run of a tiny model, as `addition train` leaves it."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert train_addition(small_config(), out)
+    return out
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_training_leaves_a_whole_run_and_repeats_at_no_cost(tiny_run):
+    metrics = runs.read_json(tiny_run / "metrics.json")
+    assert {
+        "test_accuracy",
+        "test_sum_accuracy",
+        "accuracy_by_digit",
+        "train_accuracy",
+        "steps",
+        "steps_per_second",
+    } <= set(metrics)
+    assert metrics["steps"] == 24
+    assert len(metrics["accuracy_by_digit"]) == 3
+    assert [row["epoch"] for row in runs.read_history(tiny_run)] == [2, 4, 6]
+    assert runs.read_manifest(tiny_run, "addition train")["config"]["n_heads"] == 4
+    before = files(tiny_run)
+    assert "checkpoint.safetensors" not in before
+    assert not train_addition(small_config(), tiny_run)
+    assert files(tiny_run) == before
+
+
+def test_commands_end_to_end(tiny_run, tmp_path, capsys):
+    for command, extra in [
+        (["heads", "ablate"], ["--problems", "50", "--random-sets", "20"]),
+        (["heads", "project"], []),
+    ]:
+        out = tmp_path / command[1]
+        request = [*command, "--model", str(tiny_run), "--out", str(out), *extra]
+        assert main(request) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"results: {out}"
+        runs.read_manifest(out, " ".join(command))
+        assert (out / "page" / "index.html").exists()
+        numbers = runs.read_json(out / "metrics.json")
+        assert all(isinstance(value, int | float | list) for value in numbers.values())
+        before = files(out)
+        assert main(request) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"finished already: {out}"
+        assert files(out) == before
+    assert files(tmp_path / "ablate")["ablation.gif"][:6] == b"GIF89a"
+
+
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
+    """A real process, killed without warning at two moments, against one left alone."""
+    request = ["addition", "train", *TINY, "--epochs", "60"]
+    program = [sys.executable, "-c", _SMALL_DATA + "sys.exit(main(sys.argv[1:]))"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert subprocess.run([*program, *request, "--out", str(whole)], capture_output=True).returncode == 0
+    kills = 0
+    for rows in (1, 6):
+        process = subprocess.Popen([*program, *request, "--out", str(killed)], stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(runs.read_history(killed)) < rows:
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            if not (killed / "metrics.json").exists():
+                assert runs.read_json(killed / "manifest.json")["status"] == "running"
+    assert kills == 2
+    assert subprocess.run([*program, *request, "--out", str(killed)], capture_output=True).returncode == 0
+    expected, got = files(whole), files(killed)
+    for timed in ("metrics.json",):
+        a, b = json.loads(expected.pop(timed)), json.loads(got.pop(timed))
+        assert a.pop("steps_per_second") > 0
+        b.pop("steps_per_second")
+        assert a == b
+    assert expected == got
+
+
+def test_autoregressive_training_goes_on_exactly(tmp_path):
+    config = small_config(answer="autoregressive")
+    train_addition(config, tmp_path / "whole")
+    asked = iter([False] * 9 + [True])
+    with pytest.raises(Stopped):
+        train_addition(config, tmp_path / "stopped", should_stop=lambda: next(asked))
+    train_addition(config, tmp_path / "stopped")
+    expected, got = files(tmp_path / "whole"), files(tmp_path / "stopped")
+    assert expected.pop("metrics.json") != b""
+    got.pop("metrics.json")
+    assert expected == got
+
+
+# The presets with few problems, so that a tiny model has an epoch of four steps.
+_SMALL_DATA = """
+import sys
+import mi_superposition.addition.config as config
+from mi_superposition.cli import main
+config.PRESETS["paper"] = config.dataclasses.replace(config.PRESETS["paper"], n_train=1000, n_test=50)
+"""
+
+
+def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path):
+    program = [sys.executable, "-c", _SMALL_DATA + "sys.exit(main(sys.argv[1:]))"]
+    request = [*program, "addition", "train", *TINY, "--epochs", "2000", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(request, stderr=subprocess.PIPE, text=True)
+    while len(runs.read_history(tmp_path / "run")) < 1:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"stopped after step \d+; run the same command again to go on", error)
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_help_names_every_command_and_option(capsys):
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in overview
+        assert command.__doc__
+        with pytest.raises(SystemExit) as stop:
+            main([*name.split(), "--help"])
+        assert stop.value.code == 0
+        helped = capsys.readouterr().out
+        for field in command.__dataclass_fields__:
+            assert f"--{field.replace('_', '-')}" in helped
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from mi_superposition.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def wrong(name, arguments, code, *quoted):
+    return pytest.param(arguments, code, quoted, id=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "quoted"),
+    [
+        wrong("unknown command", "heads ablte --out {new}", 2, "'heads ablte'", "'heads ablate'"),
+        wrong("half a command", "heads", 2, "'heads'", "'heads project'"),
+        wrong("unknown option", "heads ablate --out {new} --modle x", 2, "--modle"),
+        wrong("no output", "heads ablate", 2, "--out"),
+        wrong("unknown model", "heads ablate --model additon --out {new}", 2, "'additon'", "'addition'"),
+        wrong("strange model", "heads project --model {empty} --out {new}", 2, "empty", "bundled models"),
+        wrong("unknown preset", "addition train --preset papr --out {new}", 2, "papr", "paper"),
+        wrong("zero heads", "addition train --heads 0 --out {new}", 2, "n_heads = 0", "at least 1"),
+        wrong("zero width", "addition train --d-head 0 --out {new}", 2, "d_head = 0"),
+        wrong("too many digits", "addition train --digits 12 --out {new}", 2, "n_digits = 12", "1 to 9"),
+        wrong("too few problems", "addition train --digits 1 --out {new}", 2, "1 digits"),
+        wrong("not a number", "addition train --epochs many --out {new}", 2, "many"),
+        wrong("run of another command", "heads ablate --out {tiny}", 2, "'addition train'"),
+        wrong("other options", "addition train --out {tiny}", 2, "give another folder or the same options"),
+        wrong("folder with other files", "heads ablate --out {theirs}", 2, "thesis.tex"),
+        wrong("report over other files", "report --out {theirs}", 2, "thesis.tex"),
+        wrong("output is a file", "heads project --out {theirs}/thesis.tex", 2, "is a file"),
+        wrong("digit out of range", "heads project --model {tiny} --digit 10 --out {new}", 2, "digit = 10"),
+        wrong(
+            "position out of range",
+            "heads project --model {tiny} --position 7 --out {new}",
+            2,
+            "position = 7",
+            "0 to 6",
+        ),
+        wrong("no problems", "heads ablate --model {tiny} --problems 0 --out {new}", 2, "problems = 0"),
+        wrong("truncated weights", "heads ablate --model {truncated} --out {new}", 1, "model.safetensors"),
+        wrong("weights of another shape", "heads ablate --model {reshaped} --out {new}", 1, "model.safetensors", "W_E"),
+        wrong("damaged manifest", "heads ablate --model {damaged} --out {new}", 1, "manifest.json"),
+        wrong("cannot create the folder", "heads project --model {tiny} --out /dev/null/x", 1, "/dev/null"),
+        wrong("full disk", "heads project --model {tiny} --out {full}", 1, "No space left"),
+    ],
+)
+def test_wrong_requests_are_one_line(arguments, code, quoted, tiny_run, tmp_path, capsys, monkeypatch):
+    places = _places(tiny_run, tmp_path)
+    if "{full}" in arguments:
+        _fill_the_disk(monkeypatch)
+    before = files(tmp_path)
+    got = main(arguments.format(**places).split())
+    out, error = capsys.readouterr()
+    last = error.splitlines()[-1]
+    assert got == code, error
+    assert out == ""
+    assert last.startswith("mi-superposition: ")
+    for text in quoted:
+        assert text in last
+    assert "Traceback" not in error
+    if "{full}" not in arguments:
+        assert files(tmp_path) == before
+
+
+def _places(tiny_run, tmp_path):
+    """The good run and several ways in which folders are not what was meant."""
+    import shutil
+
+    places = {name: tmp_path / name for name in ("new", "empty", "theirs", "truncated", "reshaped", "damaged", "full")}
+    for name in ("truncated", "reshaped", "damaged"):
+        shutil.copytree(tiny_run, places[name])
+    weights = places["truncated"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    tensors, _ = runs.read_tensors(places["reshaped"] / "model.safetensors")
+    tensors["embed.W_E"] = torch.zeros(12, 8)
+    runs.write_tensors(places["reshaped"] / "model.safetensors", tensors)
+    (places["damaged"] / "manifest.json").write_text("{")
+    places["empty"].mkdir()
+    places["theirs"].mkdir()
+    (places["theirs"] / "thesis.tex").write_text("years of work")
+    return {**places, "tiny": tiny_run}
+
+
+def _fill_the_disk(monkeypatch):
+    """Every write from now on finds the disk full, as the kernel would say it."""
+    import pathlib
+
+    real = pathlib.Path.open
+
+    def full(self, mode="r", *args, **kwargs):
+        if "w" in mode or "a" in mode:
+            raise OSError(28, os.strerror(28), str(self))
+        return real(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(pathlib.Path, "open", full)

@@ -1,0 +1,43 @@
+"""The report from the bundled models: complete, and true to what the package measures."""
+
+import json
+import re
+
+from mi_superposition.report import SECTIONS, write_report
+
+
+def test_every_section_has_a_card_and_a_page(report_site):
+    index = (report_site / "index.html").read_text()
+    for name in SECTIONS:
+        assert f'href="{name}.html"' in index
+        assert (report_site / f"{name}.html").exists()
+    assert index.count('class="card"') == len(SECTIONS)
+    assert index.count("Control:") == len(SECTIONS)
+
+
+def test_every_figure_has_its_words_its_number_and_its_control(report_site):
+    html = (report_site / "addition.html").read_text()
+    ids = re.findall(r'data-figure="([\w-]+)-data"', html)
+    assert {"accuracy", "training", "attention", "ablation-maps", "ablation-accuracy", "pushes", "head-sets", "projections",
+            "circularity", "ov", "projection-training"} == set(ids)  # fmt: skip
+    assert html.count('class="look-at"') >= len(ids)
+    numbers = re.findall(
+        r'class="figures-number"><strong>(.*?)</strong> <span class="control">Control: (.*?)</span>', html
+    )
+    assert len(numbers) == len(ids)
+    assert all(re.search(r"\d", number) and control for number, control in numbers)
+
+
+def test_the_ablation_figure_holds_every_condition_on_one_scale(report_site):
+    html = (report_site / "addition.html").read_text()
+    figure = json.loads(re.search(r'id="ablation-maps-data">(.*?)</script>', html).group(1))
+    assert [frame["name"] for frame in figure["frames"]] == ["all", "none", *(f"only {head}" for head in range(32))]
+    scales = {(trace["zmin"], trace["zmax"]) for frame in figure["frames"] for trace in frame["data"]}
+    assert len(scales) == 1
+    assert all(len(frame["data"]) == 11 for frame in figure["frames"])
+
+
+def test_the_report_is_the_same_bytes_again(report_site, tmp_path):
+    write_report(tmp_path / "again")
+    for path in report_site.rglob("*.html"):
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()

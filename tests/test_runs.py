@@ -1,0 +1,134 @@
+import json
+import os
+import stat
+
+import pytest
+import torch
+
+from mi_superposition import runs
+from mi_superposition.errors import RequestError, WorkError
+
+
+def test_a_run_goes_from_running_to_finished(tmp_path):
+    out = tmp_path / "run"
+    with runs.open_run(out, "some command", {"seed": 3, "sizes": (1, 2)}, {"model": {"sha256": "ab"}}) as run:
+        assert not run.finished
+        assert runs.read_json(out / runs.MANIFEST)["status"] == "running"
+        with pytest.raises(RequestError, match="not finished"):
+            runs.read_manifest(out)
+        run.finish({"accuracy": 0.5})
+    manifest = runs.read_manifest(out, "some command")
+    assert manifest["config"] == {"seed": 3, "sizes": [1, 2]}
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert runs.read_json(out / runs.METRICS) == {"accuracy": 0.5}
+    with runs.open_run(out, "some command", {"seed": 3, "sizes": (1, 2)}, {"model": {"sha256": "ab"}}) as again:
+        assert again.finished
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "metrics.json"]
+
+
+def test_another_request_is_refused(tmp_path):
+    out = tmp_path / "run"
+    with runs.open_run(out, "one", {"seed": 3}):
+        pass
+    for command, config, quoted in [("two", {"seed": 3}, "'two'"), ("one", {"seed": 4}, "seed = 3, not 4")]:
+        with pytest.raises(RequestError, match=quoted), runs.open_run(out, command, config):
+            pass
+    with pytest.raises(RequestError, match="'one'"):
+        runs.read_manifest(out, "two")
+
+
+def test_other_peoples_files_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RequestError, match=r"thesis\.tex"), runs.open_run(tmp_path, "one", {}):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(RequestError, match="is a file"), runs.open_run(tmp_path / "thesis.tex", "one", {}):
+        pass
+
+
+def test_two_processes_cannot_write_one_run(tmp_path):
+    with (
+        runs.open_run(tmp_path / "run", "one", {}),
+        pytest.raises(RequestError, match="another process"),
+        runs.open_run(tmp_path / "run", "one", {}),
+    ):
+        pass
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    runs.write_json(path, {"old": 1})
+
+    def full(descriptor):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkError, match=r"file\.json.*No space left"):
+        runs.write_json(path, {"new": 2})
+    assert runs.read_json(path) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_one_line(tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(WorkError, match="Permission denied"), runs.open_run(tmp_path / "run", "one", {}):
+        pass
+    tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_numbers_json_does_not_have_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        runs.write_json(tmp_path / "metrics.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_tensor_file_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    runs.write_tensors(path, {"w": torch.arange(1000.0)})
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WorkError, match=r"model\.safetensors"):
+        runs.read_tensors(path)
+
+
+def test_any_optimizer_state_survives(tmp_path):
+    state = {
+        "state": {0: {"step": torch.tensor(3.0), "lists": [[], [torch.eye(2)]], "none": None}},
+        "groups": [{"betas": (0.9, 0.98), "lr": 1e-3, "params": [0], "on": True}],
+    }
+    runs.write_state(tmp_path / "c.safetensors", state)
+    back = runs.read_state(tmp_path / "c.safetensors")
+    assert back["groups"] == state["groups"]
+    assert back["groups"][0]["betas"] == (0.9, 0.98)
+    assert back["state"][0]["none"] is None
+    assert back["state"][0]["lists"][0] == []
+    assert torch.equal(back["state"][0]["lists"][1][0], torch.eye(2))
+    runs.write_tensors(tmp_path / "weights.safetensors", {"w": torch.eye(2)})
+    with pytest.raises(WorkError, match="no saved state"):
+        runs.read_state(tmp_path / "weights.safetensors")
+
+
+def test_history_drops_torn_and_later_rows(tmp_path):
+    with runs.open_run(tmp_path / "run", "one", {}) as run:
+        for step in (1, 2, 3):
+            run.append_history({"step": step, "loss": 1 / step})
+        with (run.path / runs.HISTORY).open("ab") as file:
+            file.write(b'{"step": 4, "lo')
+        assert [row["step"] for row in runs.read_history(run.path)] == [1, 2, 3]
+        run.rewind_history(2)
+        assert (run.path / runs.HISTORY).read_text() == json.dumps({"step": 1, "loss": 1.0}) + "\n" + json.dumps(
+            {"step": 2, "loss": 0.5}
+        ) + "\n"
+
+
+def test_content_hash_tells_values_shapes_and_types_apart():
+    base = {"w": torch.zeros(2, 3)}
+    others = [
+        {"w": torch.zeros(3, 2)},
+        {"v": torch.zeros(2, 3)},
+        {"w": torch.zeros(2, 3).half()},
+        {"w": torch.ones(2, 3)},
+    ]
+    hashes = {runs.content_hash(tensors) for tensors in [base, *others]}
+    assert len(hashes) == 5
+    assert runs.content_hash({"w": torch.zeros(3, 2).T.contiguous()}) == runs.content_hash(base)

@@ -80,6 +80,19 @@ def column_carries(operands: Int[Tensor, "problem operand_digit"]) -> Int[Tensor
     return torch.stack(carries, dim=1)
 
 
+def nines_below(operands: Int[Tensor, "problem operand_digit"]) -> Int[Tensor, "problem digit"]:
+    """For each answer digit, how many columns directly below it sum to exactly 9.
+
+    Such a column hands on the carry it gets, so the digit's carry is decided that many columns further down.
+    """
+    n_digits = operands.shape[1] // 2
+    nine = operands[:, :n_digits] + operands[:, n_digits:] == 9
+    runs = [torch.zeros_like(operands[:, 0])]
+    for column in range(n_digits):
+        runs.append(torch.where(nine[:, column], runs[-1] + 1, 0))
+    return torch.stack(runs, dim=1)
+
+
 def answer_digits(operands: Int[Tensor, "problem operand_digit"]) -> Int[Tensor, "problem digit"]:
     """The n + 1 digits of ``a + b``, least significant first."""
     n_digits = operands.shape[1] // 2

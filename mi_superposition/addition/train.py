@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -63,17 +63,26 @@ def answer_logits(
     return model(tokens)[:, operands.shape[1] - 1 :]
 
 
+@torch.no_grad()
+def right_answers(
+    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = "masked"
+) -> Bool[Tensor, "problem digit"]:
+    """Which answer digits come out right."""
+    return torch.cat(
+        [
+            answer_logits(model, batch, answer).argmax(dim=-1) == answer_digits(batch)
+            for batch in operands.split(_EVALUATION_BATCH)
+        ]
+    )
+
+
 def evaluate_addition(
     model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = "masked"
 ) -> AdditionAccuracy:
     """Accuracy per digit and of whole sums. In autoregressive mode a whole sum is right exactly when greedy
     decoding would have written it: up to the first wrong digit both read the same tokens.
     """
-    correct = []
-    with torch.no_grad():
-        for batch in operands.split(_EVALUATION_BATCH):
-            correct.append(answer_logits(model, batch, answer).argmax(dim=-1) == answer_digits(batch))
-    right = torch.cat(correct)
+    right = right_answers(model, operands, answer)
     return AdditionAccuracy(right.double().mean(dim=0), float(right.all(dim=1).double().mean()), len(right))
 
 

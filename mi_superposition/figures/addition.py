@@ -52,6 +52,24 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.
     return styled(figure, height=400)
 
 
+def error_by_nines(errors: Mapping[str, Sequence[float]], counts: Sequence[int]) -> go.Figure:
+    """Share of wrong digits by the number of columns below that sum to 9, one group of bars a model."""
+    figure = go.Figure()
+    names = [f"{nines}<br>{100 * count / sum(counts):.2g} % of digits" for nines, count in enumerate(counts)]
+    for (name, values), colour in zip(errors.items(), (BLUE, ORANGE, GREEN), strict=False):
+        figure.add_bar(
+            x=names,
+            y=[100 * value for value in values],
+            name=name,
+            marker_color=colour,
+            hovertemplate="%{y:.2f} % wrong<extra>" + name + "</extra>",
+        )
+    figure.add_hline(y=50, line=dict(color=VERMILION, dash="dot", width=1))
+    figure.update_xaxes(title="columns directly below that sum to 9", type="category")
+    figure.update_yaxes(title="wrong digits, %", rangemode="tozero")
+    return styled(figure, height=380, min_width=480)
+
+
 def attention_patterns(
     pattern: Float[Tensor, "head query key"], key_labels: Sequence[str], query_labels: Sequence[str]
 ) -> go.Figure:

@@ -6,11 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.ablation import digits_of
-from mi_superposition.addition.problems import answer_digits, answer_positions, encode, fresh_operands, masked, to_text
-from mi_superposition.addition.train import AdditionAccuracy, evaluate_addition
-from mi_superposition.figures.addition import accuracy_by_digit, attention_patterns, training_curves
+from mi_superposition.addition.problems import (
+    answer_digits,
+    answer_positions,
+    encode,
+    fresh_operands,
+    masked,
+    nines_below,
+    to_text,
+)
+from mi_superposition.addition.train import AdditionAccuracy, evaluate_addition, right_answers
+from mi_superposition.figures.addition import accuracy_by_digit, attention_patterns, error_by_nines, training_curves
 from mi_superposition.heads.patterns import attention_pattern
 from mi_superposition.models import load_model, load_snapshots, model_folder, untrained_copy
 from mi_superposition.runs import MANIFEST, read_history, read_json
@@ -64,6 +73,7 @@ def addition_section(on_stage: Callable[[str], None] = lambda stage: None) -> Se
             control=f"{100 * (1 - untrained.per_digit):.1f} % untrained.",
             figure=training_curves({label: read_history(folder) for label, folder in folders.items()}),
         ),
+        _nines_figure(models, fresh),
         _attention_figure(paper),
         *ablation_items(ablation),
         *projection_items(projections),
@@ -128,7 +138,32 @@ def _model_table(
     )
 
 
-def _attention_figure(model) -> FigureRecord:
+def _nines_figure(models: dict[str, HookedTransformer], operands: torch.Tensor) -> FigureRecord:
+    nines = nines_below(operands).clamp_max(3)
+    # Digit 0 has nothing below it.
+    asked = [nines[:, 1:] == length for length in range(4)]
+    errors = {}
+    for label, model in models.items():
+        wrong = ~right_answers(model, operands)[:, 1:]
+        errors[label] = [float(wrong[some].double().mean()) for some in asked]
+    return FigureRecord(
+        id="nines",
+        title="What it gets wrong: carries through a nine",
+        look_at=(
+            "A column that sums to 9 hands its carry on, so the digit above depends on a column further down, which weighs "
+            "a tenth as much. Error of answer digits 1 to 6 by how many such columns lie directly below (last group: three "
+            "or more). The dotted line is a coin flip between carry and no carry."
+        ),
+        number=" ".join(
+            f"{100 * values[0]:.2f} % wrong without a nine below, {100 * values[1]:.1f} % with one ({label})."
+            for label, values in errors.items()
+        ),
+        control="50 % for a model that knows everything but the carry.",
+        figure=error_by_nines(errors, [int(some.sum()) for some in asked]),
+    )
+
+
+def _attention_figure(model: HookedTransformer) -> FigureRecord:
     n_digits = digits_of(model)
     a, b = EXAMPLE
     tokens = masked(encode([a], [b], n_digits))

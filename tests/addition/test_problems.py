@@ -13,6 +13,7 @@ from mi_superposition.addition.problems import (
     from_text,
     masked,
     n_problems,
+    nines_below,
     sample_operands,
     to_text,
     with_answers,
@@ -45,6 +46,19 @@ def test_carries_agree_with_python_integers(problem):
     n_digits, a, b = problem
     carries = column_carries(encode([a], [b], n_digits)[:, : 2 * n_digits])[0].tolist()
     assert carries == [(a % 10**k + b % 10**k) // 10**k for k in range(n_digits + 1)]
+
+
+@given(problems())
+def test_a_nine_hands_its_carry_on(problem):
+    """A digit's carry is that of the column under its run of nines, and the run is as long as it can be."""
+    n_digits, a, b = problem
+    operands = encode([a], [b], n_digits)[:, : 2 * n_digits]
+    carries, nines = column_carries(operands)[0].tolist(), nines_below(operands)[0].tolist()
+    sums = [a // 10**k % 10 + b // 10**k % 10 for k in range(n_digits)]
+    for digit, run in enumerate(nines):
+        assert carries[digit] == carries[digit - run]
+        assert sums[digit - run : digit] == [9] * run
+        assert digit == run or sums[digit - run - 1] != 9
 
 
 def test_extremes():

@@ -63,7 +63,11 @@ class AdditionTrain(Command):
     answer: Literal["masked", "autoregressive"] = "masked"
     """'masked': all answer digits at once from '='. 'autoregressive': each from the digits before it."""
     digits: int = 6
-    """Digits of each summand, 1 to 9."""
+    """Digits of each summand, 1 to 9; with 1 or 2 ask for fewer problems too."""
+    train_problems: int | None = None
+    """Fixed training problems. Default: the preset's (25,000 for 'paper', endless for 'exact')."""
+    test_problems: int | None = None
+    """Held-out problems. Default: the preset's (2,000 for 'paper', 10,000 for 'exact')."""
     heads: int = 32
     """Attention heads."""
     d_head: int = 2
@@ -89,6 +93,8 @@ class AdditionTrain(Command):
             n_heads=self.heads,
             d_head=self.d_head,
             d_model=self.d_model,
+            n_train=self.train_problems,
+            n_test=self.test_problems,
             batch_size=self.batch_size,
             threads=self.threads,
         )
@@ -119,7 +125,7 @@ class HeadsAblate(Command):
     random_sets: int = 500
     """Random head sets that each small set is compared with."""
     seed: int = 0
-    """Seed of problems, random sets and untrained controls."""
+    """Seed of problems, random sets and resampling."""
 
     def run(self) -> str:
         """Write the study's tensors, numbers, animation and page."""
@@ -146,20 +152,26 @@ class HeadsProject(Command):
     """Run folder."""
     model: str = "addition"
     """Bundled model or run folder of 'addition train'."""
+    head: int | None = None
+    """Head shown large. Default: the one whose values are most circular."""
     position: int = 0
     """Position at which the digits are shown."""
     digit: int = 5
     """Digit for which the positions are shown."""
-    seed: int = 0
-    """Seed of the untrained control."""
 
     def run(self) -> str:
         """Write the projections, their circularity and the page."""
-        from mi_superposition.studies.projection import write_projection_run
+        from mi_superposition.studies.projection import STAGES, write_projection_run
 
-        finished = write_projection_run(
-            self.out, model_name=self.model, position=self.position, digit=self.digit, seed=self.seed
-        )
+        with _progress("stage", len(STAGES)) as advance:
+            finished = write_projection_run(
+                self.out,
+                model_name=self.model,
+                head=self.head,
+                position=self.position,
+                digit=self.digit,
+                on_stage=lambda stage: advance(1, stage),
+            )
         return _where(finished, self.out)
 
 
@@ -175,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments in (["--help"], ["-h"]):
-        print(_overview())
+        print(_overview(list(COMMANDS)))
         return 0 if arguments else 2
     try:
         print(_parse(arguments).run())
@@ -188,6 +200,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(1, f"{error.strerror or error}{where}")
     except _StoppedByUser as error:
         return _fail(130, error)
+    except MemoryError:
+        return _fail(1, "not enough memory: ask for less at once")
+    except RuntimeError as error:
+        # torch says so of its own allocations, and of nothing else.
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        return _fail(1, "not enough memory: ask for less at once")
     except KeyboardInterrupt:
         return _fail(130, "stopped; run the same command again")
     return 0
@@ -202,9 +221,9 @@ def _fail(code: int, message: object) -> int:
     return code
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {_first_line(command)}" for name, command in COMMANDS.items()]
+def _overview(names: Sequence[str]) -> str:
+    width = max(map(len, names))
+    lines = [f"  {name:<{width}}  {_first_line(COMMANDS[name])}" for name in names]
     return "\n".join(
         [
             "usage: mi-superposition COMMAND [OPTIONS]",
@@ -221,12 +240,16 @@ def _first_line(command: type[Command]) -> str:
 
 
 def _parse(arguments: Sequence[str]) -> Command:
+    group = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    if group and arguments[1:] in (["--help"], ["-h"]):
+        print(_overview(group))
+        raise SystemExit(0)
     for words in (1, 2):
         name = " ".join(arguments[:words])
         if name in COMMANDS:
             return _parse_options(name, arguments[words:])
     asked = " ".join(word for word in arguments[:2] if not word.startswith("-"))
-    if group := [name for name in COMMANDS if name.startswith(f"{asked} ")]:
+    if group:
         raise RequestError(f"{asked!r} needs one more word: {' or '.join(map(repr, group))}")
     near = difflib.get_close_matches(asked, COMMANDS, n=1)
     known = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(map(repr, COMMANDS))}"

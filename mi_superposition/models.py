@@ -30,7 +30,7 @@ def load_model(name: str | Path, *, device: str = "auto") -> HookedTransformer:
     ``RequestError`` for an unknown name or device and ``WorkError`` for damaged files.
     """
     folder = model_folder(name)
-    config = read_json(folder / MODEL_CONFIG)
+    config = _read_config(folder)
     tensors, _ = read_tensors(folder / MODEL_WEIGHTS)
     model = build_attention_only_model(**config, seed=0)
     load_weights(model, tensors, source=folder / MODEL_WEIGHTS)
@@ -97,7 +97,7 @@ def load_snapshots(folder: Path) -> list[tuple[int, HookedTransformer]]:
     snapshots = []
     for path in sorted((folder / SNAPSHOTS).glob("*.safetensors")):
         tensors, _ = read_tensors(path)
-        model = build_attention_only_model(**read_json(folder / MODEL_CONFIG), seed=0)
+        model = build_attention_only_model(**_read_config(folder), seed=0)
         load_weights(model, tensors, source=path)
         snapshots.append((int(path.stem), model.eval()))
     return snapshots
@@ -135,6 +135,15 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: Pat
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name])
+
+
+def _read_config(folder: Path) -> dict[str, int]:
+    config = read_json(folder / MODEL_CONFIG)
+    whole = isinstance(config, dict) and set(config) == set(_CONFIG_FIELDS)
+    if not whole or not all(isinstance(value, int) for value in config.values()):
+        wanted = ", ".join(_CONFIG_FIELDS)
+        raise WorkError(f"{str(folder / MODEL_CONFIG)!r} is damaged: it must give whole numbers for {wanted}")
+    return config
 
 
 def _config_of(model: HookedTransformer) -> dict[str, Any]:

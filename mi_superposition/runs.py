@@ -175,9 +175,13 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     if not (path / HISTORY).exists():
         return rows
     for line in (path / HISTORY).read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or "step" not in row:
             break
-        rows.append(json.loads(line))
+        rows.append(row)
     return rows
 
 
@@ -211,7 +215,7 @@ def open_run(
         for leftover in path.rglob("*" + _PARTIAL):
             leftover.unlink()
         if (path / MANIFEST).exists():
-            manifest = read_json(path / MANIFEST)
+            manifest = _read_manifest_file(path)
         else:
             manifest = {
                 "format": 1,
@@ -225,8 +229,9 @@ def open_run(
             write_json(path / MANIFEST, manifest)
         yield Run(path, manifest)
     finally:
-        lock.release()
+        # Unlinked while held: whoever waits for it notices and makes a new one.
         (path / _LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
@@ -237,7 +242,7 @@ def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
     """
     if not (path / MANIFEST).is_file():
         raise RequestError(f"{str(path)!r} is not a run folder: it has no {MANIFEST}")
-    manifest = read_json(path / MANIFEST)
+    manifest = _read_manifest_file(path)
     if command is not None and manifest.get("command") != command:
         raise RequestError(f"{str(path)!r} is a run of {manifest.get('command')!r}: give one of {command!r}")
     if manifest.get("status") != "finished":
@@ -254,7 +259,7 @@ def _check_free_or_same(path: Path, command: str, config: Mapping[str, Any], inp
         ):
             raise RequestError(f"{str(path)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
         return
-    manifest = read_json(path / MANIFEST)
+    manifest = _read_manifest_file(path)
     if manifest.get("command") != command:
         raise RequestError(
             f"{str(path)!r} is a run of {manifest.get('command')!r}, not of {command!r}: give another folder"
@@ -267,6 +272,13 @@ def _check_free_or_same(path: Path, command: str, config: Mapping[str, Any], inp
                     f"{str(path)!r} was made with {name} = {recorded.get(name)!r}, not {wanted.get(name)!r}: "
                     "give another folder or the same options"
                 )
+
+
+def _read_manifest_file(path: Path) -> dict[str, Any]:
+    manifest = read_json(path / MANIFEST)
+    if not isinstance(manifest, dict) or not {"command", "config", "inputs", "status"} <= set(manifest):
+        raise WorkError(f"{str(path / MANIFEST)!r} is damaged: it lacks a command, config, inputs or status")
+    return manifest
 
 
 def _versions() -> dict[str, str]:
@@ -285,9 +297,8 @@ def _git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
+        describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        answer = subprocess.run(describe, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()

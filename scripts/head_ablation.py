@@ -12,9 +12,9 @@ import argparse
 
 import torch
 
-from mi_superposition import load_model
-from mi_superposition.addition.ablation import leave_out_effect
-from mi_superposition.addition.problems import encode, masked
+from mi_superposition.addition.ablation import digits_of
+from mi_superposition.addition.problems import answer_positions, encode, masked
+from mi_superposition.addition.train import load_addition_model
 from mi_superposition.heads import ablate_heads, keep_only, leave_out
 from mi_superposition.studies.ablation import ablation_study
 
@@ -24,22 +24,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="addition", help="bundled name or run folder")
     options = parser.parse_args()
-    model = load_model(options.model, device="cpu")
-    n_heads = model.cfg.n_heads
+    model = load_addition_model(options.model)
+    n_heads, n_digits = model.cfg.n_heads, digits_of(model)
 
     # One sum, three kinds of condition, one call.
-    tokens = masked(encode([457_821], [304_679]))
+    a, b = 314_159 % 10**n_digits, 271_828 % 10**n_digits
+    tokens = masked(encode([a], [b], n_digits))
     keep = torch.cat([torch.ones(1, n_heads, dtype=torch.bool), keep_only(n_heads), leave_out(n_heads)])
-    answers = ablate_heads(model, tokens, keep)[:, 0, 12:].argmax(dim=-1)
-    print(
-        f"457821 + 304679, ones first: all heads say {_digits(answers[0])}, the sum is {_digits_of(457_821 + 304_679)}"
-    )
+    answers = ablate_heads(model, tokens, keep)[:, 0, answer_positions(n_digits)].argmax(dim=-1)
+    print(f"{a} + {b}, ones first: all heads say {_digits(answers[0])}, the sum is {_reversed(a + b, n_digits + 1)}")
     print(f"head 0 alone says {_digits(answers[1])}; without head 0 the others say {_digits(answers[1 + n_heads])}")
 
     study = ablation_study(model)
     maps, sets = study.maps, study.sets
-    print(f"\nleaving out one head moves the right logit by {leave_out_effect(maps):.2f} of the logits' spread,")
-    print(f"in untrained models by {study.untrained_effect:.2f}")
+    print(f"\nleaving out one head moves the right logit by {study.effects.share:.2f} of what all heads together do,")
+    print(f"in untrained models by {study.untrained_effects.share:.2f}")
     print("\nanswer digit  all heads  no head  small set  its accuracy  random sets: mean  best  percentile")
     for digit in range(len(sets.size)):
         print(
@@ -54,8 +53,8 @@ def _digits(digits: torch.Tensor) -> str:
     return "".join(str(int(digit)) for digit in digits)
 
 
-def _digits_of(number: int) -> str:
-    return f"{number:07d}"[::-1]
+def _reversed(number: int, length: int) -> str:
+    return f"{number:0{length}d}"[::-1]
 
 
 def _percent(value: torch.Tensor) -> str:

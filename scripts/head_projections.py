@@ -1,6 +1,6 @@
 """Where each head puts the ten digits: how circular they lie under Q, K, V and O, ranked, beside an untrained model.
 
-    python scripts/head_projections.py [--model RUN] [--position 0]
+    python scripts/head_projections.py [--model RUN]
 
 `mi-superposition heads project` does the same into a run folder, with figures and the animation over training.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from mi_superposition import load_model
+from mi_superposition.addition.train import load_addition_model
 from mi_superposition.heads import project_heads
 from mi_superposition.models import untrained_copy
 from mi_superposition.studies.projection import digit_circularity
@@ -19,12 +19,11 @@ def main() -> None:
     """Print the ranking."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="addition", help="bundled name or run folder")
-    parser.add_argument("--position", type=int, default=0, help="position at which the digits stand")
     parser.add_argument("--top", type=int, default=5, help="heads shown for each matrix")
     options = parser.parse_args()
-    model = load_model(options.model, device="cpu")
-    trained = digit_circularity(project_heads(model), options.position)
-    untrained = digit_circularity(project_heads(untrained_copy(model, seed=0)), options.position)
+    model = load_addition_model(options.model)
+    trained = digit_circularity(project_heads(model, tokens=range(10)))
+    untrained = digit_circularity(project_heads(untrained_copy(model, seed=0), tokens=range(10)))
     for name, measured in trained.items():
         order = measured.share.argsort(descending=True)
         print(

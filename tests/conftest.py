@@ -1,6 +1,7 @@
 """Shared by all tests: the package is imported with its shapes checked, and nothing may ask the hub."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -65,3 +66,19 @@ def report_site(tmp_path_factory):
     site = tmp_path_factory.mktemp("report") / "site"
     assert main(["report", "--out", str(site)]) == 0
     return site
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium; tests that ask for it are skipped where it is missing."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield running
+        running.close()

@@ -179,6 +179,13 @@ def wrong(name, arguments, code, *quoted):
         wrong("folder with other files", "heads ablate --out {theirs}", 2, "thesis.tex"),
         wrong("report over other files", "report --out {theirs}", 2, "thesis.tex"),
         wrong("output is a file", "heads project --out {theirs}/thesis.tex", 2, "is a file"),
+        wrong("head out of range", "heads project --model {tiny} --head 4 --out {new}", 2, "head = 4", "0 to 3"),
+        wrong("other way to answer", "heads ablate --model {spoken} --out {new}", 2, "'autoregressive'", "'masked'"),
+        wrong("seed too large", "addition train --seed 99999999999999999999 --out {new}", 2, "seed = 9999"),
+        wrong("not enough memory", "addition train --d-model 999999999999 --out {huge}", 1, "not enough memory"),
+        wrong("manifest of another shape", "heads ablate --model {listed} --out {new}", 1, "manifest.json"),
+        wrong("model of another shape", "heads ablate --model {bare} --out {new}", 1, "model.json"),
+        wrong("a place nobody may write", "heads project --model {tiny} --out /sys/here", 1, "/sys/here"),
         wrong("digit out of range", "heads project --model {tiny} --digit 10 --out {new}", 2, "digit = 10"),
         wrong(
             "position out of range",
@@ -209,16 +216,38 @@ def test_wrong_requests_are_one_line(arguments, code, quoted, tiny_run, tmp_path
     for text in quoted:
         assert text in last
     assert "Traceback" not in error
-    if "{full}" not in arguments:
-        assert files(tmp_path) == before
+    # Failed work may leave a run folder, visibly unfinished; a wrong request leaves nothing.
+    after = files(tmp_path)
+    new = {name for name in after if name not in before}
+    assert {name: content for name, content in after.items() if name not in new} == before
+    assert not [name for name in new if name.endswith((".partial", ".lock"))]
+    if "{huge}" not in arguments:
+        assert new == set()
+    else:
+        assert json.loads(after["huge/manifest.json"])["status"] == "running"
 
 
 def _places(tiny_run, tmp_path):
     """The good run and several ways in which folders are not what was meant."""
     import shutil
 
-    places = {name: tmp_path / name for name in ("new", "empty", "theirs", "truncated", "reshaped", "damaged", "full")}
-    for name in ("truncated", "reshaped", "damaged"):
+    places = {
+        name: tmp_path / name
+        for name in (
+            "new",
+            "empty",
+            "theirs",
+            "truncated",
+            "reshaped",
+            "damaged",
+            "full",
+            "huge",
+            "listed",
+            "bare",
+            "spoken",
+        )
+    }
+    for name in ("truncated", "reshaped", "damaged", "listed", "bare", "spoken"):
         shutil.copytree(tiny_run, places[name])
     weights = places["truncated"] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -226,6 +255,10 @@ def _places(tiny_run, tmp_path):
     tensors["embed.W_E"] = torch.zeros(12, 8)
     runs.write_tensors(places["reshaped"] / "model.safetensors", tensors)
     (places["damaged"] / "manifest.json").write_text("{")
+    (places["listed"] / "manifest.json").write_text("[]")
+    (places["bare"] / "model.json").write_text("{}")
+    spoken = places["spoken"] / "manifest.json"
+    spoken.write_text(spoken.read_text().replace('"masked"', '"autoregressive"'))
     places["empty"].mkdir()
     places["theirs"].mkdir()
     (places["theirs"] / "thesis.tex").write_text("years of work")

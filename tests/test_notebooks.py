@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -39,6 +40,27 @@ def test_runs_offline_from_top_to_bottom(path, tmp_path, monkeypatch):
         assert "(457821, 304679, 762500)" in "".join(
             str(output.get("data", {}).get("text/plain", "")) for output in shown
         )
+
+
+@pytest.mark.browser
+def test_circuitsvis_draws_without_the_network(browser, tmp_path):
+    from mi_superposition.notebook import attention_heads, load_circuitsvis
+
+    tokens = ["</script><script>window.broken = 1</script>", "2", "="]
+    view = attention_heads(tokens, torch.eye(3).expand(2, 3, 3))
+    document = f"<!doctype html><meta charset='utf-8'>{load_circuitsvis().html}{view.html}<p id='after'>after</p>"
+    (tmp_path / "view.html").write_text(document)
+    page = browser.new_page()
+    problems, requests = [], []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((tmp_path / "view.html").as_uri())
+    page.wait_for_selector("[id^=circuits-vis] canvas, [id^=circuits-vis] img, [id^=circuits-vis] table")
+    assert problems == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert "Head 1" in page.inner_text("[id^=circuits-vis]")
+    assert page.evaluate("window.broken") is None
+    assert page.is_visible("#after")
 
 
 _REFUSE_THE_NETWORK = """

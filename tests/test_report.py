@@ -18,20 +18,27 @@ def test_every_section_has_a_card_and_a_page(report_site):
 def test_every_figure_has_its_words_its_number_and_its_control(report_site):
     html = (report_site / "addition.html").read_text()
     ids = re.findall(r'data-figure="([\w-]+)-data"', html)
-    assert {"accuracy", "training", "nines", "attention", "ablation-maps", "ablation-accuracy", "pushes", "head-sets", "projections",
+    assert {"accuracy", "training", "digits-over-training", "nines", "attention", "ablation-maps", "ablation-accuracy", "pushes", "head-sets", "projections",
             "circularity", "ov", "projection-training"} == set(ids)  # fmt: skip
-    assert html.count('class="look-at"') >= len(ids)
-    numbers = re.findall(
-        r'class="figures-number"><strong>(.*?)</strong> <span class="control">Control: (.*?)</span>', html
-    )
-    assert len(numbers) == len(ids)
-    assert all(re.search(r"\d", number) and control for number, control in numbers)
+    for path in report_site.glob("*.html"):
+        html = path.read_text()
+        figures = html.count('class="figure"')
+        assert html.count('class="look-at"') >= figures
+        numbers = re.findall(
+            r'class="figures-number"><strong>(.*?)</strong> <span class="control">Control: (.*?)</span>', html
+        )
+        assert len(numbers) == figures
+        assert all(re.search(r"\d", number) and re.search(r"\d", control) for number, control in numbers)
 
 
 def test_the_ablation_figure_holds_every_condition_on_one_scale(report_site):
     html = (report_site / "addition.html").read_text()
     figure = json.loads(re.search(r'id="ablation-maps-data">(.*?)</script>', html).group(1))
-    assert [frame["name"] for frame in figure["frames"]] == ["all", "none", *(f"only {head}" for head in range(32))]
+    assert [frame["name"] for frame in figure["frames"]] == [
+        "all",
+        "none",
+        *(f"{kind} {head}" for kind in ("only", "without") for head in range(32)),
+    ]
     scales = {(trace["zmin"], trace["zmax"]) for frame in figure["frames"] for trace in frame["data"]}
     assert len(scales) == 1
     assert all(len(frame["data"]) == 11 for frame in figure["frames"])

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from mi_superposition.addition.lookup import check_lookup_form
 from mi_superposition.addition.problems import (
     answer_digits,
     answer_positions,
@@ -20,10 +21,8 @@ from mi_superposition.addition.problems import (
 )
 from mi_superposition.errors import RequestError
 from mi_superposition.heads import ablate_heads, head_logits, head_outputs, keep_only, leave_out
-from mi_superposition.heads.ablation import Replacement
+from mi_superposition.heads.ablation import Replacement, logits_and_head_changes
 from mi_superposition.training import seeded_generator
-
-_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ def digits_of(model: HookedTransformer) -> int:
             f"n_ctx = {model.cfg.n_ctx}, d_vocab = {model.cfg.d_vocab}, d_vocab_out = {model.cfg.d_vocab_out}: "
             "not an addition model (3 n + 1, 12 and 10)"
         )
+    check_lookup_form(model, n_digits)
     return n_digits
 
 
@@ -114,12 +114,12 @@ def ablation_maps(
     ]
     right = answer_digits(operands)[:, 0].to(logits.device)
     correct = logits.gather(2, right.expand(len(keep), -1)[..., None])[..., 0]
-    problems = _random_operands(n_problems, n_digits, seed)
+    problems = _HeadSum(model, _random_operands(n_problems, n_digits, seed), replace_with, seed)
     return AblationMaps(
         names,
         rearrange(correct, "condition (a b) -> condition a b", a=10),
         rearrange(logits, "condition (a b) digit -> condition digit a b", a=10),
-        _accuracy(model, problems, keep, replace_with, seed),
+        torch.stack([problems.accuracy(digit, keep) for digit in range(n_digits + 1)], dim=1),
     )
 
 
@@ -130,8 +130,8 @@ def circuit_counts(model: HookedTransformer) -> CircuitCounts:
     operands = one_digit_operands(n_digits)
     first = answer_positions(n_digits).start
     z = head_outputs(model, masked(with_answers(operands)).to(model.W_E.device))
-    contribution = head_logits(model, z[:, first : first + 1])[:, :, 0]
-    right = answer_digits(operands)[:, 0].to(contribution.device)
+    contribution = head_logits(model, z[:, first : first + 1])[:, :, 0].cpu()
+    right = answer_digits(operands)[:, 0]
     push = contribution.gather(2, right.expand(model.cfg.n_heads, -1)[..., None])[..., 0] - contribution.mean(dim=2)
     push = rearrange(push, "head (a b) -> head a b", a=10)
     return CircuitCounts(push, (push > 0).sum(dim=0), (push < 0).sum(dim=0))
@@ -142,20 +142,21 @@ def smallest_head_sets(
     model: HookedTransformer,
     *,
     share: float = 0.95,
+    replace_with: Replacement = "zero",
     n_random: int = 500,
     n_problems: int = 2000,
     seed: int = 0,
 ) -> HeadSets:
     """Greedy backward elimination for each answer digit: of the heads that can go while accuracy stays at ``share`` of
-    that of all heads, drop the one whose going costs least cross-entropy, and again (outputs replaced by zero).
+    that of all heads, drop the one whose going costs least cross-entropy, and again.
 
     Raises ``RequestError`` for a ``share`` outside (0, 1].
     """
     if not 0 < share <= 1:
         raise RequestError(f"share = {share}: must be above 0 and at most 1")
     n_digits, n_heads = digits_of(model), model.cfg.n_heads
-    chosen_on = _HeadSum(model, _random_operands(n_problems, n_digits, seed, "choose"))
-    measured_on = _HeadSum(model, _random_operands(n_problems, n_digits, seed, "measure"))
+    chosen_on = _HeadSum(model, _random_operands(n_problems, n_digits, seed, "choose"), replace_with, seed)
+    measured_on = _HeadSum(model, _random_operands(n_problems, n_digits, seed, "measure"), replace_with, seed)
     generator = seeded_generator(seed, "random-head-sets")
     everything = torch.ones(1, n_heads, dtype=torch.bool)
     sets, of_all, of_set, of_random = [], [], [], []
@@ -178,34 +179,55 @@ def smallest_head_sets(
     )
 
 
-def leave_out_effect(maps: AblationMaps) -> float:
-    """Mean absolute change of the right logit when one head is left out, over heads and problems, in units of the
-    spread of the model's own logits (standard deviation over the ten values, root mean square over problems).
+@dataclass(frozen=True)
+class HeadEffects:
+    """How much heads move the right answer over the 100 one-digit problems (root mean square, nats).
 
-    Dimensionless, so that a trained model with large logits and an untrained one with small logits can be compared.
+    What counts is what a softmax sees and what depends on the problem: logits less their mean over the ten digits, and
+    for each digit less its mean over the problems. ``of_all``: all heads against none. ``of_one``: leaving one head
+    out, mean over heads. ``share`` is the second over the first: 1 / sqrt(n_heads) for heads that push independently,
+    more where heads work against each other.
     """
+
+    of_all: float
+    of_one: float
+
+    @property
+    def share(self) -> float:
+        """One head's effect in units of all heads' joint effect, dimensionless."""
+        return self.of_one / self.of_all
+
+
+def head_effects(maps: AblationMaps) -> HeadEffects:
+    """Effects of leaving out one head and of all heads together."""
+    seen = maps.by_digit - maps.by_digit.mean(dim=1, keepdim=True)
+    seen = seen - seen.mean(dim=(2, 3), keepdim=True)
+    digit = torch.arange(10)
+    right = (digit[:, None] + digit) % 10
+    on_right = seen[:, right, digit[:, None], digit]
     without = torch.tensor([name.startswith("without") for name in maps.conditions])
-    change = (maps.correct[without] - maps.correct[maps.of("all")]).abs().mean()
-    spread = maps.by_digit[maps.of("all")].var(dim=0).mean().sqrt()
-    return float(change / spread)
+    everything, none = on_right[maps.of("all")], on_right[maps.of("none")]
+    return HeadEffects(
+        of_all=float((everything - none).square().mean().sqrt()),
+        of_one=float((everything - on_right[without]).square().mean(dim=(1, 2)).sqrt().mean()),
+    )
 
 
 class _HeadSum:
-    """Logits at the answer positions, split into what each head adds: conditions are sums, not forward passes."""
+    """Logits at the answer positions, split into what ablating each head adds: conditions are sums, not passes."""
 
-    def __init__(self, model: HookedTransformer, operands: Tensor):
-        n_digits = digits_of(model)
-        at = answer_positions(n_digits)
+    def __init__(self, model: HookedTransformer, operands: Tensor, replace_with: Replacement, seed: int):
         tokens = masked(with_answers(operands)).to(model.W_E.device)
-        self.by_head = head_logits(model, head_outputs(model, tokens)[:, at])
-        self.rest = model(tokens)[:, at] - self.by_head.sum(dim=0)
-        self.right = answer_digits(operands).to(tokens.device)
+        at = answer_positions(digits_of(model))
+        whole, change = logits_and_head_changes(model, tokens, replace_with, seed, at)
+        self.whole, self.change = whole.cpu(), change.cpu()
+        self.right = answer_digits(operands)
 
     def logits(self, digit: int, keep: Bool[Tensor, "set head"]) -> Float[Tensor, "set problem value"]:
         """Logits of one answer digit when only the heads of each set speak."""
-        by_head = self.by_head[:, :, digit]
-        kept = keep.to(by_head) @ by_head.flatten(1)
-        return kept.view(len(keep), *by_head.shape[1:]) + self.rest[:, digit]
+        change = self.change[:, :, digit]
+        ablated = (~keep).to(change) @ change.flatten(1)
+        return ablated.view(len(keep), *change.shape[1:]) + self.whole[:, digit]
 
     def accuracy(self, digit: int, keep: Bool[Tensor, "set head"]) -> Float[Tensor, " set"]:
         """Share of problems whose digit comes out right, for each set."""
@@ -221,7 +243,7 @@ class _HeadSum:
 
 
 def _eliminate(heads: _HeadSum, digit: int, share: float) -> Bool[Tensor, " head"]:
-    n_heads = heads.by_head.shape[0]
+    n_heads = heads.change.shape[0]
     keep = torch.ones(n_heads, dtype=torch.bool)
     enough = share * float(heads.accuracy(digit, keep[None]))
     while keep.sum() > 0:
@@ -233,18 +255,6 @@ def _eliminate(heads: _HeadSum, digit: int, share: float) -> Bool[Tensor, " head
             return keep
         keep = candidates[int(heads.loss(digit, candidates).masked_fill(~spared, torch.inf).argmin())]
     return keep
-
-
-def _accuracy(
-    model: HookedTransformer, operands: Tensor, keep: Tensor, replace_with: Replacement, seed: int
-) -> Float[Tensor, "condition digit"]:
-    at = answer_positions(digits_of(model))
-    right = []
-    for batch in operands.split(_BATCH):
-        tokens = masked(with_answers(batch))
-        logits = ablate_heads(model, tokens, keep, replace_with=replace_with, seed=seed, positions=at)
-        right.append(logits.argmax(dim=-1) == answer_digits(batch).to(logits.device))
-    return torch.cat(right, dim=1).float().mean(dim=1)
 
 
 def _random_operands(n: int, n_digits: int, seed: int, purpose: str = "ablation") -> Tensor:

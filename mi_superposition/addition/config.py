@@ -9,7 +9,6 @@ from typing import Any, Literal
 from mi_superposition.errors import RequestError
 
 Answer = Literal["masked", "autoregressive"]
-Preset = Literal["paper", "exact"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,11 @@ class AdditionConfig:
     weight_decay: float = 0.01
     warmup_steps: int = 500
     decay: Literal["linear", "cosine"] = "cosine"
+    restart_epoch: int | None = None
+    """Where the learning rate, having fallen to zero, starts a second descent; ``None`` for one descent."""
+    restart_learning_rate: float = 0.0
+    restart_batch_size: int = 0
+    """Larger batches make the second descent's steps less noisy than the first one's."""
     digit_focus: float = 0.0
     """Each answer digit's loss is weighted by itself to this power: 0 for the plain mean, 1 to work on laggards."""
     log_every_epochs: int = 5
@@ -45,8 +49,12 @@ class AdditionConfig:
         for name in ("n_heads", "d_head", "d_model", "n_test", "batch_size", "epochs", "steps_per_epoch", "threads"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise RequestError(f"seed = {self.seed}: must be 0 to {2**63 - 1}")
         if self.answer not in ("masked", "autoregressive"):
             raise RequestError(f"answer = {self.answer!r}: give 'masked' or 'autoregressive'")
+        if self.restart_epoch is not None and self.n_train is not None:
+            raise RequestError("restart_epoch needs fresh problems (n_train = None): a fixed set has one batch size")
         if self.learning_rate <= 0:
             raise RequestError(f"learning_rate = {self.learning_rate}: must be above 0")
 
@@ -63,11 +71,14 @@ PRESETS: dict[str, AdditionConfig] = {
         n_train=None,
         n_test=10_000,
         batch_size=1024,
-        epochs=2400,
+        epochs=2700,
         steps_per_epoch=100,
         learning_rate=1e-2,
         decay="linear",
         weight_decay=0.0,
+        restart_epoch=2400,
+        restart_learning_rate=3e-3,
+        restart_batch_size=4096,
         digit_focus=1.0,
         log_every_epochs=10,
     ),
@@ -81,6 +92,9 @@ def preset_config(preset: str, **changes: Any) -> AdditionConfig:
     given = {name: value for name, value in changes.items() if value is not None}
     base = PRESETS[preset]
     config = dataclasses.replace(base, **given)
+    if base.restart_epoch is not None:
+        # The second descent keeps its share of a run of another length.
+        config = dataclasses.replace(config, restart_epoch=base.restart_epoch * config.epochs // base.epochs)
     if config.n_train is not None:
         # One epoch is one pass over the training problems, whatever the batch.
         config = dataclasses.replace(config, steps_per_epoch=-(-config.n_train // config.batch_size))

@@ -115,10 +115,11 @@ def lookup_logits(
 
     ``one_hot`` is ``one_hot_operands(operands)``. Storage is (d_vocab_out, problem, digit), so that
     ``rearrange(logits, "problem digit value -> value (problem digit)")`` costs nothing and a cross-entropy over
-    the ten values runs along contiguous memory.
+    the ten values runs along contiguous memory. Raises ``RequestError`` for a model that is no table.
     """
     n_keys = one_hot.shape[1]
     n_digits, n_queries = n_keys // 20, n_keys // 20 + 1
+    check_lookup_form(model, n_digits)
     attn, cfg = model.blocks[0].attn, model.cfg
     scores, value = _score_and_value_tables(model, n_digits)
     shift, too_wide = _shift(scores.detach(), n_keys)

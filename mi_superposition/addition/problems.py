@@ -22,7 +22,6 @@ from torch import Tensor
 from mi_superposition.errors import RequestError
 
 EQUALS_TOKEN = 10
-CARET_TOKEN = 11
 D_VOCAB = 12
 D_VOCAB_OUT = 10
 SYMBOLS = "0123456789=^"
@@ -121,7 +120,7 @@ def sample_operands(
     """
     available = n_problems(n_digits, part)
     if not 1 <= n <= available:
-        raise RequestError(f"n = {n}: there are {available} {part} problems of {n_digits} digits")
+        raise RequestError(f"n = {n} {part} problems of {n_digits} digits: there are {available}, ask for 1 to so many")
     if available <= 4 * n:
         rank = torch.randperm(available, generator=generator)[:n]
     else:

@@ -26,8 +26,15 @@ from mi_superposition.addition.problems import (
     sample_operands,
     with_answers,
 )
-from mi_superposition.models import build_attention_only_model, save_model, save_snapshot
-from mi_superposition.runs import Run, open_run
+from mi_superposition.errors import RequestError
+from mi_superposition.models import (
+    build_attention_only_model,
+    load_model,
+    model_folder,
+    save_model,
+    save_snapshot,
+)
+from mi_superposition.runs import Run, open_run, read_manifest
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
 COMMAND = "addition train"
@@ -57,6 +64,7 @@ def answer_logits(
     ``"masked"``: all at once, from ``=`` at the answer positions. ``"autoregressive"``: each from the position
     before it, the right digits before it fed in.
     """
+    operands = operands.to(model.W_E.device)
     if answer == "masked":
         return lookup_logits(model, one_hot_operands(operands))
     tokens = with_answers(operands)[:, :-1]
@@ -70,7 +78,7 @@ def right_answers(
     """Which answer digits come out right."""
     return torch.cat(
         [
-            answer_logits(model, batch, answer).argmax(dim=-1) == answer_digits(batch)
+            answer_logits(model, batch, answer).argmax(dim=-1).to(batch.device) == answer_digits(batch)
             for batch in operands.split(_EVALUATION_BATCH)
         ]
     )
@@ -84,6 +92,18 @@ def evaluate_addition(
     """
     right = right_answers(model, operands, answer)
     return AdditionAccuracy(right.double().mean(dim=0), float(right.all(dim=1).double().mean()), len(right))
+
+
+def load_addition_model(name: str | Path) -> HookedTransformer:
+    """A bundled or trained addition model that answers at the ``=`` positions, on the CPU.
+
+    Raises ``RequestError`` for a model of another kind: the studies read the answer positions of masked problems.
+    """
+    model = load_model(name, device="cpu")
+    answer = read_manifest(model_folder(name), COMMAND)["config"]["answer"]
+    if answer != "masked":
+        raise RequestError(f"{str(name)!r} was trained with answer = {answer!r}: the study reads a 'masked' model")
+    return model
 
 
 def snapshot_epochs(epochs: int) -> list[int]:
@@ -112,6 +132,8 @@ def train_addition(
     data = _problems(config)
     with open_run(out, COMMAND, dataclasses.asdict(config)) as run:
         if run.finished:
+            # Left behind by a process killed in its very last moment.
+            (run.path / _CHECKPOINT).unlink(missing_ok=True)
             return False
         with fixed_arithmetic(config.threads):
             _train(config, run, *data, on_log, should_stop)
@@ -140,12 +162,24 @@ class _Batches:
         config = self.config
         if self.problems is None:
             generator = seeded_generator(config.seed, "batch", step)
-            return fresh_operands(config.batch_size, n_digits=config.n_digits, part="train", generator=generator)
+            restarted = config.restart_epoch is not None and step >= config.restart_epoch * config.steps_per_epoch
+            n = config.restart_batch_size if restarted else config.batch_size
+            return fresh_operands(n, n_digits=config.n_digits, part="train", generator=generator)
         epoch, batch = divmod(step, config.steps_per_epoch)
         if epoch != self._epoch:
             generator = seeded_generator(config.seed, "epoch", epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.problems), generator=generator)
         return self.problems[self._order[batch * config.batch_size : (batch + 1) * config.batch_size]]
+
+
+def _learning_rate(config: AdditionConfig) -> Callable[[int], float]:
+    """One descent, or two: each rises from zero in ``warmup_steps`` and falls to zero."""
+    if config.restart_epoch is None:
+        return warmup_then(config.decay, config.learning_rate, config.warmup_steps, config.n_steps)
+    restart = config.restart_epoch * config.steps_per_epoch
+    first = warmup_then(config.decay, config.learning_rate, config.warmup_steps, restart)
+    second = warmup_then(config.decay, config.restart_learning_rate, config.warmup_steps, config.n_steps - restart)
+    return lambda step: first(step) if step < restart else second(step - restart)
 
 
 def build_addition_model(config: AdditionConfig) -> HookedTransformer:
@@ -185,7 +219,7 @@ def _train(
         weight = by_digit.detach() ** config.digit_focus
         return (weight * by_digit).sum() / weight.sum()
 
-    rate = warmup_then(config.decay, config.learning_rate, config.warmup_steps, config.n_steps)
+    rate = _learning_rate(config)
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
     )

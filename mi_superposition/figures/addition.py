@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from mi_superposition.addition.ablation import AblationMaps, CircuitCounts, HeadSets
-from mi_superposition.figures.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, plain_heatmap, styled
+from mi_superposition.figures.style import BLUE, GREY, SERIES, SKY, VERMILION, framed, plain_heatmap, styled
 
 _DIGITS = [str(digit) for digit in range(10)]
 
@@ -21,7 +22,7 @@ def accuracy_by_digit(accuracies: Mapping[str, Sequence[float]], chance: Sequenc
     figure = go.Figure()
     n_digits = len(chance)
     names = [f"{digit}" for digit in range(n_digits)]
-    for (name, values), colour in zip(accuracies.items(), (BLUE, ORANGE, GREEN), strict=False):
+    for (name, values), colour in zip(accuracies.items(), itertools.cycle(SERIES), strict=False):
         figure.add_bar(
             x=names, y=[100 * value for value in values], name=name, marker_color=colour,
             hovertemplate="digit %{x}: %{y:.2f} %<extra>" + name + "</extra>",
@@ -38,7 +39,7 @@ def accuracy_by_digit(accuracies: Mapping[str, Sequence[float]], chance: Sequenc
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
     """Held-out error over training, per digit (full) and whole sums (dotted), logarithmic."""
     figure = go.Figure()
-    for (name, rows), colour in zip(histories.items(), (BLUE, ORANGE, GREEN), strict=False):
+    for (name, rows), colour in zip(histories.items(), itertools.cycle(SERIES), strict=False):
         steps = [row["step"] for row in rows]
         for key, label, dash in [("test_accuracy", "digits", "solid"), ("test_sum_accuracy", "whole sums", "dot")]:
             # One wrong answer in ten thousand is as far down as the axis goes.
@@ -52,11 +53,14 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.
     return styled(figure, height=400)
 
 
-def error_by_nines(errors: Mapping[str, Sequence[float]], counts: Sequence[int]) -> go.Figure:
-    """Share of wrong digits by the number of columns below that sum to 9, one group of bars a model."""
+def error_by_nines(errors: Mapping[str, Sequence[float]], guess: Sequence[float], counts: Sequence[int]) -> go.Figure:
+    """Share of wrong digits by the number of columns below that sum to 9, one group of bars a model.
+
+    ``guess`` is the error of somebody who knows all but the carry and always names the likelier one.
+    """
     figure = go.Figure()
     names = [f"{nines}<br>{100 * count / sum(counts):.2g} % of digits" for nines, count in enumerate(counts)]
-    for (name, values), colour in zip(errors.items(), (BLUE, ORANGE, GREEN), strict=False):
+    for (name, values), colour in zip(errors.items(), itertools.cycle(SERIES), strict=False):
         figure.add_bar(
             x=names,
             y=[100 * value for value in values],
@@ -64,7 +68,13 @@ def error_by_nines(errors: Mapping[str, Sequence[float]], counts: Sequence[int])
             marker_color=colour,
             hovertemplate="%{y:.2f} % wrong<extra>" + name + "</extra>",
         )
-    figure.add_hline(y=50, line=dict(color=VERMILION, dash="dot", width=1))
+    figure.add_scatter(
+        x=names,
+        y=[100 * value for value in guess],
+        name="all known but the carry",
+        mode="markers",
+        marker=dict(symbol="line-ew-open", size=26, line=dict(width=2), color=VERMILION),
+    )
     figure.update_xaxes(title="columns directly below that sum to 9", type="category")
     figure.update_yaxes(title="wrong digits, %", rangemode="tozero")
     return styled(figure, height=380, min_width=480)
@@ -117,12 +127,12 @@ def ablation_animation(maps: AblationMaps, conditions: Sequence[str]) -> go.Figu
     def traces(condition: str) -> list[go.Heatmap]:
         row = maps.of(condition)
         right = plain_heatmap(
-            maps.correct[row].tolist(), limit=limit, colorbar=dict(title="logit", thickness=10),
+            _rounded(maps.correct[row]), limit=limit, colorbar=dict(title="logit", thickness=10),
             hovertemplate="%{y} + %{x}: %{z:.2f}<extra>right digit</extra>",
         )  # fmt: skip
         each = [
             plain_heatmap(
-                maps.by_digit[row, digit].tolist(),
+                _rounded(maps.by_digit[row, digit]),
                 limit=limit,
                 showscale=False,
                 hovertemplate=f"%{{y}} + %{{x}}: %{{z:.2f}}<extra>digit {digit}</extra>",
@@ -135,31 +145,13 @@ def ablation_animation(maps: AblationMaps, conditions: Sequence[str]) -> go.Figu
     figure.add_trace(first, row=1, col=1)
     for digit, trace in enumerate(rest):
         figure.add_trace(trace, row=1 + digit // 5, col=3 + digit % 5)
-    figure.frames = [go.Frame(data=traces(condition), name=condition) for condition in conditions]
-    figure.update_layout(
-        sliders=[
-            dict(
-                active=0,
-                currentvalue=dict(prefix="heads kept: "),
-                pad=dict(t=36),
-                len=0.9,
-                steps=[
-                    dict(
-                        label=condition,
-                        method="animate",
-                        args=[[condition], dict(mode="immediate", frame=dict(duration=0, redraw=True))],
-                    )
-                    for condition in conditions
-                ],
-            )
-        ]
-    )
+    framed(figure, {condition: traces(condition) for condition in conditions}, "heads kept")
     figure.update_yaxes(autorange="reversed", dtick=1, tickfont=dict(size=9))
     figure.update_xaxes(dtick=1, tickfont=dict(size=9))
     figure.update_xaxes(title="b", row=1, col=1)
     figure.update_yaxes(title="a", row=1, col=1)
-    figure = styled(figure, height=470, min_width=1000)
-    return figure.update_xaxes(ticks="").update_layout(margin=dict(l=52, r=16, t=48, b=90))
+    figure = styled(figure, height=420, min_width=1000)
+    return figure.update_xaxes(ticks="")
 
 
 def ablation_accuracy(maps: AblationMaps) -> go.Figure:
@@ -224,3 +216,27 @@ def head_set_accuracy(sets: HeadSets) -> go.Figure:
         )  # fmt: skip
     figure.update_yaxes(title="right answers, %", range=[0, 102])
     return styled(figure, height=400, min_width=560)
+
+
+def accuracy_over_training(epochs: Sequence[int], by_digit: Float[Tensor, "snapshot digit"]) -> go.Figure:
+    """Accuracy of each answer digit at each snapshot, epochs on a logarithmic axis (epoch 0 drawn at a half)."""
+    figure = go.Figure()
+    for digit in range(by_digit.shape[1]):
+        figure.add_scatter(
+            x=[max(epoch, 0.5) for epoch in epochs],
+            y=(100 * by_digit[:, digit]).tolist(),
+            mode="lines+markers",
+            marker=dict(size=5),
+            line=dict(width=1.5, color=SERIES[digit % len(SERIES)], dash="solid" if digit < len(SERIES) else "dot"),
+            name=f"digit {digit}",
+            hovertemplate="epoch %{x}: %{y:.1f} %<extra>digit " + str(digit) + "</extra>",
+        )
+    figure.update_xaxes(title="epoch", type="log", dtick=1)
+    figure.update_yaxes(title="right answers, %", range=[0, 102])
+    return styled(figure, height=380, min_width=420)
+
+
+def _rounded(values: Float[Tensor, "*axes"]) -> list:
+    """Four significant digits of the largest: what a colour can show, in a fifth of the bytes."""
+    decimals = max(0, 3 - int(values.abs().max().clamp_min(1e-6).log10().floor()))
+    return values.double().round(decimals=decimals).tolist()

@@ -50,9 +50,14 @@ def _gif(figure: Figure, show: Callable[[str], list[Artist]], frames: Sequence[s
     for frame in frames:
         show(frame)
         canvas.draw()
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
-        pictures.append(picture.convert("P", palette=Image.Palette.ADAPTIVE))
+        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy()))
+    # One palette for all frames: a colour means the same logit in each.
+    width, height = pictures[0].size
+    strip = Image.new("RGB", (width, height * len(pictures)))
+    for index, picture in enumerate(pictures):
+        strip.paste(picture, (0, index * height))
+    palette = strip.quantize(256)
+    first, *rest = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     content = io.BytesIO()
-    first, *rest = pictures
     first.save(content, "GIF", save_all=True, append_images=rest, duration=1000 // frames_per_second, loop=0)
     return content.getvalue()

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from mi_superposition.figures.style import BLUE, DIGIT_COLOURS, GREY, ORANGE, PURPLE, VERMILION, plain_heatmap, styled
-from mi_superposition.heads import HeadProjections
+from mi_superposition.figures.style import (
+    BLUE,
+    DIGIT_COLOURS,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    framed,
+    plain_heatmap,
+    styled,
+)
+from mi_superposition.heads import Circularity, HeadProjections
 
 _MATRICES = ("Q", "K", "V", "O")
 
@@ -43,7 +54,7 @@ def projection_chart(projections: HeadProjections, head: int, *, position: int, 
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", dtick=1, row=2, col=4)
     figure.update_xaxes(dtick=1, row=2, col=4)
-    return styled(figure, height=560, min_width=900)
+    return _square(styled(figure, height=560, min_width=900), [1, 2, 3, 4, 5, 6, 7])
 
 
 def projection_multiples(projections: HeadProjections, *, position: int) -> go.Figure:
@@ -62,7 +73,7 @@ def projection_multiples(projections: HeadProjections, *, position: int) -> go.F
             )
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(showticklabels=False)
-    return styled(figure, height=170 * n_heads, min_width=720)
+    return _square(styled(figure, height=170 * n_heads, min_width=720), range(1, 4 * n_heads + 1))
 
 
 def projection_animation(frames: Mapping[str, Sequence[Float[Tensor, "digit xy"]]]) -> go.Figure:
@@ -80,40 +91,33 @@ def projection_animation(frames: Mapping[str, Sequence[Float[Tensor, "digit xy"]
         limit = 1.08 * max(float(points[column].abs().max()) for points in frames.values())
         figure.update_xaxes(range=[-limit, limit], row=1, col=column + 1)
         figure.update_yaxes(range=[-limit, limit], row=1, col=column + 1)
-    figure.frames = [go.Frame(data=traces(points), name=name) for name, points in frames.items()]
-    figure.update_layout(
-        sliders=[
-            dict(
-                active=len(frames) - 1,
-                currentvalue=dict(prefix="epoch "),
-                pad=dict(t=36),
-                steps=[
-                    dict(
-                        label=name,
-                        method="animate",
-                        args=[[name], dict(mode="immediate", frame=dict(duration=0, redraw=True))],
-                    )
-                    for name in frames
-                ],
-            )
-        ]
-    )
-    figure = styled(figure, height=430, min_width=900)
-    return figure.update_layout(margin=dict(l=52, r=16, t=48, b=90))
+    framed(figure, {name: traces(points) for name, points in frames.items()}, "epoch", shown=len(frames) - 1)
+    return _square(styled(figure, height=340, min_width=900), [1, 2, 3, 4])
 
 
 def circularity_ranking(
-    trained: Mapping[str, Float[Tensor, " head"]], untrained: Mapping[str, Float[Tensor, " head"]], ramp: float
+    trained: Mapping[str, Circularity], untrained: Mapping[str, Circularity], ramp: float
 ) -> go.Figure:
-    """Share of variance in one Fourier frequency, heads ranked, for each matrix, beside the untrained model."""
+    """Share of variance in one Fourier frequency, heads ranked, for each matrix, beside the untrained model.
+
+    Hovering a point names the head, its frequency and its roundness.
+    """
     figure = make_subplots(1, 4, subplot_titles=_MATRICES, shared_yaxes=True, horizontal_spacing=0.03)
     for column, name in enumerate(_MATRICES):
-        for values, label, colour in [(trained[name], "trained", BLUE), (untrained[name], "untrained", ORANGE)]:
+        for measured, label, colour in [(trained[name], "trained", BLUE), (untrained[name], "untrained", ORANGE)]:
+            order = measured.share.argsort(descending=True)
+            about = torch.stack([order.float(), measured.frequency[order].float(), measured.roundness[order]], dim=1)
             figure.add_scatter(
-                y=values.sort(descending=True).values.tolist(), mode="lines+markers", marker=dict(size=4, color=colour),
-                line=dict(color=colour), name=label, legendgroup=label, showlegend=column == 0, row=1, col=column + 1,
+                y=measured.share[order].tolist(), customdata=about.tolist(), mode="lines+markers",
+                marker=dict(size=4, color=colour), line=dict(color=colour), name=label, legendgroup=label,
+                showlegend=column == 0, row=1, col=column + 1,
+                hovertemplate="head %{customdata[0]}: %{y:.2f} at frequency %{customdata[1]}, "
+                "roundness %{customdata[2]:.2f}<extra>" + label + "</extra>",
             )  # fmt: skip
-        figure.add_hline(y=ramp, line=dict(color=VERMILION, dash="dot", width=1), row=1, col=column + 1)  # pyright: ignore[reportArgumentType]
+        figure.add_scatter(
+            x=[0, len(measured.share) - 1], y=[ramp, ramp], mode="lines", line=dict(color=VERMILION, dash="dot", width=1),
+            name="a ramp", legendgroup="ramp", showlegend=column == 0, row=1, col=column + 1,
+        )  # fmt: skip
         figure.update_xaxes(title="head, ranked", row=1, col=column + 1)
     figure.update_yaxes(title="share in one frequency", range=[0, 1.02], row=1, col=1)
     figure = styled(figure, height=360, min_width=720)
@@ -151,3 +155,12 @@ def _labelled(points: Float[Tensor, "point xy"], labels: Sequence[str], colours:
 def _position_colours(n_positions: int) -> list[str]:
     """Light to dark along the sequence."""
     return [f"hsl(210, 60%, {80 - 50 * p // max(n_positions - 1, 1)}%)" for p in range(n_positions)]
+
+
+def _square(figure: go.Figure, panels: Iterable[int]) -> go.Figure:
+    """One unit as long across as up in these panels: a circle is drawn as a circle."""
+    for panel in panels:
+        name = "" if panel == 1 else str(panel)
+        figure.layout[f"yaxis{name}"].update(scaleanchor=f"x{name}", constrain="domain")
+        figure.layout[f"xaxis{name}"].update(constrain="domain")
+    return figure

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import plotly.graph_objects as go
+from plotly.basedatatypes import BaseTraceType
 
 # Okabe and Ito 2008, distinguishable by colour-blind readers and on both backgrounds.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#8a8f98"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
 # Ten digits around a colour wheel: neighbours look alike, and 9 is next to 0 as it is modulo ten.
 DIGIT_COLOURS = [f"hsl({36 * digit}, 65%, 50%)" for digit in range(10)]
 DIVERGING = "RdBu"
-SEQUENTIAL = "Viridis"
 
 
 def styled(figure: go.Figure, *, height: int, min_width: int = 320) -> go.Figure:
@@ -34,3 +37,15 @@ def styled(figure: go.Figure, *, height: int, min_width: int = 320) -> go.Figure
 def plain_heatmap(z: object, *, limit: float, **options: object) -> go.Heatmap:
     """A heatmap on a diverging scale that runs from ``-limit`` to ``limit``."""
     return go.Heatmap(z=z, zmin=-limit, zmax=limit, colorscale=DIVERGING, reversescale=True, **options)
+
+
+def framed(figure: go.Figure, frames: Mapping[str, Sequence[BaseTraceType]], what: str, *, shown: int = 0) -> go.Figure:
+    """Give a figure frames and a slider that moves through them; ``what`` names what changes, ``shown`` the first.
+
+    A page of ours puts a slider of its own in place, which the keyboard can move too.
+    """
+    figure.frames = [go.Frame(data=list(traces), name=name) for name, traces in frames.items()]
+    now = dict(mode="immediate", frame=dict(duration=0, redraw=True))
+    steps = [dict(label=name, method="animate", args=[[name], now]) for name in frames]
+    slider = dict(active=shown, currentvalue=dict(prefix=f"{what}: "), pad=dict(t=40), steps=steps)
+    return figure.update_layout(sliders=[slider])

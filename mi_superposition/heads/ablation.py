@@ -62,12 +62,12 @@ def ablate_heads(
     """Logits under each set of kept heads of one layer, the other heads' outputs (``hook_z``) replaced.
 
     ``replace_with``: ``"zero"``; ``"mean"``, the head's mean output over the batch at each position;
-    ``"resample"``, its output on another example of the batch (a seeded cyclic shift, so never its own). Biases
+    ``"resample"``, its output on another example of the batch (donors form one seeded random cycle, so never its own). Biases
     ``b_O`` and ``b_U`` stay: they belong to no head. ``positions`` picks the positions returned.
 
     A model of one attention-only layer without normalisation is linear in its heads' outputs, so all conditions
     come from one forward pass (``method="linear"``). Any other runs in batches of conditions that keep the
-    activations of one pass within about ``memory_budget`` bytes (``method="hooks"``). ``"auto"`` takes the first
+    activations of one pass within about ``memory_budget`` bytes, the result itself not counted (``method="hooks"``). ``"auto"`` takes the first
     where it holds. Logits in nats. Method: ablation as in Olsson et al. 2022, section "Ablations"; the linear
     form is ours.
 
@@ -105,6 +105,21 @@ def head_logits(
     return einsum(z, to_logits, "batch pos head d_head, head d_head value -> head batch pos value")
 
 
+@torch.no_grad()
+def logits_and_head_changes(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], replace_with: Replacement, seed: int, positions: slice
+) -> tuple[Float[Tensor, "batch pos_out d_vocab_out"], Float[Tensor, "head batch pos_out d_vocab_out"]]:
+    """Logits with every head, and what replacing each head's output adds to them (nats), from one forward pass.
+
+    Any ablation of a model that is linear in its heads is the first plus the sum of the second over ablated heads.
+    """
+    logits, z = _logits_and_z(model, tokens, layer=0)
+    logits, z = logits[:, positions], z[:, positions]
+    if replace_with == "zero":
+        return logits, -head_logits(model, z)
+    return logits, head_logits(model, _replacement(z, replace_with, seed) - z)
+
+
 def attention_output_weight(model: Any, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """``W_O`` of one layer."""
     return model.blocks[layer].attn.W_O
@@ -135,7 +150,8 @@ def _check_request(model: HookedModel, tokens: Tensor, keep: Tensor, layer: int,
 
 def _is_linear_in_heads(model: HookedModel) -> bool:
     cfg = model.cfg
-    return cfg.n_layers == 1 and bool(cfg.attn_only) and cfg.normalization_type is None
+    capped = (getattr(cfg, "output_logits_soft_cap", None) or 0) > 0
+    return cfg.n_layers == 1 and bool(cfg.attn_only) and cfg.normalization_type is None and not capped
 
 
 def _logits_and_z(model: HookedModel, tokens: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -156,20 +172,16 @@ def _replacement(
         return torch.zeros_like(z[:1])
     if replace_with == "mean":
         return z.mean(dim=0, keepdim=True)
-    generator = seeded_generator(seed, "resample-ablation")
-    shift = int(torch.randint(1, z.shape[0], (), generator=generator))
-    return z.roll(shift, dims=0)
+    cycle = torch.randperm(z.shape[0], generator=seeded_generator(seed, "resample-ablation"))
+    donors = torch.empty_like(cycle)
+    donors[cycle] = cycle.roll(1)
+    return z[donors.to(z.device)]
 
 
 def _ablate_linear(
     model: HookedModel, tokens: Tensor, keep: Tensor, replace_with: Replacement, seed: int, positions: slice
 ) -> Tensor:
-    logits, z = _logits_and_z(model, tokens, layer=0)
-    logits, z = logits[:, positions], z[:, positions]
-    if replace_with == "zero":
-        change = -head_logits(model, z)
-    else:
-        change = head_logits(model, _replacement(z, replace_with, seed) - z)
+    logits, change = logits_and_head_changes(model, tokens, replace_with, seed, positions)
     ablated = (~keep).to(logits.dtype)
     result = torch.addmm(logits.reshape(1, -1), ablated, rearrange(change, "head ... -> head (...)"))
     return result.view(keep.shape[0], *logits.shape)
@@ -188,9 +200,10 @@ def _ablate_with_hooks(
     logits, clean = _logits_and_z(model, tokens, layer)
     replacement = _replacement(clean, replace_with, seed)
     n_examples = tokens.shape[0]
-    # Of one example the residual stream, the pattern and the logits are alive together; four covers copies.
+    # Of one example the residual stream, the pattern, an MLP and the logits are alive together; four covers copies.
     cfg = model.cfg
-    floats = tokens.shape[1] * (cfg.d_model + cfg.n_heads * tokens.shape[1] + logits.shape[-1])
+    widths = cfg.d_model + (cfg.d_mlp or 0) + cfg.n_heads * tokens.shape[1] + logits.shape[-1]
+    floats = tokens.shape[1] * widths
     at_once = max(1, memory_budget // (4 * 4 * floats * n_examples))
     results = []
     for conditions in keep.split(at_once):

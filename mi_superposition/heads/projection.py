@@ -22,8 +22,9 @@ class HeadProjections:
 
     ``output`` holds the direction of each output token in a head: ``(W_O[h] @ W_U)[:, t]``, logits per unit of
     ``z``. ``b_O`` belongs to no head and is left out. ``ov`` is the circuit from the token read to the logit
-    written, ``W_E W_V[h] W_O[h] W_U`` (Elhage et al. 2021), with its singular values and directions: rows of
-    ``ov_read`` over the tokens read, rows of ``ov_write`` over the tokens written.
+    written, ``W_E W_V[h] W_O[h] W_U`` (Elhage et al. 2021), its mean over the chosen tokens and over the logits taken
+    out: the first is an offset, the second invisible to a softmax. With it come its singular values and directions:
+    rows of ``ov_read`` over the tokens read, rows of ``ov_write`` over the tokens written.
     """
 
     query: Float[Tensor, "head pos token d_head"]
@@ -87,6 +88,8 @@ def project_heads(
 
     to_logits = attn.W_O @ model.W_U
     ov = embedded @ attn.W_V @ to_logits
+    ov = ov - ov.mean(dim=1, keepdim=True)
+    ov = ov - ov.mean(dim=2, keepdim=True)
     read, singular_values, write = torch.linalg.svd(ov, full_matrices=False)
     rank = min(cfg.d_head, singular_values.shape[-1])
     return HeadProjections(
@@ -121,7 +124,7 @@ def circularity(points: Float[Tensor, "*points digit xy"]) -> Circularity:
     strongest = power.argmax(dim=-1)
     share = power.gather(-1, strongest[..., None])[..., 0] / total.clamp_min(1e-30)
     mode = spectrum.gather(-2, strongest[..., None, None].expand(*strongest.shape, 1, points.shape[-1]))[..., 0, :]
-    # The mode traces an ellipse Re(c e^{it}); its squared half-axes are the singular values of [Re c; Im c].
+    # The mode traces the ellipse Re(c e^{it}); its half-axes are the singular values of [Re c; Im c].
     axes = torch.linalg.svdvals(torch.stack([mode.real, mode.imag], dim=-2))
     second = axes[..., 1] if axes.shape[-1] > 1 else torch.zeros_like(axes[..., 0])
     roundness = second / axes[..., 0].clamp_min(1e-30)

@@ -29,6 +29,10 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
     refuses.
     """
     check_site_folder(out)
+    # First, so that a site cut off here is still recognised as ours and written over.
+    for name in _STATIC:
+        write_file(out / "assets" / name, files("mi_superposition.site").joinpath("assets", name).read_bytes())
+    write_file(out / "assets" / "plotly.min.js", get_plotlyjs().encode())
     environment = _environment()
     for section in sections:
         for page in (section.page, *section.more):
@@ -39,9 +43,6 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
                 site_title=title, sections=sections, section=section, page=page
             )
             write_file(out / f"{page.slug}.html", html.encode("utf-8", "backslashreplace"))
-    for name in _STATIC:
-        write_file(out / "assets" / name, files("mi_superposition.site").joinpath("assets", name).read_bytes())
-    write_file(out / "assets" / "plotly.min.js", get_plotlyjs().encode())
     # Last, so that a reader who finds an index finds everything it links to.
     html = environment.get_template("index.html").render(site_title=title, lead=lead, sections=sections)
     write_file(out / "index.html", html.encode("utf-8", "backslashreplace"))

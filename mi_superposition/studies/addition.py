@@ -12,16 +12,24 @@ from mi_superposition.addition.ablation import digits_of
 from mi_superposition.addition.problems import (
     answer_digits,
     answer_positions,
+    column_carries,
     encode,
     fresh_operands,
     masked,
     nines_below,
     to_text,
+    with_answers,
 )
-from mi_superposition.addition.train import AdditionAccuracy, evaluate_addition, right_answers
-from mi_superposition.figures.addition import accuracy_by_digit, attention_patterns, error_by_nines, training_curves
+from mi_superposition.addition.train import AdditionAccuracy, evaluate_addition, load_addition_model, right_answers
+from mi_superposition.figures.addition import (
+    accuracy_by_digit,
+    accuracy_over_training,
+    attention_patterns,
+    error_by_nines,
+    training_curves,
+)
 from mi_superposition.heads.patterns import attention_pattern
-from mi_superposition.models import load_model, load_snapshots, model_folder, untrained_copy
+from mi_superposition.models import load_snapshots, model_folder, untrained_copy
 from mi_superposition.runs import MANIFEST, read_history, read_json
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
@@ -37,7 +45,7 @@ _MODELS = {"paper": "addition", "exact": "addition-exact"}
 def addition_section(on_stage: Callable[[str], None] = lambda stage: None) -> Section:
     """Measure the two bundled models and tell it; ``on_stage`` gets the name of each stage as it begins."""
     on_stage("addition: accuracy")
-    models = {label: load_model(name) for label, name in _MODELS.items()}
+    models = {label: load_addition_model(name) for label, name in _MODELS.items()}
     paper = models["paper"]
     fresh = fresh_operands(N_FRESH, part="test", generator=seeded_generator(0, "report"))
     accuracies = {label: evaluate_addition(model, fresh) for label, model in models.items()}
@@ -45,7 +53,8 @@ def addition_section(on_stage: Callable[[str], None] = lambda stage: None) -> Se
     chance = _best_constant_guess(fresh)
     folders = {label: model_folder(name) for label, name in _MODELS.items()}
     on_stage("addition: projections")
-    projections = projection_study(paper, snapshots=load_snapshots(folders["paper"]))
+    snapshots = load_snapshots(folders["paper"])
+    projections = projection_study(paper, snapshots=snapshots)
     ablation = ablation_study(paper, on_stage=lambda stage: on_stage(f"addition: {stage}"))
     items: list[Item] = [
         _model_table(folders, accuracies, untrained, chance),
@@ -66,13 +75,14 @@ def addition_section(on_stage: Callable[[str], None] = lambda stage: None) -> Se
             id="training",
             title="Learning to carry",
             look_at=(
-                "Error on held-out problems while training, logarithmic. Steps down are digits that have found their "
-                "carry; the last fall is the learning rate going to zero."
+                "Error on held-out problems while training, logarithmic. The last fall comes with the learning rate going "
+                "to zero; the exact model has two such descents, the second with larger batches."
             ),
             number=f"{100 * (1 - accuracies['paper'].per_digit):.2f} % of digits wrong at the end (paper).",
             control=f"{100 * (1 - untrained.per_digit):.1f} % untrained.",
             figure=training_curves({label: read_history(folder) for label, folder in folders.items()}),
         ),
+        _snapshots_figure(snapshots, fresh[:10_000], chance),
         _nines_figure(models, fresh),
         _attention_figure(paper),
         *ablation_items(ablation),
@@ -142,6 +152,8 @@ def _nines_figure(models: dict[str, HookedTransformer], operands: torch.Tensor) 
     nines = nines_below(operands).clamp_max(3)
     # Digit 0 has nothing below it.
     asked = [nines[:, 1:] == length for length in range(4)]
+    carry = column_carries(operands)[:, 1:].double()
+    guess = [min(float(carry[some].mean()), 1 - float(carry[some].mean())) for some in asked]
     errors = {}
     for label, model in models.items():
         wrong = ~right_answers(model, operands)[:, 1:]
@@ -150,16 +162,36 @@ def _nines_figure(models: dict[str, HookedTransformer], operands: torch.Tensor) 
         id="nines",
         title="What it gets wrong: carries through a nine",
         look_at=(
-            "A column that sums to 9 hands its carry on, so the digit above depends on a column further down, which weighs "
-            "a tenth as much. Error of answer digits 1 to 6 by how many such columns lie directly below (last group: three "
-            "or more). The dotted line is a coin flip between carry and no carry."
+            "A column that sums to 9 hands its carry on, so the digit above depends on a column further down. Error of "
+            "answer digits 1 to 6 by how many such columns lie directly below (last group: three or more). The marks are the "
+            "error of somebody who knows everything but the carry and names the likelier one."
         ),
         number=" ".join(
             f"{100 * values[0]:.2f} % wrong without a nine below, {100 * values[1]:.1f} % with one ({label})."
             for label, values in errors.items()
         ),
-        control="50 % for a model that knows everything but the carry.",
-        figure=error_by_nines(errors, [int(some.sum()) for some in asked]),
+        control=f"{100 * guess[0]:.0f} % and {100 * guess[1]:.0f} % for all known but the carry.",
+        figure=error_by_nines(errors, guess, [int(some.sum()) for some in asked]),
+    )
+
+
+def _snapshots_figure(
+    snapshots: list[tuple[int, HookedTransformer]], operands: torch.Tensor, chance: torch.Tensor
+) -> FigureRecord:
+    epochs = [epoch for epoch, _ in snapshots]
+    by_digit = torch.stack([evaluate_addition(model, operands).by_digit for _, model in snapshots]).float()
+    halfway = (by_digit > 0.5).int().argmax(dim=0)
+    named = ", ".join(str(epochs[int(index)]) for index in halfway[:-1])
+    return FigureRecord(
+        id="digits-over-training",
+        title="One digit after another",
+        look_at=(
+            f"Accuracy of each answer digit at {len(epochs)} snapshots of the paper model, epochs logarithmic (epoch 0 drawn "
+            "at a half). The digits are learnt at different times: the ones and the last carry first."
+        ),
+        number=f"Digits 0 to {by_digit.shape[1] - 2} first pass 50 % at the snapshots of epochs {named}.",
+        control=f"{100 * float(by_digit[0].mean()):.1f} % at epoch 0, {100 * float(chance.mean()):.1f} % for the best constant guess.",
+        figure=accuracy_over_training(epochs, by_digit),
     )
 
 
@@ -170,20 +202,28 @@ def _attention_figure(model: HookedTransformer) -> FigureRecord:
     at = answer_positions(n_digits)
     pattern = attention_pattern(model, tokens)[0][:, at]
     text = to_text(tokens)[0]
-    own_column = torch.stack([pattern[:, q, [q, q + n_digits]].sum(dim=1) for q in range(n_digits)])
-    # Seen from answer position q, 2n + q + 1 positions are in sight, two of them its own column's digits.
-    uniform = sum(2 / (2 * n_digits + q + 1) for q in range(n_digits)) / n_digits
+    many = masked(with_answers(fresh_operands(500, part="test", generator=seeded_generator(0, "attention"))))
     return FigureRecord(
         id="attention",
-        title=f"Attention while adding {a} + {b}",
+        title=f"Attention while adding {a:,} + {b:,}",
         look_at=(
             "Rows are the seven answer positions, columns the positions they look at: six digits of each number, ones "
             "first, then '='. Two dark cells six columns apart are a head reading one column of the sum."
         ),
-        number=f"{100 * float(own_column.mean()):.0f} % of attention falls on the answer digit's own column (mean over heads).",
-        control=f"{100 * uniform:.0f} % if attention were spread evenly.",
+        number=(
+            f"{100 * _own_column(model, many):.0f} % of attention falls on the answer digit's own column "
+            f"(mean over heads and {len(many)} sums)."
+        ),
+        control=f"{100 * _own_column(untrained_copy(model, seed=0), many):.0f} % in an untrained model.",
         figure=attention_patterns(pattern, list(text), [f"digit {d}" for d in range(n_digits + 1)]),
     )
+
+
+def _own_column(model: HookedTransformer, tokens: torch.Tensor) -> float:
+    """Mean share of attention that answer digits give to the two digits of their own column."""
+    n_digits = digits_of(model)
+    pattern = attention_pattern(model, tokens)[:, :, answer_positions(n_digits)]
+    return float(torch.stack([pattern[..., q, [q, q + n_digits]].sum(dim=-1) for q in range(n_digits)]).mean())
 
 
 def _percent(value: float) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import small_config
 
-from mi_superposition.addition.config import PRESETS, preset_config
+from mi_superposition.addition.config import PRESETS, AdditionConfig, preset_config
 from mi_superposition.addition.problems import fresh_operands, masked, with_answers
 from mi_superposition.addition.train import (
     answer_logits,
@@ -14,7 +14,8 @@ from mi_superposition.addition.train import (
     train_addition,
 )
 from mi_superposition.errors import RequestError
-from mi_superposition.models import load_model, load_snapshots, untrained_copy
+from mi_superposition.models import BUNDLED_MODELS, load_model, load_snapshots, untrained_copy
+from mi_superposition.runs import read_manifest
 
 
 def test_presets_are_the_studys():
@@ -112,6 +113,27 @@ def test_unknown_presets_name_the_known_ones():
         preset_config("papr")
 
 
+def test_the_bundle_is_small_and_what_it_says():
+    size = sum(
+        path.stat().st_size for folder in BUNDLED_MODELS.values() for path in folder.rglob("*") if path.is_file()
+    )
+    assert size <= 3_000_000
+    for name, preset in [("addition", "paper"), ("addition-exact", "exact")]:
+        config = read_manifest(BUNDLED_MODELS[name], "addition train")["config"]
+        assert AdditionConfig(**config) == preset_config(preset, seed=config["seed"])
+        assert len(load_snapshots(BUNDLED_MODELS[name])) > 5
+
+
+def test_a_model_that_is_no_table_is_refused(tiny_model):
+    import copy
+
+    deeper = copy.deepcopy(tiny_model)
+    deeper.cfg.n_layers = 2
+    operands = fresh_operands(3, n_digits=2, part="train", generator=torch.Generator().manual_seed(0))
+    with pytest.raises(RequestError, match="n_layers = 2"):
+        evaluate_addition(deeper, operands)
+
+
 @pytest.mark.parametrize(
     ("name", "per_digit", "whole_sums"), [("addition", 0.98, 0.86), ("addition-exact", 0.99, 0.94)]
 )
@@ -122,3 +144,22 @@ def test_the_bundled_models_add(name, per_digit, whole_sums):
     assert accuracy.per_digit >= per_digit
     assert accuracy.whole_sum >= whole_sums
     assert evaluate_addition(untrained_copy(model, seed=0), fresh).per_digit < 0.2
+
+
+def test_a_second_descent_has_its_own_rate_and_batches():
+    from mi_superposition.addition.train import _Batches, _learning_rate
+
+    config = small_config(
+        n_train=None, epochs=10, restart_epoch=5, restart_learning_rate=1e-3, restart_batch_size=32, learning_rate=1e-2
+    )
+    rate = _learning_rate(config)
+    rates = [rate(step) for step in range(config.n_steps)]
+    assert max(rates[:20]) == pytest.approx(1e-2)
+    assert rates[19] < 2e-3
+    assert max(rates[20:]) == pytest.approx(1e-3)
+    assert rates[-1] < 2e-4
+    batches = _Batches(config, None)
+    assert [len(batches(step)) for step in (0, 19, 20, 39)] == [16, 16, 32, 32]
+    # A shorter run keeps the share of each descent.
+    exact = preset_config("exact", epochs=27)
+    assert (exact.restart_epoch, exact.epochs) == (24, 27)

@@ -31,11 +31,13 @@ def test_ov_circuit_and_its_singular_directions(tiny_model):
     projections = project_heads(tiny_model)
     rebuilt = torch.einsum("hri,hr,hro->hio", projections.ov_read, projections.ov_singular_values, projections.ov_write)
     assert (rebuilt - projections.ov).abs().max() < 1e-4
-    change = torch.zeros(1, 1, 4, 2)
-    # Intervention: what head 1 writes for the value of token 3 without position or bias is row 3 of its OV circuit.
-    change[0, 0, 1] = tiny_model.W_E[3] @ tiny_model.blocks[0].attn.W_V[1]
-    written = (change[..., None] * tiny_model.blocks[0].attn.W_O).sum(dim=(2, 3)) @ tiny_model.W_U
-    assert (written[0, 0] - projections.ov[1, 3]).abs().max() < 1e-5
+    # Intervention: swap token 3 for token 5 as what head 1 reads; what it writes moves by the rows' difference, up to a
+    # constant that a softmax does not see.
+    attn = tiny_model.blocks[0].attn
+    moved = (tiny_model.W_E[5] - tiny_model.W_E[3]) @ attn.W_V[1] @ attn.W_O[1] @ tiny_model.W_U
+    expected = projections.ov[1, 5] - projections.ov[1, 3]
+    assert (moved - moved.mean() - expected).abs().max() < 1e-4
+    assert projections.ov.sum(dim=1).abs().max() < 1e-3
 
 
 def test_chosen_tokens_and_positions(tiny_model):

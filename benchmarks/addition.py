@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,21 +29,29 @@ from mi_superposition.addition.lookup import lookup_logits, one_hot_operands
 from mi_superposition.addition.problems import answer_digits, fresh_operands, masked, with_answers
 from mi_superposition.addition.train import build_addition_model
 from mi_superposition.heads import ablate_heads, keep_only
+from mi_superposition.models import BUNDLED_MODELS, load_weights, weights_of
 from mi_superposition.training import fixed_arithmetic
 
-BATCH = 256
+# Calls of one way in a row before the other's turn: training is a row of steps, not single ones.
+BLOCK = 5
 
 
-def training_steps() -> dict[str, Callable[[], None]]:
-    """One optimizer step on the same problems, batch and optimizer: plain transformer, table, and the table's floor."""
-    operands = fresh_operands(BATCH, part="train", generator=torch.Generator().manual_seed(0))
+def training_steps(batch: int, *, trained: bool = False) -> dict[str, Callable[[], None]]:
+    """One optimizer step on the same problems, batch and optimizer: plain transformer, table, and the table's floor.
+
+    ``trained`` starts from the bundled weights, whose attention is far from even.
+    """
+    operands = fresh_operands(batch, part="train", generator=torch.Generator().manual_seed(0))
     tokens, right, one_hot = masked(with_answers(operands)), answer_digits(operands), one_hot_operands(operands)
     config = preset_config("paper")
     plain_model, our_model = build_addition_model(config), build_addition_model(config)
+    if trained:
+        for model in (plain_model, our_model):
+            load_weights(model, weights_of(load_model("addition", device="cpu")), source=BUNDLED_MODELS["addition"])
     plain_optimizer = torch.optim.AdamW(plain_model.parameters(), lr=1e-3)
     our_optimizer = torch.optim.AdamW(our_model.parameters(), lr=1e-3, fused=True)
     table = torch.rand(one_hot.shape[1], 7 * 3 * 32)
-    product = torch.empty(BATCH, table.shape[1])
+    product = torch.empty(batch, table.shape[1])
 
     def plain() -> None:
         logits = plain_model(tokens)[:, 12:]
@@ -94,39 +101,55 @@ def ablations() -> dict[str, Callable[[], None]]:
     return {"loop of run_with_hooks": loop, "ablate_heads": ours, "floor: one forward pass": floor}
 
 
-CASES = {"training step, batch 256": training_steps, "33 head-ablation conditions": ablations}
+CASES: dict[str, Callable[[], dict[str, Callable[[], None]]]] = {
+    "training step, batch 256": functools.partial(training_steps, 256),
+    "the same, trained weights": functools.partial(training_steps, 256, trained=True),
+    "training step, batch 1024": functools.partial(training_steps, 1024),
+    "33 head-ablation conditions": ablations,
+}
 
 
 def interleaved(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, taken in turn so that the machine's moods fall on all alike."""
+    """Seconds a call of each way, taken in turn so that the machine's moods fall on all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(repeats + 3):
         for name, way in ways.items():
             began = time.perf_counter()
-            way()
+            for _ in range(BLOCK):
+                way()
             if round_ >= 3:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append((time.perf_counter() - began) / BLOCK)
     return seconds
 
 
-def peak_memory(case: str, way: str) -> float:
-    """MiB added to a fresh process by ten calls of one way, after everything is loaded and built."""
+def peak_memory(case: str, way: str) -> float | None:
+    """MiB that ten calls of one way add at their peak, in a fresh process with everything built (Linux only)."""
     command = [sys.executable, __file__, "--memory-of", case, way]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return float(answer) if answer else None
 
 
 def _measure_memory(case: str, way: str) -> None:
-    run = CASES[case]()[way]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run, status = CASES[case]()[way], Path("/proc/self/status")
+    if not status.exists():
+        return
+    before = _kilobytes(status, "VmRSS")
+    # Forget the peak of imports and building.
+    Path("/proc/self/clear_refs").write_text("5")
     for _ in range(10):
         run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((_kilobytes(status, "VmHWM") - before) / 1024)
+
+
+def _kilobytes(status: Path, field: str) -> int:
+    [line] = [line for line in status.read_text().splitlines() if line.startswith(field)]
+    return int(line.split()[1])
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -136,7 +159,7 @@ def main() -> None:
     print(
         f"{_processor()}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
     )
-    print(f"medians of {options.repeats} interleaved repeats\n")
+    print(f"medians of {options.repeats} interleaved blocks of {BLOCK} calls\n")
     print(f"{'case':30} {'way':34} {'threads':>7} {'ms':>9} {'ratio to ours':>14} {'peak MiB':>9}")
     for case, build in CASES.items():
         memory = {way: peak_memory(case, way) for way in build() if not way.startswith("floor")}
@@ -146,7 +169,7 @@ def main() -> None:
             ours = statistics.median(list(seconds.values())[1])
             for way, values in seconds.items():
                 median = statistics.median(values)
-                peak = f"{memory[way]:9.0f}" if way in memory else " " * 9
+                peak = " " * 9 if memory.get(way) is None else f"{memory[way]:9.1f}"
                 print(f"{case:30} {way:34} {threads:7d} {1000 * median:9.2f} {median / ours:14.2f} {peak}")
 
 

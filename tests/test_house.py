@@ -37,6 +37,8 @@ def imported_rooms(path: Path) -> set[str]:
         names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "mi_superposition":
+            names = [f"mi_superposition.{alias.name}" for alias in node.names]
         rooms |= {room_of(name) for name in names if name.startswith("mi_superposition.")}
     return rooms
 
@@ -96,3 +98,5 @@ def test_help_and_house_name_the_same_rooms():
     for path in PACKAGE.iterdir():
         if path.is_dir() and (path / "__init__.py").exists():
             assert f"`{path.name}/`" in text
+        elif path.suffix == ".py" and path.name != "__init__.py":
+            assert f"`{path.name}`" in text

@@ -37,7 +37,7 @@ from mi_superposition.studies.ablation import ablation_items, ablation_study
 from mi_superposition.studies.projection import all_heads_page, projection_items, projection_study
 from mi_superposition.training import seeded_generator
 
-EXAMPLE = (457_821, 304_679)
+EXAMPLE = (277_386, 145_278)
 N_FRESH = 100_000
 _MODELS = {"paper": "addition", "exact": "addition-exact"}
 

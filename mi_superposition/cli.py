@@ -40,12 +40,10 @@ class Report(Command):
     def run(self) -> str:
         """Write the site."""
         from mi_superposition.report import write_report
-        from mi_superposition.site.write import check_site_folder
 
-        check_site_folder(self.out)
         with _progress("stage") as advance:
-            write_report(self.out, on_stage=lambda stage: advance(1, stage))
-        return f"report: {self.out / 'index.html'}"
+            written = write_report(self.out, on_stage=lambda stage: advance(1, stage))
+        return f"{'report' if written else 'finished already'}: {self.out / 'index.html'}"
 
 
 @dataclass(frozen=True)

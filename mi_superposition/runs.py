@@ -223,7 +223,7 @@ def open_run(
                 "config": config,
                 "inputs": inputs,
                 "status": "running",
-                "versions": _versions(),
+                "versions": versions(),
                 "git_commit": _git_commit(),
             }
             write_json(path / MANIFEST, manifest)
@@ -281,14 +281,15 @@ def _read_manifest_file(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0]}
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what its results depend on."""
+    found = {"python": sys.version.split()[0]}
     for package in ("mi-superposition", *_RECORDED_PACKAGES):
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+            found[package] = "not installed"
+    return found
 
 
 def _git_commit() -> str | None:

@@ -178,6 +178,7 @@ def wrong(name, arguments, code, *quoted):
         wrong("other options", "addition train --out {tiny}", 2, "give another folder or the same options"),
         wrong("folder with other files", "heads ablate --out {theirs}", 2, "thesis.tex"),
         wrong("report over other files", "report --out {theirs}", 2, "thesis.tex"),
+        wrong("report over a run", "report --out {tiny}", 2, "holds other files"),
         wrong("output is a file", "heads project --out {theirs}/thesis.tex", 2, "is a file"),
         wrong("head out of range", "heads project --model {tiny} --head 4 --out {new}", 2, "head = 4", "0 to 3"),
         wrong("other way to answer", "heads ablate --model {spoken} --out {new}", 2, "'autoregressive'", "'masked'"),

@@ -3,6 +3,7 @@
 import json
 import re
 
+from mi_superposition.cli import main
 from mi_superposition.report import SECTIONS, write_report
 
 
@@ -44,7 +45,14 @@ def test_the_ablation_figure_holds_every_condition_on_one_scale(report_site):
     assert all(len(frame["data"]) == 11 for frame in figure["frames"])
 
 
+def test_a_finished_report_is_left_alone(report_site, capsys):
+    before = {path: path.stat().st_mtime_ns for path in report_site.rglob("*")}
+    assert main(["report", "--out", str(report_site)]) == 0
+    assert capsys.readouterr().out.startswith("finished already")
+    assert {path: path.stat().st_mtime_ns for path in report_site.rglob("*")} == before
+
+
 def test_the_report_is_the_same_bytes_again(report_site, tmp_path):
-    write_report(tmp_path / "again")
+    assert write_report(tmp_path / "again")
     for path in report_site.rglob("*.html"):
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()

@@ -29,10 +29,7 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
     refuses.
     """
     check_site_folder(out)
-    # First, so that a site cut off here is still recognised as ours and written over.
-    for name in _STATIC:
-        write_file(out / "assets" / name, files("mi_superposition.site").joinpath("assets", name).read_bytes())
-    write_file(out / "assets" / "plotly.min.js", get_plotlyjs().encode())
+    write_assets(out)
     environment = _environment()
     for section in sections:
         for page in (section.page, *section.more):
@@ -46,6 +43,13 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
     # Last, so that a reader who finds an index finds everything it links to.
     html = environment.get_template("index.html").render(site_title=title, lead=lead, sections=sections)
     write_file(out / "index.html", html.encode("utf-8", "backslashreplace"))
+
+
+def write_assets(out: Path) -> None:
+    """Style, scripts and icon: written first, so that a site cut off later is recognised as ours and written over."""
+    for name in _STATIC:
+        write_file(out / "assets" / name, files("mi_superposition.site").joinpath("assets", name).read_bytes())
+    write_file(out / "assets" / "plotly.min.js", get_plotlyjs().encode())
 
 
 def check_site_folder(out: Path) -> None:
@@ -86,4 +90,4 @@ def _asset_version() -> str:
     return digest.hexdigest()[:8]
 
 
-__all__ = ["Page", "check_site_folder", "write_site"]
+__all__ = ["Page", "check_site_folder", "write_assets", "write_site"]

@@ -147,8 +147,8 @@ def smallest_head_sets(
     n_problems: int = 2000,
     seed: int = 0,
 ) -> HeadSets:
-    """Greedy backward elimination for each answer digit: of the heads that can go while accuracy stays at ``share`` of
-    that of all heads, drop the one whose going costs least cross-entropy, and again.
+    """Greedy backward elimination for each answer digit: drop the head whose going costs least accuracy (cross-entropy
+    decides ties), and again, while accuracy stays at ``share`` of that of all heads.
 
     Raises ``RequestError`` for a ``share`` outside (0, 1].
     """
@@ -250,10 +250,11 @@ def _eliminate(heads: _HeadSum, digit: int, share: float) -> Bool[Tensor, " head
         present = keep.nonzero()[:, 0]
         candidates = keep.repeat(len(present), 1)
         candidates[torch.arange(len(present)), present] = False
-        spared = heads.accuracy(digit, candidates) >= enough
-        if not spared.any():
+        accuracy = heads.accuracy(digit, candidates)
+        if accuracy.max() < enough:
             return keep
-        keep = candidates[int(heads.loss(digit, candidates).masked_fill(~spared, torch.inf).argmin())]
+        best = accuracy == accuracy.max()
+        keep = candidates[int(heads.loss(digit, candidates).masked_fill(~best, torch.inf).argmin())]
     return keep
 
 

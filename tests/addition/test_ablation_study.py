@@ -97,7 +97,10 @@ def test_sets_of_the_bundled_model_hold_their_promise(paper_model):
     # Chosen on one sample at 95 %, measured on another: a little may be lost.
     assert (sets.accuracy >= 0.93 * sets.accuracy_of_all).all()
     assert (sets.size < 32).all()
-    assert (sets.percentile > 0.95).all()
+    # Of 31 heads there are only 32 sets, and a random one is often the very same: smaller sets are the comparison.
+    comparable = sets.size <= 28
+    assert comparable.sum() >= 4
+    assert (sets.percentile[comparable] > 0.95).all()
 
 
 def test_effects_see_what_a_softmax_sees(tiny_model):

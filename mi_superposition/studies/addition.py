@@ -126,13 +126,16 @@ def _model_table(
     for label, folder in folders.items():
         config = read_json(folder / MANIFEST)["config"]
         problems = f"{config['n_train']:,} fixed" if config["n_train"] else "fresh at every step"
-        steps = config["epochs"] * config["steps_per_epoch"]
+        per_epoch, first = config["steps_per_epoch"], config["restart_epoch"] or config["epochs"]
+        steps = f"{first * per_epoch:,} × {config['batch_size']}"
+        if first < config["epochs"]:
+            steps += f" + {(config['epochs'] - first) * per_epoch:,} × {config['restart_batch_size']}"
         accuracy = accuracies[label]
         rows.append(
             [
                 label,
                 problems,
-                f"{steps:,} × {config['batch_size']}",
+                steps,
                 _percent(accuracy.per_digit),
                 _percent(accuracy.whole_sum),
             ]

@@ -170,7 +170,7 @@ def projection_items(study: ProjectionStudy) -> list[Item]:
             look_at="Left: how strongly each digit read excites a direction. Right: which digits that direction votes for.",
             number=(
                 f"The second singular value is {float(_ov_ratio(study.trained)[study.head]):.2f} of the first, "
-                f"{float(_ov_ratio(study.trained).mean()):.2f} on average over heads: both dimensions are used."
+                f"{float(_ov_ratio(study.trained).mean()):.2f} on average over heads (0: one dimension used, 1: both alike)."
             ),
             control=f"{study.untrained_ov_ratio:.2f} on average in untrained models.",
             figure=ov_singular_directions(study.trained, study.head),

@@ -53,9 +53,8 @@ def seeded_generator(seed: int, purpose: str, index: int = 0) -> torch.Generator
 def fixed_arithmetic(threads: int) -> Iterator[None]:
     """Inside, sums run in the order of ``threads`` threads and subnormal numbers are zero.
 
-    The order decides the last bits of every sum, so a run that is to be repeated exactly names it. Subnormals cost a
-    CPU a hundred times a normal number, and the gradient of a confident model is full of them: without this a step of
-    the addition model takes three times as long late in training as at its start.
+    The order decides the last bits of every sum, so a run that is to be repeated exactly names it. Subnormals are
+    slow on a CPU, and the gradient of a confident model is full of them.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -190,7 +190,7 @@ def _snapshots_figure(
         title="One digit after another",
         look_at=(
             f"Accuracy of each answer digit at {len(epochs)} snapshots of the paper model, epochs logarithmic (epoch 0 drawn "
-            "at a half). The digits are learnt at different times: the ones and the last carry first."
+            "at a half). Each line rises when its digit is learnt."
         ),
         number=f"Digits 0 to {by_digit.shape[1] - 2} first pass 50 % at the snapshots of epochs {named}.",
         control=f"{100 * float(by_digit[0].mean()):.1f} % at epoch 0, {100 * float(chance.mean()):.1f} % for the best constant guess.",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mi_superposition.corpora import load_corpus
     from mi_superposition.models import load_model
 
-__all__ = ["load_model"]
+__all__ = ["load_corpus", "load_model"]
 
 
 def __getattr__(name: str) -> object:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> object:
         from mi_superposition.models import load_model
 
         return load_model
+    if name == "load_corpus":
+        from mi_superposition.corpora import load_corpus
+
+        return load_corpus
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

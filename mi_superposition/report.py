@@ -10,10 +10,12 @@ from mi_superposition.runs import MANIFEST, read_json, versions, write_json
 from mi_superposition.site import Section, write_site
 from mi_superposition.site.write import check_site_folder, write_assets
 from mi_superposition.studies.addition import addition_section
+from mi_superposition.studies.neuron_order import neuron_order_section
 
 # A section measures, tells how far it is by calling its argument, and returns what to show.
 SECTIONS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "addition": addition_section,
+    "neuron-order": neuron_order_section,
 }
 
 TITLE = "mi_superposition"

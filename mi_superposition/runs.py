@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -132,6 +132,24 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes. Raises ``WorkError`` when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WorkError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def text_hash(documents: Iterable[str]) -> str:
+    """SHA-256 over texts in their order: equal exactly when all of them are."""
+    digest = hashlib.sha256()
+    for document in documents:
+        text = document.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(text)}|".encode() + text)
     return digest.hexdigest()
 
 

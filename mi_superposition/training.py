@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -102,25 +102,25 @@ def train(
 
 
 class GradientLearner:
-    """A module, an optimizer, a loss that draws its own batch from the step number, and a learning rate.
+    """A module, its optimizers, a loss that draws its own batch from the step number, and a learning rate.
 
-    ``loss(step)`` returns the scalar to descend; ``learning_rate(step)`` the rate of that step. A loss that is not
+    ``loss(step)`` returns the scalar to descend; ``learning_rate(step)`` the rate of that step, for every optimizer. A loss that is not
     finite raises ``WorkError`` before it touches a parameter.
     """
 
     def __init__(
         self,
         module: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         loss: Callable[[int], Tensor],
         learning_rate: Callable[[int], float],
     ):
-        self.module, self.optimizer, self.loss, self.learning_rate = module, optimizer, loss, learning_rate
+        self.module, self.optimizers, self.loss, self.learning_rate = module, optimizers, loss, learning_rate
         self._loss_sum, self._loss_count = 0.0, 0
 
     def step(self, step: int) -> None:
         """Descend once."""
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.learning_rate(step)
         loss = self.loss(step)
         value = loss.item()
@@ -128,9 +128,10 @@ class GradientLearner:
             raise WorkError(
                 f"the loss is {value} at step {step}: the last checkpoint is kept; try a lower learning rate"
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self._loss_sum += value
         self._loss_count += 1
 
@@ -141,17 +142,18 @@ class GradientLearner:
         return mean
 
     def state(self) -> dict[str, Any]:
-        """Parameters and buffers, optimizer state, and the running mean of the loss."""
+        """Parameters and buffers, the optimizers' states, and the running mean of the loss."""
         return {
             "module": dict(self.module.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "loss": [self._loss_sum, self._loss_count],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to a state of ``state()``."""
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self._loss_sum, self._loss_count = state["loss"]
 
 

@@ -2,17 +2,37 @@
 
 import os
 import shutil
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
+# Compiled by numba, which can neither see through a checking wrapper nor keep what it compiled of one.
+COMPILED = {"bound.py", "path.py"}
+PACKAGE = Path(__file__).parent.parent / "mi_superposition"
+ROOMS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix in ("", ".py")} - {
+    "neurons",
+    "__init__",
+}
+CHECKED = [
+    *(f"mi_superposition.{room}" for room in ROOMS),
+    *(
+        f"mi_superposition.neurons.{path.stem}"
+        for path in (PACKAGE / "neurons").glob("*.py")
+        if path.name not in COMPILED
+    ),
+]
 # Before any module of the package is imported: every annotated axis is checked at every call.
-_hook = install_import_hook("mi_superposition", "beartype.beartype")
+_hook = install_import_hook(CHECKED, "beartype.beartype")
+
+from dataclasses import dataclass
 
 import pytest
 import torch
+from transformer_lens import HookedTransformer
+from transformers import GPT2LMHeadModel
 
 from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.addition.train import build_addition_model
@@ -82,3 +102,38 @@ def browser():
         )
         yield running
         running.close()
+
+
+@dataclass(frozen=True)
+class TinyGPT2:
+    """A random GPT-2 with two layers in Hugging Face layout: its folder, and both ways of holding it."""
+
+    folder: Path
+    transformers: GPT2LMHeadModel
+    hooked: HookedTransformer
+
+
+TINY_TEXT = [
+    f"Once upon a time there was a {word} who liked to run and play. The end." for word in ("cat", "dog", "fox")
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory):
+    """Weights large enough for its logits and neurons to differ."""
+    from mi_superposition import load_model
+    from mi_superposition.models import build_gpt2, save_hugging_face
+    from mi_superposition.stories.train import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    tokenizer = train_tokenizer(TINY_TEXT, 300)
+    model = build_gpt2(
+        d_vocab=300, n_ctx=32, d_model=16, d_mlp=48, n_layers=2, n_heads=2, dropout=0.0, end_token=0, seed=0
+    ).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Through half precision, in which it is saved.
+            parameter.copy_((parameter + 0.2 * torch.randn(parameter.shape, generator=generator)).half().float())
+    save_hugging_face(model, tokenizer, folder)
+    return TinyGPT2(folder, model, load_model(folder, device="cpu"))

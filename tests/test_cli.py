@@ -167,7 +167,7 @@ def wrong(name, arguments, code, *quoted):
         wrong("unknown option", "heads ablate --out {new} --modle x", 2, "--modle"),
         wrong("no output", "heads ablate", 2, "--out"),
         wrong("unknown model", "heads ablate --model additon --out {new}", 2, "'additon'", "'addition'"),
-        wrong("strange model", "heads project --model {empty} --out {new}", 2, "empty", "bundled models"),
+        wrong("strange model", "heads project --model {empty} --out {new}", 2, "empty", "holds no model"),
         wrong("unknown preset", "addition train --preset papr --out {new}", 2, "papr", "paper"),
         wrong("zero heads", "addition train --heads 0 --out {new}", 2, "n_heads = 0", "at least 1"),
         wrong("zero width", "addition train --d-head 0 --out {new}", 2, "d_head = 0"),

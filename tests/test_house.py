@@ -15,8 +15,9 @@ PACKAGE = Path(mi_superposition.__file__).parent
 FLOORS = [
     {"errors"},
     {"runs"},
-    {"training", "models", "notebook"},
-    {"heads"},
+    {"training", "models", "notebook", "linalg", "streaming"},
+    {"corpora"},
+    {"heads", "neurons", "stories"},
     {"addition"},
     {"figures"},
     {"site"},
@@ -59,8 +60,17 @@ def test_imports_point_down(path):
 
 def test_only_models_builds_language_models():
     for path in PACKAGE.rglob("*.py"):
-        if path.name != "models.py":
+        if path.parent.name != "models":
             assert "HookedTransformer(" not in path.read_text(), path
+
+
+@pytest.mark.parametrize(("package", "room"), [("datasets", "corpora"), ("huggingface_hub", "corpora models")])
+def test_only_their_rooms_import(package, room):
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] not in room.split():
+            text = path.read_text()
+            assert f"import {package}" not in text, path
+            assert f"from {package}" not in text, path
 
 
 def public_objects():

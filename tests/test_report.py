@@ -23,7 +23,7 @@ def test_every_figure_has_its_words_its_number_and_its_control(report_site):
             "circularity", "ov", "projection-training"} == set(ids)  # fmt: skip
     for path in report_site.glob("*.html"):
         html = path.read_text()
-        figures = html.count('class="figure"')
+        figures = html.count('class="figure"') + html.count('class="matrix"')
         assert html.count('class="look-at"') >= figures
         numbers = re.findall(
             r'class="figures-number"><strong>(.*?)</strong> <span class="control">Control: (.*?)</span>', html

@@ -15,7 +15,7 @@ def learner():
         inputs = torch.randn(8, 3, generator=seeded_generator(7, "batch", step))
         return (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
 
-    return GradientLearner(module, optimizer, loss, warmup_then("cosine", 0.1, 3, 20))
+    return GradientLearner(module, [optimizer], loss, warmup_then("cosine", 0.1, 3, 20))
 
 
 def weights(learner):

@@ -30,7 +30,7 @@ from mi_superposition.errors import RequestError
 from mi_superposition.models import (
     build_attention_only_model,
     load_model,
-    model_folder,
+    local_model_folder,
     save_model,
     save_snapshot,
 )
@@ -100,7 +100,7 @@ def load_addition_model(name: str | Path) -> HookedTransformer:
     Raises ``RequestError`` for a model of another kind: the studies read the answer positions of masked problems.
     """
     model = load_model(name, device="cpu")
-    answer = read_manifest(model_folder(name), COMMAND)["config"]["answer"]
+    answer = read_manifest(local_model_folder(name), COMMAND)["config"]["answer"]
     if answer != "masked":
         raise RequestError(f"{str(name)!r} was trained with answer = {answer!r}: the study reads a 'masked' model")
     return model
@@ -223,7 +223,7 @@ def _train(
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
     )
-    learner = GradientLearner(model, optimizer, loss, rate)
+    learner = GradientLearner(model, [optimizer], loss, rate)
     start = resume(learner, run.path / _CHECKPOINT)
     run.rewind_history(start)
     to_keep = set(snapshot_epochs(config.epochs))

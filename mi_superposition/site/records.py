@@ -1,11 +1,13 @@
-"""What a page shows: plain data, no models and no tensors."""
+"""What a page shows: plain data, no models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import plotly.graph_objects as go
+from jaxtyping import Float, Int
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,62 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Text that leads to an address, relative to the site."""
+
+    text: str
+    address: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class TableRecord:
-    """A small table; the first column names the row."""
+    """A small table; the first column names the row. A cell is text, a link, or several of them in a row."""
 
     id: str
     title: str
     look_at: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Link | Sequence[str | Link]]]
 
 
-Item = FigureRecord | ImageRecord | TableRecord
+@dataclass(frozen=True)
+class MatrixView:
+    """One way to show a matrix: rows and columns in ``order`` (the neuron at each place).
+
+    ``values_of`` names the view of the same matrix whose values are read in this one's place, in another order;
+    ``None`` for a matrix of its own.
+    """
+
+    key: str
+    label: str
+    similarity: Float[Tensor, "row row"]
+    order: Int[Tensor, " row"]
+    values_of: str | None = None
+
+
+@dataclass(frozen=True)
+class MatrixRecord:
+    """A symmetric matrix with entries of -1 to 1 that can be zoomed; ``what`` names an entry, such as "cosine".
+
+    ``pages`` gives the address of each neuron's page, relative to the site, for those that have one; ``spots`` are the
+    places of stretches of the first view worth a look, as (start, length).
+    """
+
+    id: str
+    title: str
+    look_at: str
+    number: str
+    control: str
+    what: str
+    views: Sequence[MatrixView]
+    spots: Sequence[tuple[int, int]] = ()
+    pages: Mapping[int, str] = field(default_factory=dict)
+
+
+Item = FigureRecord | ImageRecord | MatrixRecord | TableRecord
 
 
 @dataclass(frozen=True)
@@ -72,3 +119,8 @@ class Section:
     control: str
     page: Page
     more: Sequence[Page] = field(default=())
+
+
+def neuron_address(layer: int, neuron: int) -> str:
+    """Where a site keeps the page of an MLP neuron, relative to its folder."""
+    return f"neurons/L{layer}N{neuron}.html"

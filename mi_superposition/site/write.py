@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,9 +16,10 @@ from plotly.offline import get_plotlyjs
 
 from mi_superposition.errors import RequestError
 from mi_superposition.runs import write_file
-from mi_superposition.site.records import FigureRecord, ImageRecord, Page, Section, TableRecord
+from mi_superposition.site.records import FigureRecord, ImageRecord, Link, MatrixRecord, Page, Section, TableRecord
+from mi_superposition.site.tiles import TILE, write_matrix
 
-_STATIC = ("style.css", "figures.js", "favicon.svg")
+_STATIC = ("style.css", "figures.js", "matrix.js", "favicon.svg")
 # Present in every site of ours: how a folder is recognised as one that may be written over.
 _MARK = "assets/style.css"
 
@@ -36,6 +38,8 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
             for item in page.items:
                 if isinstance(item, ImageRecord):
                     write_file(out / "images" / item.file_name, item.content)
+                if isinstance(item, MatrixRecord):
+                    write_matrix(item, out)
             html = environment.get_template("page.html").render(
                 site_title=title, sections=sections, section=section, page=page
             )
@@ -71,6 +75,9 @@ def _environment() -> Environment:
     environment.filters["figure_json"] = _figure_json
     environment.tests["figure"] = lambda item: isinstance(item, FigureRecord)
     environment.tests["image"] = lambda item: isinstance(item, ImageRecord)
+    environment.filters["matrix_json"] = _matrix_json
+    environment.tests["link"] = lambda cell: isinstance(cell, Link)
+    environment.tests["matrix"] = lambda item: isinstance(item, MatrixRecord)
     environment.tests["table"] = lambda item: isinstance(item, TableRecord)
     environment.globals["asset_version"] = _asset_version()
     return environment
@@ -78,7 +85,29 @@ def _environment() -> Environment:
 
 def _figure_json(figure: go.Figure) -> Markup:
     """A figure as JSON that cannot end the script element it stands in."""
-    text = json.dumps(json.loads(figure.to_json() or "{}"), separators=(",", ":"), ensure_ascii=True)
+    return _script_json(json.loads(figure.to_json() or "{}"))
+
+
+def _matrix_json(record: MatrixRecord) -> Markup:
+    """What the viewer needs to know of a matrix; its tiles are files."""
+    return _script_json(
+        {
+            "id": record.id,
+            "what": record.what,
+            "tile": TILE,
+            "size": len(record.views[0].order),
+            "views": [
+                {"key": view.key, "label": view.label, "order": view.order.tolist(), "valuesOf": view.values_of}
+                for view in record.views
+            ],
+            "spots": [list(spot) for spot in record.spots],
+            "pages": {str(neuron): address for neuron, address in record.pages.items()},
+        }
+    )
+
+
+def _script_json(value: Any) -> Markup:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 

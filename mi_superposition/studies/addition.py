@@ -29,7 +29,7 @@ from mi_superposition.figures.addition import (
     training_curves,
 )
 from mi_superposition.heads.patterns import attention_pattern
-from mi_superposition.models import load_snapshots, model_folder, untrained_copy
+from mi_superposition.models import load_snapshots, local_model_folder, untrained_copy
 from mi_superposition.runs import MANIFEST, read_history, read_json
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
@@ -51,7 +51,7 @@ def addition_section(on_stage: Callable[[str], None] = lambda stage: None) -> Se
     accuracies = {label: evaluate_addition(model, fresh) for label, model in models.items()}
     untrained = evaluate_addition(untrained_copy(paper, seed=0), fresh)
     chance = _best_constant_guess(fresh)
-    folders = {label: model_folder(name) for label, name in _MODELS.items()}
+    folders = {label: local_model_folder(name) for label, name in _MODELS.items()}
     on_stage("addition: projections")
     snapshots = load_snapshots(folders["paper"])
     projections = projection_study(paper, snapshots=snapshots)

@@ -23,7 +23,7 @@ from mi_superposition.figures.heads import (
     projection_multiples,
 )
 from mi_superposition.heads import Circularity, HeadProjections, circularity, project_heads
-from mi_superposition.models import load_snapshots, model_folder, untrained_copy, weights_of
+from mi_superposition.models import load_snapshots, local_model_folder, untrained_copy, weights_of
 from mi_superposition.runs import content_hash, open_run, write_tensors
 from mi_superposition.site import FigureRecord, Page, Section, write_site
 from mi_superposition.site.records import Item
@@ -240,7 +240,7 @@ def write_projection_run(
         if run.finished:
             return True
         on_stage(STAGES[0])
-        snapshots = load_snapshots(model_folder(model_name))
+        snapshots = load_snapshots(local_model_folder(model_name))
         study = projection_study(model, snapshots=snapshots, head=head, position=position, digit=digit)
         on_stage(STAGES[1])
         projections = study.trained

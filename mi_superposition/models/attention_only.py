@@ -1,9 +1,11 @@
-"""Models by name: bundled, or a run folder of this package. The only file that builds a language model."""
+"""Attention-only models: built, saved in run folders, and their snapshots over training."""
 
 from __future__ import annotations
 
-import difflib
+import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +14,21 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import MANIFEST, read_json, read_manifest, read_tensors, write_json, write_tensors
+from mi_superposition.runs import read_json, read_tensors, write_json, write_tensors
 
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_CONFIG = "model.json"
 SNAPSHOTS = "snapshots"
-_BUNDLED_FOLDER = Path(__file__).parent / "bundled"
-BUNDLED_MODELS = {"addition": _BUNDLED_FOLDER / "addition", "addition-exact": _BUNDLED_FOLDER / "addition-exact"}
 # The fields that, with the weights, make an attention-only model again.
 _CONFIG_FIELDS = ("n_layers", "n_heads", "d_head", "d_model", "n_ctx", "d_vocab", "d_vocab_out")
 
 
-def load_model(name: str | Path, *, device: str = "auto") -> HookedTransformer:
-    """A model by its bundled name (``"addition"``, ``"addition-exact"``) or from a run folder, in eval mode.
-
-    ``device`` is ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``: cuda where there is one, else cpu. Raises
-    ``RequestError`` for an unknown name or device and ``WorkError`` for damaged files.
-    """
-    folder = model_folder(name)
-    config = _read_config(folder)
+def load_attention_only(folder: Path) -> HookedTransformer:
+    """The model that ``save_model`` wrote. Raises ``WorkError`` for damaged files."""
     tensors, _ = read_tensors(folder / MODEL_WEIGHTS)
-    model = build_attention_only_model(**config, seed=0)
+    model = build_attention_only_model(**_read_config(folder), seed=0)
     load_weights(model, tensors, source=folder / MODEL_WEIGHTS)
-    return _moved(model, _device(device)).eval()
-
-
-def model_folder(name: str | Path) -> Path:
-    """Folder of a bundled model or of a finished run that holds one. Raises ``RequestError`` otherwise."""
-    if str(name) in BUNDLED_MODELS:
-        return BUNDLED_MODELS[str(name)]
-    folder = Path(name)
-    if (folder / MANIFEST).is_file():
-        read_manifest(folder)
-        if not (folder / MODEL_CONFIG).is_file():
-            raise RequestError(f"{str(name)!r} is a run folder without a model: give one of 'addition train'")
-        return folder
-    known = ", ".join(repr(known) for known in BUNDLED_MODELS)
-    near = difflib.get_close_matches(str(name), BUNDLED_MODELS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"bundled models are {known}; a run folder works too"
-    raise RequestError(f"{str(name)!r} is neither a bundled model nor a run folder: {hint}")
+    return model
 
 
 def build_attention_only_model(
@@ -84,12 +62,18 @@ def build_attention_only_model(
     config = HookedTransformerConfig(
         **shape, attn_only=True, normalization_type=None, attention_dir="causal", device="cpu"
     )
-    # fork_rng and warnings: TransformerLens draws from the global generator and warns that 4.0 drops the class.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    with torch.random.fork_rng(devices=[]), without_deprecations():
         torch.manual_seed(seed)
         return HookedTransformer(config)
+
+
+@contextmanager
+def without_deprecations() -> Iterator[None]:
+    """TransformerLens says at every ``HookedTransformer`` that 4.0 drops the class; this project stays below 4."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def load_snapshots(folder: Path) -> list[tuple[int, HookedTransformer]]:
@@ -110,8 +94,13 @@ def save_snapshot(model: HookedTransformer, folder: Path, epoch: int) -> None:
 
 
 def untrained_copy(model: HookedTransformer, seed: int) -> HookedTransformer:
-    """The control: the same architecture as an attention-only ``model``, freshly initialised, on its device."""
-    return _moved(build_attention_only_model(**_config_of(model), seed=seed), model.W_E.device).eval()
+    """The control: the same architecture, freshly initialised as TransformerLens does from ``seed``, on its device."""
+    config = copy.deepcopy(model.cfg)
+    config.init_weights, config.tokenizer_name, config.seed = True, None, None
+    config.device, device = "cpu", model.W_E.device
+    with torch.random.fork_rng(devices=[]), without_deprecations():
+        torch.manual_seed(seed)
+        return HookedTransformer(config, move_to_device=False).to(device, print_details=False).eval()
 
 
 def save_model(model: HookedTransformer, folder: Path) -> None:
@@ -148,19 +137,3 @@ def _read_config(folder: Path) -> dict[str, int]:
 
 def _config_of(model: HookedTransformer) -> dict[str, Any]:
     return {field: getattr(model.cfg, field) for field in _CONFIG_FIELDS}
-
-
-def _moved(model: HookedTransformer, device: str | torch.device) -> HookedTransformer:
-    """The model on a device, without TransformerLens's word on it to standard output."""
-    return model.to(device, print_details=False)
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device not in available:
-        raise RequestError(f"device = {device!r}: give 'auto', 'cpu', 'cuda' or 'mps'")
-    if not available[device]:
-        raise RequestError(f"device = {device!r}: this machine has none; give 'auto' or 'cpu'")
-    return device

@@ -1,0 +1,157 @@
+"""Order neurons: greedy nearest neighbour, SciPy's hierarchical orders, ours; score, gap to the bound, seconds, memory.
+
+    python benchmarks/order.py                      # every size; about five minutes on two cores
+    python benchmarks/order.py --sizes 512 2048
+
+Neurons are synthetic: n of them in n / 4 dimensions, a quarter near one of 120 hidden directions. Every method runs in a
+process of its own, so that memory is its own; it gets the same matrix of squared cosines and is timed three times, the
+median counts. The floor is the product of matrices that makes the cosines. Memory is what is added to the matrix at the
+worst moment. The bound is ours, of the best order found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+from scipy.spatial.distance import squareform
+
+from mi_superposition.neurons import cosine_similarity, order_neurons
+from mi_superposition.neurons.order import path_score
+from mi_superposition.neurons.path import greedy_path
+
+SIZES = [512, 2048, 4096, 8192]
+# Optimal leaf ordering grows about twelvefold with each doubling.
+OPTIMAL_LEAVES_UP_TO = 512
+REPEATS = 3
+SECONDS = 2.0
+
+
+def synthetic(n: int) -> torch.Tensor:
+    """Cosines of n neurons, a quarter of them near one of 120 hidden directions."""
+    generator = torch.Generator().manual_seed(0)
+    d, planted = n // 4, n // 4
+    hidden = torch.randn(120, d, generator=generator)
+    vectors = torch.randn(n, d, generator=generator)
+    which = torch.randint(120, (planted,), generator=generator)
+    vectors[:planted] = hidden[which] + 0.8 * torch.randn(planted, d, generator=generator)
+    return cosine_similarity(vectors[torch.randperm(n, generator=generator)])
+
+
+def _distances(weights: np.ndarray) -> np.ndarray:
+    distances = 1 - weights
+    np.fill_diagonal(distances, 0)
+    return squareform(distances, checks=False)
+
+
+def greedy(similarity: torch.Tensor) -> np.ndarray:
+    """From each neuron to the most similar one that is left."""
+    return greedy_path(similarity.square().fill_diagonal_(0).numpy(), 0)
+
+
+def average_linkage(similarity: torch.Tensor) -> np.ndarray:
+    """Leaves of SciPy's average linkage."""
+    return leaves_list(linkage(_distances(similarity.square().numpy()), "average"))
+
+
+def optimal_leaves(similarity: torch.Tensor) -> np.ndarray:
+    """The same tree, its branches turned for the best order."""
+    distances = _distances(similarity.square().numpy())
+    return leaves_list(optimal_leaf_ordering(linkage(distances, "average"), distances))
+
+
+def ours(similarity: torch.Tensor) -> np.ndarray:
+    """``order_neurons``, without its bound."""
+    return order_neurons(similarity, seconds=SECONDS, bound=False).order.numpy()
+
+
+def ours_and_bound(similarity: torch.Tensor) -> np.ndarray:
+    """``order_neurons`` with its bound."""
+    return order_neurons(similarity, seconds=SECONDS).order.numpy()
+
+
+METHODS: dict[str, Callable[[torch.Tensor], np.ndarray]] = {
+    "greedy nearest neighbour": greedy,
+    "average linkage": average_linkage,
+    "optimal leaf ordering": optimal_leaves,
+    "ours": ours,
+    "ours with its bound": ours_and_bound,
+}
+
+
+def measure_one(method: str, matrix: Path, answer: Path) -> None:
+    """In a process of its own: time a method on a saved matrix, save its order, print its numbers."""
+    run = METHODS[method]
+    run(synthetic(64))  # Compiles, allocates pools.
+    similarity = torch.from_numpy(np.load(matrix))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        order = run(similarity)
+        seconds.append(time.perf_counter() - began)
+    added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    np.save(answer, order)
+    print(json.dumps({"seconds": median(seconds), "MiB": added / 1024}))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        measure_one(options.one[0], Path(options.one[1]), Path(options.one[2]))
+        return
+    print(f"{torch.get_num_threads()} threads; search of {SECONDS} nominal seconds\n")
+    print(f"{'n':>5} {'method':26} {'score':>9} {'/ greedy':>8} {'gap':>7} {'seconds':>8} {'/ product':>9} {'MiB':>6}")
+    times: dict[str, list[tuple[int, float]]] = {}
+    for n in options.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            matrix, answer = Path(folder) / "matrix.npy", Path(folder) / "order.npy"
+            similarity = synthetic(n)
+            np.save(matrix, similarity.numpy())
+            vectors = torch.randn(n, n // 4)
+            products = []
+            for _ in range(REPEATS):
+                began = time.perf_counter()
+                cosine_similarity(vectors)
+                products.append(time.perf_counter() - began)
+            floor = median(products)
+            bound = order_neurons(similarity, seconds=SECONDS).upper_bound
+            scores: dict[str, float] = {}
+            for name in METHODS:
+                if name == "optimal leaf ordering" and n > OPTIMAL_LEAVES_UP_TO:
+                    continue
+                command = [sys.executable, __file__, "--one", name, str(matrix), str(answer)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                numbers = json.loads(done.stdout.splitlines()[-1])
+                scores[name] = path_score(similarity.square(), torch.from_numpy(np.load(answer)))
+                times.setdefault(name, []).append((n, numbers["seconds"]))
+                against = scores[name] / scores["greedy nearest neighbour"]
+                print(
+                    f"{n:5} {name:26} {scores[name]:9.2f} {against:8.4f} {100 * (bound / scores[name] - 1):6.2f}% "
+                    f"{numbers['seconds']:8.2f} {numbers['seconds'] / floor:9.1f} {numbers['MiB']:6.0f}",
+                    flush=True,
+                )
+    print("\nseconds ~ n to the power of")
+    for name, points in times.items():
+        if len(points) > 1:
+            slope = np.polyfit(np.log([n for n, _ in points]), np.log([s for _, s in points]), 1)[0]
+            print(f"  {name:26} {slope:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What every command shares: how it is run, how it shows its progress and how it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+class Command(ABC):
+    """A parsed command line."""
+
+    @abstractmethod
+    def run(self) -> str:
+        """Do the work; the returned line says where the result is."""
+
+
+class StoppedByUser(Exception):
+    """The work was asked to stop, and saved what it had."""
+
+
+def where(finished_already: bool, out: Path) -> str:
+    """The line that says where the result is."""
+    return f"{'finished already' if finished_already else 'results'}: {out}"
+
+
+@contextlib.contextmanager
+def progress(unit: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on standard error; the function it gives advances it and says where the work is.
+
+    The bar appears with the first step, so a request that is refused shows none.
+    """
+    from tqdm import tqdm
+
+    bar: tqdm | None = None
+
+    def advance(by: int, state: str) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, unit=unit, dynamic_ncols=True, smoothing=0.1)
+        bar.set_postfix_str(state, refresh=False)
+        bar.update(by)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next step, where a checkpoint is taken."""
+    from mi_superposition.training import Stopped
+
+    asked = False
+
+    def ask(number: int, frame: object) -> None:  # noqa: ARG001
+        nonlocal asked
+        asked = True
+        # A second Ctrl-C does what it always does.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    except Stopped as stop:
+        raise StoppedByUser(f"{stop}; run the same command again to go on") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,14 @@
+"""Text by name: documents, read lazily, and the token batches made of them."""
+
+from mi_superposition.corpora.batches import TokenBatch, TokenBatches, TokenCounts, token_batches
+from mi_superposition.corpora.corpus import Corpus, CorpusCounts, load_corpus
+
+__all__ = [
+    "Corpus",
+    "CorpusCounts",
+    "TokenBatch",
+    "TokenBatches",
+    "TokenCounts",
+    "load_corpus",
+    "token_batches",
+]

@@ -1,0 +1,240 @@
+"""Token batches of a corpus: which document and place every token comes from, and the same rows for any batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from mi_superposition.errors import RequestError
+from mi_superposition.training import seeded_generator
+
+_TOKENIZED_AT_ONCE = 64
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Rows of tokens. ``mask`` is true where a token of a document stands: not at BOS, EOS or padding.
+
+    ``document`` is the number of the token's document in the corpus's own order and ``place`` the token's number within
+    it; both are -1 where ``mask`` is false.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    document: Int[Tensor, "batch pos"]
+    place: Int[Tensor, "batch pos"]
+
+
+@dataclass
+class TokenCounts:
+    """What one pass made of the documents. ``split``: documents longer than a row, which went on in further rows;
+    ``truncated``: documents whose end was dropped, and ``dropped_tokens`` how many tokens those were.
+    """
+
+    documents: int = 0
+    rows: int = 0
+    tokens: int = 0
+    split: int = 0
+    truncated: int = 0
+    dropped_tokens: int = 0
+
+    def __str__(self) -> str:
+        text = f"{self.documents:,} documents, {self.tokens:,} tokens in {self.rows:,} rows"
+        if self.split:
+            text += f"; {self.split:,} longer than a row go on in the next"
+        if self.truncated:
+            text += f"; {self.truncated:,} truncated, {self.dropped_tokens:,} tokens dropped"
+        return text
+
+
+@dataclass
+class _Row:
+    tokens: list[int] = field(default_factory=list)
+    document: list[int] = field(default_factory=list)
+    place: list[int] = field(default_factory=list)
+
+    def add(self, token: int, document: int = NO_TOKEN, place: int = NO_TOKEN) -> None:
+        self.tokens.append(token)
+        self.document.append(document)
+        self.place.append(place)
+
+
+class TokenBatches:
+    """The batches of a corpus; every pass gives the same ones. ``counts`` is about the last pass."""
+
+    def __init__(
+        self,
+        corpus: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase,
+        batch: int,
+        context: int,
+        *,
+        prepend_bos: bool | None,
+        long: Literal["split", "truncate"],
+        join: bool,
+        shuffle: int | None,
+        seed: int,
+    ):
+        self.corpus, self.tokenizer, self.batch, self.context = corpus, tokenizer, batch, context
+        self.bos = tokenizer.bos_token_id if prepend_bos is not False else None
+        if prepend_bos and self.bos is None:
+            raise RequestError("prepend_bos = True: the tokenizer has no beginning-of-sequence token")
+        self.long, self.join, self.shuffle, self.seed = long, join, shuffle, seed
+        self.counts = TokenCounts()
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        self.counts = TokenCounts()
+        waiting: list[_Row] = []
+        for row in self._joined() if self.join else self._rows():
+            waiting.append(row)
+            if len(waiting) == self.batch:
+                yield self._stacked(waiting)
+                waiting = []
+        if waiting:
+            yield self._stacked(waiting)
+
+    def _stacked(self, rows: list[_Row]) -> TokenBatch:
+        width = max(len(row.tokens) for row in rows)
+        tokenizer = self.tokenizer
+        # A causal model never looks ahead, so what stands in the padding changes nothing before it.
+        candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        padding = next(token for token in candidates if token is not None)
+
+        def padded(lists: list[list[int]], value: int) -> Int[Tensor, "batch pos"]:
+            return torch.tensor([[*items, *[value] * (width - len(items))] for items in lists])
+
+        document = padded([row.document for row in rows], NO_TOKEN)
+        self.counts.rows += len(rows)
+        self.counts.tokens += int((document >= 0).sum())
+        tokens = padded([row.tokens for row in rows], padding)
+        return TokenBatch(tokens, document >= 0, document, padded([row.place for row in rows], NO_TOKEN))
+
+    def _rows(self) -> Iterator[_Row]:
+        """A document in each row, a long one in several."""
+        room = self.context - (self.bos is not None)
+        for number, tokens in self._tokenized():
+            if len(tokens) > room:
+                if self.long == "truncate":
+                    self.counts.truncated += 1
+                    self.counts.dropped_tokens += len(tokens) - room
+                    tokens = tokens[:room]
+                else:
+                    self.counts.split += 1
+            for start in range(0, len(tokens), room):
+                row = _Row()
+                if self.bos is not None:
+                    row.add(self.bos)
+                for place, token in enumerate(tokens[start : start + room], start):
+                    row.add(token, number, place)
+                yield row
+
+    def _joined(self) -> Iterator[_Row]:
+        """Full rows, in which documents follow each other after the end token; only the last row may be short."""
+        end = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else self.bos
+        row = _Row()
+
+        def begun() -> _Row:
+            fresh = _Row()
+            if self.bos is not None:
+                fresh.add(self.bos)
+            return fresh
+
+        row = begun()
+        for number, tokens in self._tokenized():
+            for place, token in enumerate(tokens):
+                row.add(token, number, place)
+                if len(row.tokens) == self.context:
+                    yield row
+                    row = begun()
+            # At the start of a row the beginning token parts the documents already.
+            if end is not None and len(row.tokens) > 1:
+                row.add(end)
+                if len(row.tokens) == self.context:
+                    yield row
+                    row = begun()
+        if any(document >= 0 for document in row.document):
+            yield row
+
+    def _tokenized(self) -> Iterator[tuple[int, list[int]]]:
+        pending: list[tuple[int, str]] = []
+        for numbered in self._shuffled(enumerate(self.corpus)):
+            pending.append(numbered)
+            if len(pending) == _TOKENIZED_AT_ONCE:
+                yield from self._tokens_of(pending)
+                pending = []
+        if pending:
+            yield from self._tokens_of(pending)
+
+    def _tokens_of(self, numbered: list[tuple[int, str]]) -> Iterator[tuple[int, list[int]]]:
+        texts = [text for _, text in numbered]
+        # Without special tokens: tokenizers that add a beginning token by themselves would give two.
+        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        for (number, _), tokens in zip(numbered, encoded, strict=True):
+            self.counts.documents += 1
+            yield number, tokens
+
+    def _shuffled(self, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+        """The documents by way of a buffer from which a random one is taken each time."""
+        if self.shuffle is None:
+            yield from numbered
+            return
+        generator = seeded_generator(self.seed, "documents")
+        buffer: list[tuple[int, str]] = []
+        for item in numbered:
+            buffer.append(item)
+            if len(buffer) > self.shuffle:
+                taken = int(torch.randint(len(buffer), (), generator=generator))
+                buffer[taken], buffer[-1] = buffer[-1], buffer[taken]
+                yield buffer.pop()
+        for index in torch.randperm(len(buffer), generator=generator).tolist():
+            yield buffer[index]
+
+
+def token_batches(
+    corpus: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    batch: int,
+    context: int,
+    *,
+    prepend_bos: bool | None = None,
+    long: Literal["split", "truncate"] = "split",
+    join: bool = False,
+    shuffle: int | None = None,
+    seed: int = 0,
+) -> TokenBatches:
+    """Batches of at most ``batch`` rows of at most ``context`` tokens; rows and their order are those of any other
+    batch size. Read lazily.
+
+    A row holds one document, or with ``join`` several, parted by the end token. Each row begins with the beginning
+    token if the tokenizer has one (``prepend_bos=False``: never; the model's wish is ``cfg.default_prepend_bos``). A
+    document longer than a row goes on in the next (``long="split"``) or is cut (``"truncate"``); ``counts`` says how many.
+    ``shuffle``: documents come in a random order from a buffer of that size, by ``seed``.
+
+    Raises ``RequestError`` for a batch or context below 1, or a context without room beside the beginning token.
+    """
+    for name, value in (("batch", batch), ("context", context), ("shuffle", 1 if shuffle is None else shuffle)):
+        if value < 1:
+            raise RequestError(f"{name} = {value}: must be at least 1")
+    if long not in ("split", "truncate"):
+        raise RequestError(f"long = {long!r}: give 'split' or 'truncate'")
+    batches = TokenBatches(
+        corpus,
+        tokenizer,
+        batch,
+        context,
+        prepend_bos=prepend_bos,
+        long=long,
+        join=join,
+        shuffle=shuffle,
+        seed=seed,
+    )
+    if batches.bos is not None and context < 2:
+        raise RequestError(f"context = {context}: with a beginning token a row needs at least 2")
+    return batches

@@ -1,0 +1,133 @@
+"""Corpora by name: bundled, from a file or folder, or from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mi_superposition.corpora.files import (
+    Document,
+    jsonl_documents,
+    parquet_documents,
+    saved_documents,
+    text_documents,
+)
+from mi_superposition.corpora.hub import hub_documents
+from mi_superposition.errors import RequestError
+from mi_superposition.runs import file_hash
+
+BUNDLED_CORPORA = {"stories": Path(__file__).parent.parent / "bundled" / "stories-corpus" / "stories.parquet"}
+END_OF_TEXT = "<|endoftext|>"
+_FIRST_FEW = 3
+
+
+@dataclass(frozen=True)
+class CorpusCounts:
+    """What one pass found. ``documents`` were given; the others were passed over, except ``repaired``.
+
+    ``empty``: nothing but white space. ``broken``: a line that is no JSON object, or a row that cannot be read.
+    ``missing``: the column is absent, null or no text. ``repaired``: bytes that are no UTF-8, given with U+FFFD in their
+    place. ``examples`` says where the first few of these were.
+    """
+
+    documents: int = 0
+    empty: int = 0
+    broken: int = 0
+    missing: int = 0
+    repaired: int = 0
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        problems = [
+            f"{count:,} {name}" for name in ("empty", "broken", "missing", "repaired") if (count := getattr(self, name))
+        ]
+        where = f" ({'; '.join(self.examples)})" if self.examples else ""
+        return f"{self.documents:,} documents" + (f", {', '.join(problems)}{where}" if problems else "")
+
+
+class Corpus:
+    """Documents in their order, read anew at every pass and never all in memory.
+
+    ``counts`` is about the last pass, or the one under way; ``None`` before the first.
+    """
+
+    def __init__(self, name: str, read: Callable[[], Iterator[Document]], location: Path | None = None):
+        self.name = name
+        self.location = location
+        self.counts: CorpusCounts | None = None
+        self._read = read
+
+    def __iter__(self) -> Iterator[str]:
+        self.counts = CorpusCounts()
+        for document in self._read():
+            self._count(document)
+            if document.text is not None and document.text.strip():
+                yield document.text
+
+    def _count(self, document: Document) -> None:
+        counts = self.counts or CorpusCounts()
+        if document.text is not None:
+            kind = "documents" if document.text.strip() else "empty"
+            counts = replace(counts, **{kind: getattr(counts, kind) + 1})
+        if document.problem is not None:
+            kind = document.problem
+            examples = counts.examples
+            if len(examples) < _FIRST_FEW:
+                examples = (*examples, f"{kind} at {document.where}")
+            counts = replace(counts, **{kind: getattr(counts, kind) + 1}, examples=examples)
+        self.counts = counts
+
+    def identity(self) -> dict[str, str]:
+        """Name and, for a file, the SHA-256 of its bytes: what a run folder records of its corpus."""
+        if self.location is None or not self.location.is_file():
+            return {"name": self.name}
+        return {"name": self.name, "sha256": file_hash(self.location)}
+
+
+def load_corpus(
+    name: str | Path,
+    *,
+    split: str = "train",
+    column: str = "text",
+    config: str | None = None,
+    separator: str = END_OF_TEXT,
+) -> Corpus:
+    """A corpus by name.
+
+    ``name`` is ``"stories"`` (bundled); a ``.txt`` file, whose documents are parted by ``separator``; a ``.jsonl`` or
+    ``.parquet`` file or a folder written by ``save_to_disk`` of datasets, with the text in ``column``; or a dataset id
+    on the hub, streamed (from the local hub cache where it is there). ``split`` and ``config`` are for the last two.
+
+    Empty documents, broken lines and rows without text are passed over and counted, bytes that are no UTF-8 are replaced
+    by U+FFFD and counted: see ``Corpus.counts``. Raises ``RequestError`` for a name, split or column that is not there
+    (with those that are) and ``WorkError`` for a file that is damaged as a whole or a network that fails.
+    """
+    if not separator:
+        raise RequestError("separator = '': give the text that stands between two documents")
+    if str(name) in BUNDLED_CORPORA:
+        path = BUNDLED_CORPORA[str(name)]
+        return Corpus(str(name), lambda: parquet_documents(path, "text"), path)
+    path = Path(name)
+    if path.is_dir():
+        return Corpus(str(name), lambda: saved_documents(path, split, column), path)
+    readers: dict[str, Callable[[], Iterator[Document]]] = {
+        ".txt": lambda: text_documents(path, separator),
+        ".jsonl": lambda: jsonl_documents(path, column),
+        ".parquet": lambda: parquet_documents(path, column),
+    }
+    if path.suffix in readers:
+        if not path.is_file():
+            raise RequestError(f"{str(name)!r} is not there: give a file that exists")
+        return Corpus(str(name), readers[path.suffix], path)
+    if path.exists():
+        raise RequestError(f"{str(name)!r} is no corpus: give {', '.join(readers)} or a folder saved by datasets")
+    parts = str(name).split("/")
+    if not 1 <= len(parts) <= 2 or not all(parts) or str(name).startswith((".", os.sep)):
+        raise RequestError(f"{str(name)!r} is not there, and no dataset id either: give a file, a folder or OWNER/NAME")
+    near = difflib.get_close_matches(str(name), BUNDLED_CORPORA, n=1)
+    if near and len(parts) == 1:
+        raise RequestError(f"{str(name)!r} is no corpus: did you mean {near[0]!r}?")
+    return Corpus(str(name), lambda: hub_documents(str(name), split, column, config))

@@ -1,0 +1,147 @@
+"""Documents from files, one at a time. A damaged part costs that part; a damaged whole is an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import DatasetDict, load_from_disk
+
+from mi_superposition.errors import RequestError, WorkError
+
+_READ_BYTES = 1 << 20
+_ROWS = 256
+
+
+class Document(NamedTuple):
+    """A document's text, or ``None`` where there is none; what was wrong with it, and where it stands."""
+
+    text: str | None
+    problem: Literal["broken", "missing", "repaired"] | None = None
+    where: str = ""
+
+
+def text_documents(path: Path, separator: str) -> Iterator[Document]:
+    """The stretches of a text file between separators, without the line breaks next to them."""
+    parting = separator.encode()
+    pending, offset = bytearray(), 0
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            # Only what is new is searched, with as much of the old as a separator may begin in.
+            searched, start = max(len(pending) - len(parting) + 1, 0), 0
+            pending += block
+            while (end := pending.find(parting, searched)) >= 0:
+                yield _decoded(bytes(pending[start:end]), f"byte {offset + start}")
+                start = searched = end + len(parting)
+            del pending[:start]
+            offset += start
+    # What follows the last separator is a document only if there is something.
+    if pending.strip():
+        yield _decoded(bytes(pending), f"byte {offset}")
+
+
+def _decoded(content: bytes, where: str) -> Document:
+    try:
+        return Document(content.decode().strip("\r\n"))
+    except UnicodeDecodeError as error:
+        return Document(content.decode(errors="replace").strip("\r\n"), "repaired", f"{where} + {error.start}")
+
+
+def jsonl_documents(path: Path, column: str) -> Iterator[Document]:
+    """The text in ``column`` of every line; blank lines are no documents."""
+    known: set[str] = set()
+    found = False
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"line {number}"
+            try:
+                text = line.decode()
+                problem: Literal["repaired"] | None = None
+            except UnicodeDecodeError:
+                text, problem = line.decode(errors="replace"), "repaired"
+            try:
+                row = json.loads(text)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                yield Document(None, "broken", where)
+                continue
+            known |= set(row)
+            if not isinstance(row.get(column), str):
+                yield Document(None, "missing", where)
+                continue
+            found = True
+            yield Document(row[column], problem, where)
+    if known and not found and column not in known:
+        raise RequestError(_no_column(path, column, known))
+
+
+def parquet_documents(path: Path, column: str) -> Iterator[Document]:
+    """The text in ``column`` of every row, a few hundred rows at a time."""
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if column not in names:
+                raise RequestError(_no_column(path, column, names))
+            number = 0
+            for batch in file.iter_batches(batch_size=_ROWS, columns=[column]):
+                # As bytes: pyarrow refuses a whole batch for one string that is no UTF-8.
+                for value in _as_bytes(batch.column(0)):
+                    number += 1
+                    if value is None or not isinstance(value, bytes):
+                        yield Document(None, "missing", f"row {number}")
+                    else:
+                        yield _decoded_row(value, f"row {number}")
+    except (pa.ArrowException, OSError) as error:
+        raise WorkError(f"cannot read {str(path)!r}: {str(error).splitlines()[0]}") from error
+
+
+def _as_bytes(values: pa.Array) -> list[Any]:
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return _as_bytes(values.dictionary_decode())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        values = values.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
+    return values.to_pylist()
+
+
+def _decoded_row(content: bytes, where: str) -> Document:
+    try:
+        return Document(content.decode())
+    except UnicodeDecodeError:
+        return Document(content.decode(errors="replace"), "repaired", where)
+
+
+def saved_documents(path: Path, split: str, column: str) -> Iterator[Document]:
+    """The text in ``column`` of a folder written by ``save_to_disk``, mapped into memory and not read into it."""
+    try:
+        saved = load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise RequestError(f"{str(path)!r} is no folder written by save_to_disk of datasets") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise WorkError(f"cannot read {str(path)!r}: {str(error).splitlines()[0]}") from error
+    if isinstance(saved, DatasetDict):
+        if split not in saved:
+            raise RequestError(f"{str(path)!r} has no split {split!r}: it has {', '.join(map(repr, saved))}")
+        saved = saved[split]
+    if column not in saved.column_names:
+        raise RequestError(_no_column(path, column, saved.column_names))
+    yield from row_documents(saved, column)
+
+
+def row_documents(rows: Any, column: str) -> Iterator[Document]:
+    """The text in ``column`` of rows that are mappings."""
+    row: Mapping[str, Any]
+    for number, row in enumerate(rows, start=1):
+        text = row.get(column)
+        yield Document(text) if isinstance(text, str) else Document(None, "missing", f"row {number}")
+
+
+def _no_column(path: Path, column: str, names: Any) -> str:
+    return f"{str(path)!r} has no column {column!r}: it has {', '.join(map(repr, sorted(names)))}"

@@ -1,0 +1,104 @@
+"""Language models by name. The only room that builds, loads or fetches one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformer_lens import HookedTransformer
+
+from mi_superposition.errors import RequestError
+from mi_superposition.models.attention_only import (
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
+    SNAPSHOTS,
+    build_attention_only_model,
+    load_attention_only,
+    load_snapshots,
+    load_weights,
+    save_model,
+    save_snapshot,
+    untrained_copy,
+    weights_of,
+)
+from mi_superposition.models.catalogue import BUNDLED_MODELS, hub_id, local_model_folder, model_folder
+from mi_superposition.models.hub import fetch_model
+from mi_superposition.models.hugging_face import build_gpt2, load_hugging_face, save_hugging_face
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = torch.float32,
+    n_ctx: int | None = None,
+    process_weights: bool = False,
+) -> HookedTransformer:
+    """A model in eval mode: bundled, from a folder, or from the Hugging Face hub.
+
+    ``name`` is ``"addition"``, ``"addition-exact"`` or ``"stories"``; a run folder that holds a model; a folder in
+    Hugging Face layout; or an id on the hub such as ``"roneneldan/TinyStories-33M"`` (TransformerLens's short names
+    work too). What is not in the local hub cache is downloaded after a line on standard error that says how large it
+    is.
+
+    ``device`` is ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``: cuda where there is one, else cpu. ``n_ctx`` shortens
+    the context; TinyStories models get 512, the longest text they saw. The weights are those of the file, so logits
+    are those of transformers; with ``process_weights`` layer norms are folded in and what cannot matter is centred, as
+    TransformerLens's ``from_pretrained`` does. Neither touches an addition model.
+
+    Raises ``RequestError`` for a name, device or dtype that is not there, a model that is not open to this user or an
+    architecture TransformerLens cannot hold, and ``WorkError`` for damaged files or a network that fails.
+    """
+    place = _device(device)
+    precision = _dtype(dtype)
+    folder = model_folder(name)
+    asked = str(name)
+    if folder is None:
+        asked = hub_id(asked)
+        folder = fetch_model(asked)
+    if (folder / MODEL_CONFIG).is_file():
+        model = load_attention_only(folder).to(precision, print_details=False)
+    else:
+        model = load_hugging_face(folder, asked, dtype=precision, n_ctx=n_ctx, process_weights=process_weights)
+    # Without TransformerLens's word on it to standard output.
+    return model.to(place, print_details=False).eval()
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise RequestError(f"dtype = {str(dtype)!r}: give {' or '.join(map(repr, _DTYPES))}")
+    return found
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in available:
+        raise RequestError(f"device = {device!r}: give 'auto', 'cpu', 'cuda' or 'mps'")
+    if not available[device]:
+        raise RequestError(f"device = {device!r}: this machine has none; give 'auto' or 'cpu'")
+    return device
+
+
+__all__ = [
+    "BUNDLED_MODELS",
+    "MODEL_CONFIG",
+    "MODEL_WEIGHTS",
+    "SNAPSHOTS",
+    "build_attention_only_model",
+    "build_gpt2",
+    "load_model",
+    "load_snapshots",
+    "load_weights",
+    "local_model_folder",
+    "model_folder",
+    "save_hugging_face",
+    "save_model",
+    "save_snapshot",
+    "untrained_copy",
+    "weights_of",
+]

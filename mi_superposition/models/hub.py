@@ -1,0 +1,116 @@
+"""Models from the Hugging Face hub, by way of its local cache."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.hf_api import ModelInfo
+
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG, nearest_name
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+_SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+# TransformerLens's own layout: of all checkpoints the last.
+_OWN_WEIGHTS = ("*final.pth",)
+_TIMEOUT = 20.0
+_Answer = TypeVar("_Answer")
+
+
+def fetch_model(hub_id: str) -> Path:
+    """Folder of a model in the local hub cache, downloaded first where it is not there.
+
+    What will be downloaded and how large it is goes to standard error before it starts. Raises ``RequestError`` for
+    an id that is not on the hub (with the nearest known one) or not open to this user, ``WorkError`` when the
+    network or the disk fails.
+    """
+    cached = _cached(hub_id)
+    return cached if cached is not None else _download(hub_id)
+
+
+def fetch_tokenizer(hub_id: str) -> Path:
+    """Folder of a tokenizer in the local hub cache, downloaded first where it is not there."""
+    patterns = [HUGGING_FACE_CONFIG, *_TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return _answered(hub_id, lambda: Path(snapshot_download(hub_id, allow_patterns=patterns)))
+
+
+def _cached(hub_id: str) -> Path | None:
+    """The snapshot in the cache, if it is whole."""
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    weights = (*_SAFE_WEIGHTS, *_PICKLED_WEIGHTS, *_OWN_WEIGHTS)
+    return folder if (folder / HUGGING_FACE_CONFIG).is_file() and any(_found(folder, weights)) else None
+
+
+def _found(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [path for pattern in patterns for path in folder.glob(pattern) if path.suffix != ".json"]
+
+
+def _download(hub_id: str) -> Path:
+    info = _answered(hub_id, lambda: HfApi().model_info(hub_id, files_metadata=True, timeout=_TIMEOUT))
+    files = _needed(info)
+    if not any(Path(name).suffix in (".safetensors", ".bin", ".pth") for name in files):
+        raise RequestError(f"{hub_id!r} holds no weights that can be read: safetensors, pytorch_model.bin or final.pth")
+    size = sum(files.values()) / 1e6
+    print(f"downloading {hub_id}: {len(files)} files, {size:,.0f} MB", file=sys.stderr, flush=True)
+    return _answered(hub_id, lambda: Path(snapshot_download(hub_id, allow_patterns=list(files))))
+
+
+def _needed(info: ModelInfo) -> dict[str, int]:
+    """Files of the model and their sizes in bytes; of several formats of the weights the safest."""
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+
+    def matching(*patterns: str) -> list[str]:
+        return [name for name in sizes if any(Path(name).match(pattern) for pattern in patterns) and "/" not in name]
+
+    weights = matching(*_SAFE_WEIGHTS) or matching(*_PICKLED_WEIGHTS) or matching(*_OWN_WEIGHTS)
+    names = [*matching(HUGGING_FACE_CONFIG, "generation_config.json", *_TOKENIZER_FILES), *weights]
+    return {name: sizes[name] for name in names}
+
+
+def _answered(hub_id: str, ask: Callable[[], _Answer]) -> _Answer:
+    """What the hub answers, its refusals as one line each."""
+    try:
+        return ask()
+    except GatedRepoError as error:
+        raise RequestError(
+            f"{hub_id!r} is gated: accept its terms on its page, then log in with 'hf auth login' or set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        near = nearest_name(hub_id)
+        hint = (
+            f"did you mean {near!r}?" if near and near != hub_id else "check the spelling, or log in if it is private"
+        )
+        raise RequestError(f"{hub_id!r} is not on the hub: {hint}") from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise WorkError(_missing(hub_id, "the hub is switched off or not to be reached")) from error
+    except HfHubHTTPError as error:
+        raise WorkError(f"the hub failed on {hub_id!r}: {str(error).splitlines()[0]}") from error
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        raise WorkError(_missing(hub_id, "the hub cannot be reached")) from error
+
+
+def _missing(hub_id: str, reason: str) -> str:
+    near = nearest_name(hub_id)
+    hint = f" (did you mean {near!r}?)" if near and near != hub_id else ""
+    offline = " with HF_HUB_OFFLINE unset" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"{hub_id!r} is not in the local hub cache and {reason}{hint}: try again on a network{offline}, or give a folder"

@@ -1,0 +1,104 @@
+"""How alike neurons are: by the directions they read and write, or by when they are active."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from mi_superposition.errors import RequestError
+from mi_superposition.linalg import cosine_similarity
+from mi_superposition.streaming import CovarianceAccumulator
+
+Directions = Literal["out", "in", "both"]
+_NAMED = ("out", "in", "both")
+
+
+@dataclass(frozen=True)
+class NeuronVectors:
+    """One or more vectors for each neuron; neurons are alike as far as their vectors are, on average."""
+
+    parts: tuple[Float[Tensor, "neuron _"], ...]
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons."""
+        return len(self.parts[0])
+
+    def similarity(self) -> Float[Tensor, "neuron neuron"]:
+        """Mean over the parts of the cosine between two neurons' vectors (dimensionless, -1 to 1)."""
+        total = cosine_similarity(self.parts[0])
+        for part in self.parts[1:]:
+            total += cosine_similarity(part)
+        return total.div_(len(self.parts))
+
+
+def neuron_vectors(model: HookedTransformer, layer: int = 0, weights: str = "out") -> NeuronVectors:
+    """The vectors of a layer's MLP neurons, or the rows of any matrix of the model.
+
+    ``weights``: ``"out"``, what each neuron writes (rows of ``W_out``); ``"in"``, what it reads (columns of
+    ``W_in``); ``"both"``; or the name of a parameter with two axes, such as ``embed.W_E`` (its rows; add ``.T`` for
+    its columns). Raises ``RequestError`` for a layer or a matrix that is not there.
+    """
+    if weights not in _NAMED:
+        return NeuronVectors((_named_matrix(model, weights),))
+    check_layer(model, layer)
+    mlp = model.blocks[layer].mlp
+    out, read = mlp.W_out.detach(), rearrange(mlp.W_in.detach(), "d_model d_mlp -> d_mlp d_model")
+    return NeuronVectors({"out": (out,), "in": (read,), "both": (read, out)}[weights])
+
+
+def check_layer(model: HookedTransformer, layer: int) -> None:
+    """Raise ``RequestError`` unless the model has MLP neurons in that layer."""
+    if getattr(model.cfg, "attn_only", False):
+        raise RequestError("the model has attention only: it has no MLP neurons to order")
+    if not 0 <= layer < model.cfg.n_layers:
+        raise RequestError(f"layer = {layer}: the model has layers 0 to {model.cfg.n_layers - 1}")
+
+
+def _named_matrix(model: HookedTransformer, name: str) -> Float[Tensor, "row column"]:
+    parameters = dict(model.named_parameters())
+    bare = name.removesuffix(".T")
+    if bare not in parameters:
+        two = [known for known, value in parameters.items() if value.ndim == 2 and "blocks" not in known]
+        raise RequestError(
+            f"weights = {name!r}: give 'out', 'in', 'both' or a matrix of the model, such as {' or '.join(two[:3])}"
+        )
+    matrix = parameters[bare].detach()
+    if matrix.ndim != 2:
+        raise RequestError(f"weights = {name!r} has {matrix.ndim} axes {tuple(matrix.shape)}: give one with two")
+    return matrix.T if name.endswith(".T") else matrix
+
+
+@torch.no_grad()
+def neuron_correlations(
+    model: HookedTransformer,
+    batches: Iterable[tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]],
+    layer: int = 0,
+    *,
+    shuffle: torch.Generator | None = None,
+) -> Float[Tensor, "neuron neuron"]:
+    """Pearson correlation between the activations of a layer's MLP neurons over a corpus, in one pass.
+
+    ``batches`` gives tokens and which of them count. With ``shuffle``, the control: every neuron's activations are
+    permuted by themselves within each batch, so that what is left is what chance gives.
+    """
+    check_layer(model, layer)
+    hook = f"blocks.{layer}.mlp.hook_post"
+    accumulator = CovarianceAccumulator(model.blocks[layer].mlp.W_out.shape[0])
+    for tokens, counted in batches:
+        _, cache = model.run_with_cache(
+            tokens.to(model.W_E.device), names_filter=hook, stop_at_layer=layer + 1, return_type=None
+        )
+        activations = cache[hook][counted.to(model.W_E.device)].float()
+        if shuffle is not None:
+            ranks = torch.rand(activations.shape, generator=shuffle).argsort(dim=0).to(activations.device)
+            activations = activations.gather(0, ranks)
+        accumulator.update(activations)
+    return accumulator.correlation()

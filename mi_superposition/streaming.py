@@ -1,0 +1,60 @@
+"""Accumulators for data that does not fit into memory. ``merge(a, b)`` equals one pass over both."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_superposition.errors import RequestError
+
+
+class CovarianceAccumulator:
+    """Counts, means and centred products of vectors, in float64: memory independent of how many there are.
+
+    Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
+    """
+
+    def __init__(self, d: int):
+        self.n = 0
+        self.mean = torch.zeros(d, dtype=torch.float64)
+        self.products = torch.zeros(d, d, dtype=torch.float64)
+
+    def update(self, vectors: Float[Tensor, "sample d"]) -> None:
+        """Add samples. Raises ``RequestError`` for a NaN or an infinity."""
+        if not len(vectors):
+            return
+        if not vectors.isfinite().all():
+            raise RequestError("the samples hold a NaN or an infinity: a covariance needs finite numbers")
+        mean = vectors.mean(dim=0, dtype=torch.float64)
+        # Centred before the product: what is left is small enough for the fast float32 product.
+        centred = (vectors.double() - mean).float()
+        self._add(len(vectors), mean.cpu(), (centred.T @ centred).double().cpu())
+
+    def _add(self, n: int, mean: Float[Tensor, " d"], products: Float[Tensor, "d d"]) -> None:
+        total = self.n + n
+        shift = mean - self.mean
+        self.products += products + torch.outer(shift, shift) * (self.n * n / total)
+        self.mean += shift * (n / total)
+        self.n = total
+
+    @classmethod
+    def merge(cls, a: CovarianceAccumulator, b: CovarianceAccumulator) -> CovarianceAccumulator:
+        """What one accumulator would hold after both passes."""
+        merged = cls(len(a.mean))
+        for part in (a, b):
+            if part.n:
+                merged._add(part.n, part.mean, part.products)
+        return merged
+
+    def correlation(self) -> Float[Tensor, "d d"]:
+        """Pearson correlation (dimensionless); 0 with and of anything that never varied. float32.
+
+        Raises ``RequestError`` with fewer than two samples.
+        """
+        if self.n < 2:
+            raise RequestError(f"{self.n} samples: a correlation needs at least 2")
+        deviation = self.products.diagonal().clamp_min(0).sqrt()
+        varies = deviation > 1e-9 * (self.n**0.5) * self.mean.abs().clamp_min(1e-30)
+        inverse = torch.where(varies, 1 / deviation.clamp_min(1e-300), 0.0)
+        return (self.products * inverse[:, None] * inverse).float().clamp_(-1, 1)

@@ -1,0 +1,462 @@
+"""The study of the order of neurons: what falls out of the weights, and what of it sorting alone would give."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from mi_superposition.corpora import Corpus, load_corpus, token_batches
+from mi_superposition.errors import RequestError
+from mi_superposition.figures.neurons import control_scores, neighbour_curves
+from mi_superposition.models import load_model, untrained_copy, weights_of
+from mi_superposition.neurons import (
+    ClusterOrder,
+    Control,
+    NeuronOrder,
+    NeuronVectors,
+    Spot,
+    cluster_neurons,
+    control_vectors,
+    find_spots,
+    measure_control,
+    neighbour_similarity,
+    neuron_correlations,
+    neuron_vectors,
+    order_neurons,
+)
+from mi_superposition.neurons.control import KINDS, hash_seed
+from mi_superposition.neurons.order import path_score
+from mi_superposition.neurons.similarity import check_layer
+from mi_superposition.runs import content_hash, open_run, write_file, write_tensors
+from mi_superposition.site import FigureRecord, Page, Section, write_site
+from mi_superposition.site.records import Item, Link, MatrixRecord, MatrixView, TableRecord, neuron_address
+
+COMMAND = "neurons order"
+ACTIVATIONS = "activations"
+# Beyond so many neurons a sample takes seconds, so fewer are drawn; so too where each is a pass over a corpus.
+_MANY_NEURONS = 2048
+_CONTROLS, _FEW_CONTROLS = 20, 5
+_ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class NeuronOrderStudy:
+    """An order of neurons with everything it is compared with.
+
+    ``examples`` holds for each kind of control the similarity and the order of its first sample, ``clusters_by_chance``
+    how many clusters the same clustering finds in it.
+    """
+
+    similarity: Float[Tensor, "neuron neuron"]
+    found: NeuronOrder
+    clusters: ClusterOrder
+    controls: list[Control]
+    examples: dict[str, tuple[Float[Tensor, "neuron neuron"], Int[Tensor, " neuron"]]]
+    clusters_by_chance: dict[str, int]
+    spots: list[Spot]
+
+    @property
+    def unordered_score(self) -> float:
+        """Score of the neurons as they stand in the model."""
+        return path_score(self.similarity.square(), torch.arange(len(self.similarity)))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where similarities come from: the trained one, and samples of each kind of control."""
+
+    what: str
+    trained: Callable[[], Float[Tensor, "neuron neuron"]]
+    samples: dict[str, Callable[[int], Iterator[Float[Tensor, "neuron neuron"]]]]
+    few: bool
+
+
+def weight_source(model: HookedTransformer, layer: int, weights: str, seed: int) -> Source:
+    """Cosine between directions in the weights."""
+    vectors = neuron_vectors(model, layer, weights)
+
+    def untrained(sample_seed: int) -> NeuronVectors:
+        return neuron_vectors(untrained_copy(model, sample_seed), layer, weights)
+
+    def sampler(kind: str) -> Callable[[int], Iterator[Tensor]]:
+        return lambda n: (
+            sample.similarity() for sample in control_vectors(vectors, kind, n, seed=seed, untrained=untrained)
+        )
+
+    return Source("cosine", vectors.similarity, {kind: sampler(kind) for kind in KINDS}, few=False)
+
+
+def activation_source(model: HookedTransformer, layer: int, corpus: Corpus, rows: int, seed: int) -> Source:
+    """Correlation between activations over the first ``rows`` rows of a corpus."""
+    check_layer(model, layer)
+    if model.tokenizer is None:
+        raise RequestError("the model came without a tokenizer: it cannot read a corpus")
+    prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
+    batches = token_batches(corpus, model.tokenizer, _ROWS_AT_ONCE, model.cfg.n_ctx, prepend_bos=prepend_bos)
+
+    def read() -> Iterator[tuple[Tensor, Tensor]]:
+        left = rows
+        for batch in batches:
+            yield batch.tokens[:left], batch.mask[:left]
+            left -= len(batch.tokens)
+            if left <= 0:
+                return
+
+    def shuffled(n: int) -> Iterator[Tensor]:
+        for sample in range(n):
+            generator = torch.Generator().manual_seed(hash_seed(seed, "shuffled", sample))
+            yield neuron_correlations(model, read(), layer, shuffle=generator)
+
+    def untrained(n: int) -> Iterator[Tensor]:
+        for sample in range(n):
+            yield neuron_correlations(untrained_copy(model, seed + sample), read(), layer)
+
+    return Source(
+        "correlation",
+        lambda: neuron_correlations(model, read(), layer),
+        {"shuffled": shuffled, "untrained": untrained},
+        few=True,
+    )
+
+
+def neuron_order_study(
+    source: Source,
+    *,
+    n_controls: int | None = None,
+    window: int = 8,
+    seed: int = 0,
+    seconds: float = 0.5,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> NeuronOrderStudy:
+    """Order, bound, cluster; do the same with every control; rank the spots. Trained and control orders are searched
+    with the same effort, ``seconds``.
+    """
+    on_stage("trained order")
+    similarity = source.trained()
+    if not 2 <= window <= len(similarity):
+        raise RequestError(f"window = {window}: must be 2 to the number of neurons, {len(similarity)}")
+    found = order_neurons(similarity, seed=seed, seconds=seconds)
+    clusters = cluster_neurons(similarity, seed=seed)
+    if n_controls is None:
+        n_controls = _FEW_CONTROLS if source.few or len(similarity) > _MANY_NEURONS else _CONTROLS
+    controls, examples, by_chance = [], {}, {}
+    for kind, samples in source.samples.items():
+        on_stage(f"control: {KINDS[kind]}")
+        control = measure_control(kind, samples(n_controls), seed=seed, seconds=seconds)
+        controls.append(control)
+        first = next(iter(samples(1)))
+        examples[kind] = (first, order_neurons(first, seed=seed, seconds=seconds, bound=False).order)
+        by_chance[kind] = cluster_neurons(first, seed=seed, seconds=0.0).n_clusters
+    on_stage("spots")
+    spots = find_spots(similarity, found.order, list(examples.values()), window=window)
+    return NeuronOrderStudy(similarity, found, clusters, controls, examples, by_chance, spots)
+
+
+def check_request(n_controls: int | None, window: int, seconds: float, rows: int) -> None:
+    """Raise ``RequestError`` for numbers that no study can be made with."""
+    if n_controls is not None and n_controls < 2:
+        raise RequestError(f"controls = {n_controls}: a z-score needs at least 2")
+    for name, value, least in (("window", window, 2), ("rows", rows, 1)):
+        if value < least:
+            raise RequestError(f"{name} = {value}: must be at least {least}")
+    if seconds < 0:
+        raise RequestError(f"seconds = {seconds}: must be at least 0")
+
+
+def strictest(study: NeuronOrderStudy) -> Control:
+    """The control whose scores come nearest to the trained one."""
+    return min(study.controls, key=lambda control: control.z_score(study.found.score))
+
+
+def verdict(study: NeuronOrderStudy) -> str:
+    """What the comparison says, in one sentence."""
+    control = strictest(study)
+    name, z = KINDS[control.kind], control.z_score(study.found.score)
+    if z > 3:
+        return (
+            f"Neighbours are more alike than sorting alone makes them: {z:.1f} standard deviations above the nearest "
+            f"control ({name})."
+        )
+    if z < -3:
+        return (
+            f"Neighbours are less alike than in an ordered random matrix: {-z:.1f} standard deviations below one control "
+            f"({name}). The neurons' directions are spread more evenly than chance spreads them."
+        )
+    return f"No more than chance: {z:.1f} standard deviations from the nearest control ({name})."
+
+
+def neuron_order_items(
+    study: NeuronOrderStudy, *, what: str, matrix_id: str = "similarity", pages: dict[int, str] | None = None
+) -> list[Item]:
+    """Figures, tables and the matrix to zoom in."""
+    pages = pages or {}
+    nearest = strictest(study)
+    score, found = study.found.score, study.found
+    along = {kind: neighbour_similarity(*example) for kind, example in study.examples.items()}
+    example_similarity, example_order = study.examples[nearest.kind]
+    beating = [spot for spot in study.spots if spot.beats_control]
+    views = [
+        MatrixView("trained", "Trained, ordered", _permuted(study.similarity, found.order), found.order),
+        MatrixView("control", f"Control, ordered: {KINDS[nearest.kind]}", _permuted(example_similarity, example_order), example_order),
+        MatrixView("unordered", "Trained, not ordered", study.similarity, torch.arange(len(found.order)), values_of="trained"),
+        MatrixView("clusters", "Trained, by cluster", _permuted(study.similarity, study.clusters.order), study.clusters.order, values_of="trained"),
+    ]  # fmt: skip
+    return [
+        FigureRecord(
+            id="scores",
+            title="Is the order more than sorting?",
+            look_at=f"Any matrix looks ordered once it is sorted. Look at where the trained score lies against random matrices that were sorted too. {verdict(study)}",
+            number=f"Score {score:.2f}; no order of these neurons scores above {found.upper_bound:.2f} ({100 * found.gap:.2f} % more).",
+            control=f"{float(nearest.scores.mean()):.2f} ± {float(nearest.scores.std()):.2f} ({KINDS[nearest.kind]}, {len(nearest.scores)} samples); {study.unordered_score:.2f} not ordered.",
+            figure=control_scores(score, found.upper_bound, study.unordered_score, study.controls),
+        ),
+        TableRecord(
+            id="controls",
+            title="Every control",
+            look_at="Sum of squared similarities of neighbours; the same search, with the same effort, on each sample. The percentile is the share of samples below the trained score. Clusters: HDBSCAN on one sample.",
+            columns=["matrix", "samples", "score", "sd", "z of trained", "percentile", "clusters"],
+            rows=[
+                ["trained", "1", f"{score:.2f}", "", "", "", f"{study.clusters.n_clusters}"],
+                *(
+                    [
+                        KINDS[control.kind],
+                        f"{len(control.scores)}",
+                        f"{float(control.scores.mean()):.2f}",
+                        f"{float(control.scores.std()):.3f}",
+                        f"{control.z_score(score):+.1f}",
+                        f"{control.percentile(score):.0f}",
+                        f"{study.clusters_by_chance[control.kind]}",
+                    ]
+                    for control in study.controls
+                ),
+            ],
+        ),
+        FigureRecord(
+            id="neighbours",
+            title="How alike neighbours are",
+            look_at="Where the trained curve lies above the bands on the right, that many pairs are more alike than sorted noise; on the left, where on the path they lie.",
+            number=f"Most alike neighbours: {float(neighbour_similarity(study.similarity, found.order).abs().max()):.2f}.",
+            control=f"{max(float(control.profiles.max()) for control in study.controls):.2f} is the most in any control sample.",
+            figure=neighbour_curves(neighbour_similarity(study.similarity, found.order), study.controls, along),
+        ),
+        MatrixRecord(
+            id=matrix_id,
+            title="The matrix",
+            look_at="Zoom with the wheel, two fingers or + and −; drag or use the arrow keys to move; , and . go along the diagonal. Red is alike, blue is opposite; zoomed out, a pixel shows the strongest entry it covers. Boxes mark the spots below.",
+            number=f"The most alike of {len(found.order)} neurons: {_largest(study.similarity):.2f}.",
+            control=f"{_largest(example_similarity):.2f} in the ordered random matrix behind the second button ({KINDS[nearest.kind]}).",
+            what=_entry_word(what),
+            views=views,
+            spots=[(spot.start, len(spot.neurons)) for spot in beating],
+            pages=pages,
+        ),
+        TableRecord(
+            id="spots",
+            title="Spots",
+            look_at=f"Stretches of {len(study.spots[0].neurons) if study.spots else 0} neighbours by how alike they are, in standard deviations above all stretches of the ordered controls (one sample of each kind). {len(beating)} are above every stretch of every one of them.",
+            columns=["place", "mean squared similarity", "excess", "above every control", "neurons"],
+            rows=[
+                [
+                    Link(f"{spot.start}", f"#{matrix_id}={spot.start},{len(spot.neurons)}"),
+                    f"{spot.similarity:.3f}",
+                    f"{spot.excess:+.1f} sd",
+                    "yes" if spot.beats_control else "no",
+                    [Link(str(neuron), pages[neuron]) if neuron in pages else str(neuron) for neuron in spot.neurons],
+                ]
+                for spot in study.spots[:20]
+            ],
+        ),
+    ]
+
+
+def neuron_order_metrics(study: NeuronOrderStudy) -> dict[str, float | list[float] | list[int]]:
+    """The study's numbers, flat. A z-score that is infinite (a control that never varies) is left out."""
+    metrics: dict[str, float | list[float] | list[int]] = {
+        "n_neurons": len(study.found.order),
+        "score": study.found.score,
+        "upper_bound": study.found.upper_bound,
+        "gap": study.found.gap,
+        "unordered_score": study.unordered_score,
+        "clusters": study.clusters.n_clusters,
+        "spots_above_control": sum(spot.beats_control for spot in study.spots),
+    }
+    for control in study.controls:
+        z = control.z_score(study.found.score)
+        metrics |= {
+            f"{control.kind}_samples": len(control.scores),
+            f"{control.kind}_score_mean": float(control.scores.mean()),
+            f"{control.kind}_score_sd": float(control.scores.std()),
+            f"{control.kind}_percentile": control.percentile(study.found.score),
+            f"{control.kind}_clusters": study.clusters_by_chance[control.kind],
+        }
+        if abs(z) != float("inf"):
+            metrics[f"{control.kind}_z"] = z
+    return metrics
+
+
+def spots_csv(spots: list[Spot]) -> bytes:
+    """The spots as a table: one row each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["place", "mean_squared_similarity", "excess_sd", "above_every_control", "neurons"])
+    for spot in spots:
+        neurons = " ".join(map(str, spot.neurons))
+        writer.writerow([spot.start, f"{spot.similarity:.6f}", f"{spot.excess:.4f}", int(spot.beats_control), neurons])
+    return text.getvalue().encode()
+
+
+def write_neuron_order_run(
+    out: Path,
+    *,
+    model_name: str,
+    layer: int = 1,
+    weights: str = "out",
+    corpus_name: str = "stories",
+    rows: int = 500,
+    n_controls: int | None = None,
+    window: int = 8,
+    seed: int = 0,
+    seconds: float = 0.5,
+    pages: Path | None = None,
+    device: str = "auto",
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> bool:
+    """Run the study into a run folder; true when it was finished already.
+
+    ``pages`` is a site with neuron pages: those that are there are linked. ``corpus_name`` and ``rows`` are for
+    ``weights="activations"``. Raises as ``load_model``, ``load_corpus`` and ``open_run`` do.
+    """
+    check_request(n_controls, window, seconds, rows)
+    model = load_model(model_name, device=device)
+    inputs: dict[str, object] = {"model": {"name": model_name, "sha256": content_hash(weights_of(model))}}
+    config: dict[str, object] = dict(
+        layer=layer, weights=weights, controls=n_controls, window=window, seed=seed, seconds=seconds
+    )
+    if weights == ACTIVATIONS:
+        corpus = load_corpus(corpus_name)
+        inputs["corpus"], config["rows"] = corpus.identity(), rows
+        source = activation_source(model, layer, corpus, rows, seed)
+        what = f"Correlation between the activations of layer {layer}'s neurons over {corpus_name}"
+    else:
+        source = weight_source(model, layer, weights, seed)
+        directions = {"out": "output", "in": "input", "both": "input and output"}
+        of = f"{directions[weights]} directions of layer {layer}" if weights in directions else f"rows of {weights}"
+        what = f"Cosine between the {of}"
+    with open_run(out, COMMAND, config, inputs) as run:
+        if run.finished:
+            return True
+        study = neuron_order_study(
+            source, n_controls=n_controls, window=window, seed=seed, seconds=seconds, on_stage=on_stage
+        )
+        on_stage("pages")
+        write_tensors(
+            out / "order.safetensors",
+            {
+                "order": study.found.order,
+                "cluster_order": study.clusters.order,
+                "cluster_label": study.clusters.label,
+                "neighbour_similarity": neighbour_similarity(study.similarity, study.found.order),
+                **{f"{control.kind}_scores": control.scores for control in study.controls},
+            },
+        )
+        write_file(out / "spots.csv", spots_csv(study.spots))
+        linked = _linked_pages(pages, out / "page", layer, len(study.similarity))
+        page = Page(
+            slug="order",
+            title=f"The order of neurons in {model_name}",
+            intro=f"{what}: the order in which neighbours are most alike, and what of it sorting alone would give.",
+            items=neuron_order_items(study, what=what, pages=linked),
+        )
+        write_site([order_section(study, page)], out / "page", title="The order of neurons", lead="")
+        run.finish(neuron_order_metrics(study))
+    return False
+
+
+def order_section(study: NeuronOrderStudy, page: Page, more: tuple[Page, ...] = ()) -> Section:
+    """The card and pages of a study."""
+    nearest = strictest(study)
+    return Section(
+        slug="neuron-order",
+        title="The order of neurons",
+        summary="Does a meaningful order of neurons fall out of the weights? Sorting makes any matrix look ordered, so the order is compared with sorted random matrices.",
+        number=f"{nearest.z_score(study.found.score):+.1f} sd",
+        number_is=f"the trained order's score against its nearest control ({KINDS[nearest.kind]})",
+        control=f"0 ± 1 by chance; no order scores {100 * study.found.gap:.2f} % more than the one found",
+        page=page,
+        more=more,
+    )
+
+
+def neuron_order_section(on_stage: Callable[[str], None]) -> Section:
+    """The report's section: the bundled story model, its last layer in full, and every layer in short."""
+    model = load_model("stories", device="cpu")
+    layer = model.cfg.n_layers - 1
+
+    def stage(name: str) -> None:
+        on_stage(f"neurons, {name}")
+
+    study = neuron_order_study(weight_source(model, layer, "out", 0), on_stage=stage)
+    items = neuron_order_items(study, what=f"Cosine between the output directions of layer {layer}")
+    items.insert(2, _every_layer(model, stage))
+    page = Page(
+        slug="neuron-order",
+        title="The order of neurons",
+        intro=f"The bundled story model, {model.cfg.d_mlp} neurons in layer {layer}: neurons whose output directions are alike, side by side.",
+        items=items,
+    )
+    return order_section(study, page)
+
+
+def _every_layer(model: HookedTransformer, on_stage: Callable[[str], None]) -> TableRecord:
+    """The z-scores of all layers and directions, with a short search and few samples."""
+    rows = []
+    for layer in range(model.cfg.n_layers):
+        for weights in ("in", "out", "both"):
+            on_stage(f"layer {layer} {weights}")
+            source = weight_source(model, layer, weights, 0)
+            found = order_neurons(source.trained(), seconds=0.05)
+            cells = [f"layer {layer}, {weights}", f"{found.score:.2f}", f"{100 * found.gap:.1f} %"]
+            for kind in KINDS:
+                control = measure_control(kind, source.samples[kind](_FEW_CONTROLS), seed=0, seconds=0.05)
+                cells.append(f"{control.z_score(found.score):+.0f}")
+            rows.append(cells)
+    return TableRecord(
+        id="every-layer",
+        title="Every layer, inputs and outputs",
+        look_at=f"z-scores of the trained score against {_FEW_CONTROLS} samples of each control, with a short search; so few samples give the sign and the size, not the digits.",
+        columns=["neurons", "score", "gap to bound", *(f"z: {name}" for name in KINDS.values())],
+        rows=rows,
+    )
+
+
+def _entry_word(what: str) -> str:
+    """The short name of an entry of the matrix: the first word of what it is."""
+    return what.split()[0].lower()
+
+
+def _largest(similarity: Float[Tensor, "neuron neuron"]) -> float:
+    """The largest magnitude off the diagonal."""
+    return float((similarity - similarity * torch.eye(len(similarity))).abs().max())
+
+
+def _permuted(similarity: Float[Tensor, "neuron neuron"], order: Int[Tensor, " neuron"]) -> Tensor:
+    return similarity[order][:, order]
+
+
+def _linked_pages(pages: Path | None, page_folder: Path, layer: int, n_neurons: int) -> dict[int, str]:
+    """Addresses, from the page, of the neuron pages that exist."""
+    if pages is None:
+        return {}
+    found = {neuron: pages / neuron_address(layer, neuron) for neuron in range(n_neurons)}
+    return {
+        neuron: Path(os.path.relpath(path, page_folder)).as_posix() for neuron, path in found.items() if path.is_file()
+    }

@@ -1,0 +1,58 @@
+"""The order of neurons, step by step: how alike neurons are, the best order, the control, the spots.
+
+    python scripts/neuron_order.py                          # the bundled story model, layer 1
+    python scripts/neuron_order.py --model roneneldan/TinyStories-2Layers-33M --layer 1 --weights out
+
+`mi-superposition neurons order` does the same and draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mi_superposition import load_model
+from mi_superposition.models import untrained_copy
+from mi_superposition.neurons import control_vectors, find_spots, measure_control, neuron_vectors, order_neurons
+from mi_superposition.neurons.control import KINDS
+
+
+def main() -> None:
+    """Print the score of the trained order beside those of its controls, and the tightest stretches."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="stories")
+    parser.add_argument("--layer", type=int, default=1)
+    parser.add_argument("--weights", default="out", help="out, in, both, or a matrix of the model")
+    parser.add_argument("--samples", type=int, default=5, help="samples of each control")
+    parser.add_argument("--seconds", type=float, default=0.2, help="search for each order")
+    options = parser.parse_args()
+
+    model = load_model(options.model)
+    vectors = neuron_vectors(model, options.layer, options.weights)
+    similarity = vectors.similarity()
+    trained = order_neurons(similarity, seconds=options.seconds)
+    print(
+        f"{len(trained.order)} neurons: score {trained.score:.2f}, at most {100 * trained.gap:.2f} % below the best order"
+    )
+
+    def untrained(seed: int):
+        return neuron_vectors(untrained_copy(model, seed), options.layer, options.weights)
+
+    examples = []
+    for kind, name in KINDS.items():
+        samples = [
+            sample.similarity()
+            for sample in control_vectors(vectors, kind, options.samples, seed=0, untrained=untrained)
+        ]
+        control = measure_control(kind, iter(samples), seed=0, seconds=options.seconds)
+        print(
+            f"  {name:30} {float(control.scores.mean()):8.2f} ± {float(control.scores.std()):.2f}   z = {control.z_score(trained.score):+.1f}"
+        )
+        examples.append((samples[0], order_neurons(samples[0], seconds=options.seconds, bound=False).order))
+
+    print("spots (place, mean squared similarity, standard deviations above the controls, neurons)")
+    for spot in find_spots(similarity, trained.order, examples, limit=10):
+        print(f"  {spot.start:5} {spot.similarity:.3f} {spot.excess:+7.1f}  {' '.join(map(str, spot.neurons))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Token batches: every token once, where it says it is, in rows that do not depend on the batch size."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mi_superposition.corpora import token_batches
+from mi_superposition.errors import RequestError
+from mi_superposition.stories.train import train_tokenizer
+
+TEXTS = [f"Once there was a {word}. " * count for word, count in (("cat", 1), ("dog", 9), ("fox", 3), ("owl", 2))]
+TOKENIZER = train_tokenizer(TEXTS, 280)
+TOKENS = [TOKENIZER(text)["input_ids"] for text in TEXTS]
+
+
+def rows_of(batches):
+    """Rows without padding: (tokens, mask, document, place) of each."""
+    rows = []
+    for batch in batches:
+        assert batch.tokens.shape == batch.mask.shape == batch.document.shape == batch.place.shape
+        for row in zip(
+            batch.tokens.tolist(), batch.mask.tolist(), batch.document.tolist(), batch.place.tolist(), strict=True
+        ):
+            length = max([place + 1 for place, counted in enumerate(row[1]) if counted], default=0)
+            rows.append(tuple(tuple(items[:length]) for items in row))
+    return rows
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 9),
+    context=st.integers(2, 40),
+    join=st.booleans(),
+    bos=st.booleans(),
+    shuffle=st.sampled_from([None, 1, 3, 100]),
+)
+def test_every_token_stands_once_where_it_says(batch, context, join, bos, shuffle):
+    batches = token_batches(TEXTS, TOKENIZER, batch, context, join=join, prepend_bos=bos, shuffle=shuffle)
+    found = {}
+    for tokens, mask, document, place in rows_of(batches):
+        assert len(tokens) <= context
+        if bos:
+            assert tokens[0] == TOKENIZER.bos_token_id
+            assert not mask[0]
+        if not join:
+            assert len({d for d, counted in zip(document, mask, strict=True) if counted}) == 1
+        for token, counted, d, p in zip(tokens, mask, document, place, strict=True):
+            if counted:
+                assert (d, p) not in found
+                found[d, p] = token
+            else:
+                assert (d, p) == (-1, -1)
+                assert token == TOKENIZER.eos_token_id
+    wanted = {(d, p): token for d, tokens in enumerate(TOKENS) for p, token in enumerate(tokens)}
+    assert found == wanted
+    assert batches.counts.tokens == len(wanted)
+    assert batches.counts.documents == len(TEXTS)
+
+
+@pytest.mark.parametrize("join", [False, True])
+@pytest.mark.parametrize("shuffle", [None, 2])
+def test_rows_do_not_depend_on_the_batch_size(join, shuffle):
+    alternatives = [
+        rows_of(token_batches(TEXTS, TOKENIZER, batch, 16, join=join, shuffle=shuffle, seed=3)) for batch in (1, 3, 50)
+    ]
+    assert alternatives[0] == alternatives[1] == alternatives[2]
+
+
+def test_the_seed_decides_the_order():
+    def documents(seed):
+        batches = token_batches([f"text {number}" for number in range(30)], TOKENIZER, 4, 64, shuffle=8, seed=seed)
+        return [row[2][1] for row in rows_of(batches)]
+
+    assert documents(0) == documents(0) != documents(1)
+    assert sorted(documents(0)) == list(range(30))
+
+
+def test_a_second_pass_is_the_first_again():
+    batches = token_batches(TEXTS, TOKENIZER, 2, 10, shuffle=3)
+    assert rows_of(batches) == rows_of(batches)
+    counts = str(batches.counts)
+    list(batches)
+    assert str(batches.counts) == counts
+
+
+def test_long_documents_are_split_or_cut_and_counted():
+    batches = token_batches(TEXTS, TOKENIZER, 4, 16)
+    list(batches)
+    long = [tokens for tokens in TOKENS if len(tokens) > 15]
+    assert batches.counts.split == len(long) > 0
+    assert "longer than a row go on in the next" in str(batches.counts)
+    cut = token_batches(TEXTS, TOKENIZER, 4, 16, long="truncate")
+    rows = rows_of(cut)
+    assert len(rows) == len(TEXTS)
+    assert cut.counts.truncated == len(long)
+    assert cut.counts.dropped_tokens == sum(len(tokens) - 15 for tokens in long)
+    assert f"{cut.counts.dropped_tokens} tokens dropped" in str(cut.counts)
+
+
+def test_joined_rows_are_full_but_the_last():
+    rows = rows_of(token_batches(TEXTS, TOKENIZER, 1, 12, join=True))
+    # Beside the beginning token eleven places a row, and an end token after each document.
+    needed = sum(map(len, TOKENS)) + len(TOKENS)
+    assert len(rows) in (needed // 11, -(-needed // 11))
+    assert len(rows) < len(rows_of(token_batches(TEXTS, TOKENIZER, 1, 12)))
+
+
+def test_a_tokenizer_that_adds_a_beginning_by_itself_adds_no_second(tiny_gpt2):
+    """TransformerLens sets its tokenizers so."""
+    tokenizer = tiny_gpt2.hooked.tokenizer
+    batch = next(iter(token_batches(["Once upon"], tokenizer, 1, 32)))
+    assert batch.tokens[0].tolist().count(tokenizer.bos_token_id) == 1
+    assert batch.tokens.tolist() == tiny_gpt2.hooked.to_tokens("Once upon").tolist()
+
+
+def test_padding_changes_nothing_that_counts(tiny_gpt2):
+    model = tiny_gpt2.hooked
+    texts = ["Once", "Once upon a time there was a dog"]
+    together = next(iter(token_batches(texts, model.tokenizer, 2, 32)))
+    alone = next(iter(token_batches(texts[:1], model.tokenizer, 1, 32)))
+    width = alone.tokens.shape[1]
+    assert torch.equal(together.tokens[0, :width], alone.tokens[0])
+    assert not together.mask[0, width:].any()
+    with torch.no_grad():
+        assert torch.allclose(model(together.tokens)[0, :width], model(alone.tokens)[0], atol=1e-5)
+
+
+def test_only_as_much_is_read_as_is_asked_for():
+    def endless():
+        for number in itertools.count():
+            assert number < 300, "read far ahead"
+            yield f"text {number}"
+
+    for batch in itertools.islice(token_batches(endless(), TOKENIZER, 2, 16), 3):
+        assert len(batch.tokens) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (dict(batch=0), "batch = 0"),
+        (dict(context=0), "context = 0"),
+        (dict(context=1), "a row needs at least 2"),
+        (dict(shuffle=0), "shuffle = 0"),
+        (dict(long="drop"), "long = 'drop'"),
+    ],
+)
+def test_wrong_requests(options, said):
+    sizes = {"batch": 2, "context": 8, **options}
+    with pytest.raises((RequestError, TypeError), match=said) as caught:
+        token_batches.__wrapped__(TEXTS, TOKENIZER, sizes.pop("batch"), sizes.pop("context"), **sizes)
+    assert isinstance(caught.value, RequestError)

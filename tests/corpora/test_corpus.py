@@ -1,0 +1,198 @@
+"""Corpora: every format gives the same documents, whatever is broken is counted, and nothing is read whole."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+from fake_hub import into_hub_cache
+
+from mi_superposition import load_corpus
+from mi_superposition.errors import RequestError, WorkError
+
+DOCUMENTS = ["One day a cat sat.\nIt purred.", "Ein Märchen – 猫 🐈", "  indented", "last"]
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.fixture
+def everywhere(tmp_path):
+    """The same documents in every format."""
+    pq.write_table(pa.table({"text": DOCUMENTS, "other": [1, 2, 3, 4]}), tmp_path / "a.parquet", row_group_size=2)
+    Dataset.from_dict({"text": DOCUMENTS}).save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": Dataset.from_dict({"text": DOCUMENTS})}).save_to_disk(tmp_path / "saved-dict")
+    return [
+        write(tmp_path, "a.txt", "<|endoftext|>".join(DOCUMENTS)),
+        write(tmp_path, "a.jsonl", "\n".join(json.dumps({"text": text}) for text in DOCUMENTS)),
+        tmp_path / "a.parquet",
+        tmp_path / "saved",
+        tmp_path / "saved-dict",
+    ]
+
+
+def test_every_format_gives_the_same_documents_again_and_again(everywhere):
+    for path in everywhere:
+        corpus = load_corpus(path)
+        assert corpus.counts is None
+        assert list(corpus) == DOCUMENTS, path
+        assert list(corpus) == DOCUMENTS, path
+        assert str(corpus.counts) == "4 documents"
+
+
+def test_column_split_and_separator(tmp_path):
+    saved = DatasetDict({"train": Dataset.from_dict({"a": ["x"]}), "test": Dataset.from_dict({"a": ["y"]})})
+    saved.save_to_disk(tmp_path / "saved")
+    assert list(load_corpus(tmp_path / "saved", split="test", column="a")) == ["y"]
+    path = write(tmp_path, "b.txt", "one\n\n\ntwo\n\n\nthree\n")
+    assert list(load_corpus(path, separator="\n\n\n")) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 64])
+def test_a_separator_across_two_blocks_still_parts(tmp_path, monkeypatch, block):
+    monkeypatch.setattr("mi_superposition.corpora.files._READ_BYTES", block)
+    path = write(tmp_path, "a.txt", "<|endoftext|>".join(DOCUMENTS) + "<|endoftext|>\n")
+    assert list(load_corpus(path)) == DOCUMENTS
+
+
+def test_what_is_broken_in_jsonl_is_counted_and_placed(tmp_path):
+    lines = [
+        b'{"text": "good"}',
+        b"{broken",
+        b'["no object"]',
+        b"",
+        b'{"text": null}',
+        b'{"other": "x"}',
+        b'{"text": "  "}',
+        b'{"text": "caf\xe9"}',
+        b'{"text": "end"}',
+    ]
+    corpus = load_corpus(write(tmp_path, "a.jsonl", b"\n".join(lines)))
+    assert list(corpus) == ["good", "caf\ufffd", "end"]
+    counts = corpus.counts
+    assert (counts.documents, counts.broken, counts.missing, counts.empty, counts.repaired) == (3, 2, 2, 1, 1)
+    assert str(counts).endswith("(broken at line 2; broken at line 3; missing at line 5)")
+
+
+def test_bad_utf8_in_text_and_parquet(tmp_path):
+    corpus = load_corpus(write(tmp_path, "a.txt", b"fine<|endoftext|>b\xffd<|endoftext|><|endoftext|>end"))
+    assert list(corpus) == ["fine", "b\ufffdd", "end"]
+    assert (corpus.counts.repaired, corpus.counts.empty) == (1, 1)
+    assert "repaired at byte 17 + 1" in str(corpus.counts)
+    strings = pa.array([b"fine", b"b\xffd", None], pa.binary())
+    bad = pa.Array.from_buffers(pa.string(), 3, strings.buffers())
+    pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
+    corpus = load_corpus(tmp_path / "a.parquet")
+    assert list(corpus) == ["fine", "b\ufffdd"]
+    assert (corpus.counts.repaired, corpus.counts.missing) == (1, 1)
+
+
+def test_a_wrong_column_says_which_there_are(tmp_path, everywhere):
+    for path in everywhere[1:]:
+        with pytest.raises(RequestError, match=r"no column 'txt': it has .*'text'"):
+            list(load_corpus(path, column="txt"))
+
+
+def test_wrong_names(tmp_path):
+    for name, said in [
+        ("storie", "did you mean 'stories'"),
+        (tmp_path / "none.txt", "is not there"),
+        ("./nowhere", "is not there"),
+        (write(tmp_path, "a.csv", "x"), "is no corpus: give .txt"),
+    ]:
+        with pytest.raises(RequestError, match=said):
+            load_corpus(name)
+    with pytest.raises(RequestError, match="separator"):
+        load_corpus("stories", separator="")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="save_to_disk"):
+        list(load_corpus(tmp_path / "empty"))
+    with pytest.raises(WorkError, match="cannot read"):
+        list(load_corpus(write(tmp_path, "a.parquet", "PAR1 no")))
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    DatasetDict({"train": Dataset.from_dict({"text": ["x"]})}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(RequestError, match="no split 'test': it has 'train'"):
+        list(load_corpus(tmp_path / "saved", split="test"))
+
+
+# --- the hub ---
+
+
+@pytest.fixture
+def cached_dataset(tmp_path, monkeypatch):
+    """A dataset in the hub cache, with two splits, as ``huggingface_hub`` lays it out."""
+    made = tmp_path / "made" / "data"
+    made.mkdir(parents=True)
+    pq.write_table(pa.table({"text": DOCUMENTS}), made / "train-00000-of-00001.parquet")
+    pq.write_table(pa.table({"text": ["held out"]}), made / "validation-00000-of-00001.parquet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    into_hub_cache(tmp_path / "hub", "roneneldan/TinyStories", made.parent, kind="datasets")
+
+
+@pytest.mark.usefixtures("cached_dataset")
+def test_a_cached_dataset_is_streamed_offline():
+    assert list(load_corpus("roneneldan/TinyStories")) == DOCUMENTS
+    assert list(load_corpus("roneneldan/TinyStories", split="validation")) == ["held out"]
+    with pytest.raises(RequestError, match="no column 'story': it has 'text'"):
+        list(load_corpus("roneneldan/TinyStories", column="story"))
+    with pytest.raises(RequestError, match="no split 'test': it has 'train', 'validation'"):
+        list(load_corpus("roneneldan/TinyStories", split="test"))
+
+
+@pytest.mark.usefixtures("cached_dataset")
+def test_a_dataset_that_is_nowhere_is_one_line():
+    with pytest.raises(WorkError, match="neither a file here nor in the local hub cache") as caught:
+        list(load_corpus("somebody/nothing"))
+    assert "\n" not in str(caught.value)
+
+
+# --- memory ---
+
+LAZY = """
+import resource, sys
+from mi_superposition import load_corpus
+load_corpus(sys.argv[1]).counts
+import pyarrow.parquet, datasets, torch, transformers
+from mi_superposition.corpora.files import text_documents
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + 120_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+corpus = load_corpus(sys.argv[1])
+characters = sum(len(document) for document in corpus)
+print(corpus.counts.documents, characters)
+"""
+
+
+@pytest.mark.parametrize("name", ["big.txt", "big.jsonl", "big.parquet"])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory limits are Linux's")
+def test_a_corpus_larger_than_memory_is_read(tmp_path, name):
+    """240 MB of text with room for 120 MB: whoever holds it all runs out."""
+    path, document, n = tmp_path / name, "word " * 2000, 24_000
+    if name == "big.parquet":
+        schema = pa.schema({"text": pa.string()})
+        with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+            for _ in range(240):
+                writer.write_table(pa.table({"text": [document] * 100}, schema=schema))
+    else:
+        part = document + "<|endoftext|>" if name == "big.txt" else json.dumps({"text": document}) + "\n"
+        with path.open("w") as file:
+            for _ in range(n):
+                file.write(part)
+    done = subprocess.run(
+        [sys.executable, "-c", LAZY, str(path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == [str(n), str(n * len(document))]
+    hoarder = LAZY.replace("sum(len(document) for document in corpus)", "sum(map(len, list(corpus)))")
+    hoarded = subprocess.run(
+        [sys.executable, "-c", hoarder, str(path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert hoarded.returncode != 0, "the limit would not have caught a reader that keeps everything"

@@ -1,0 +1,134 @@
+"""Controls keep what they promise to keep and lose the rest; a planted structure beats them, noise does not."""
+
+import math
+
+import pytest
+import torch
+
+from mi_superposition.errors import RequestError
+from mi_superposition.neurons import (
+    NeuronVectors,
+    control_vectors,
+    find_spots,
+    measure_control,
+    order_neurons,
+    randomised,
+)
+from mi_superposition.neurons.control import Control
+from mi_superposition.neurons.spots import window_similarity
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def vectors():
+    return torch.randn(60, 12, generator=generator()) * torch.linspace(0.2, 3, 60)[:, None] + torch.arange(12) / 8
+
+
+def test_spectrum_keeps_norms_and_singular_values(vectors):
+    made = randomised(vectors, "spectrum", generator(1))
+    assert torch.allclose(made.norm(dim=1), vectors.norm(dim=1), rtol=1e-5)
+    assert torch.allclose(torch.linalg.svdvals(made), torch.linalg.svdvals(vectors), rtol=0.02)
+    assert (made - vectors).abs().max() > 0.5
+
+
+def test_shuffled_keeps_each_rows_entries(vectors):
+    made = randomised(vectors, "shuffled", generator(1))
+    assert torch.equal(made.sort(dim=1).values, vectors.sort(dim=1).values)
+    assert not torch.equal(made, vectors)
+
+
+def test_gaussian_keeps_the_shape_alone(vectors):
+    made = randomised(vectors, "gaussian", generator(1))
+    assert made.shape == vectors.shape
+    assert abs(float(made.mean())) < 0.2
+
+
+def test_samples_differ_and_repeat(vectors):
+    held = NeuronVectors((vectors, vectors))
+    once, again = (list(control_vectors(held, "gaussian", 2, seed=5)) for _ in range(2))
+    assert torch.equal(once[0].parts[0], again[0].parts[0])
+    assert not torch.equal(once[0].parts[0], once[1].parts[0])
+    assert not torch.equal(once[0].parts[0], once[0].parts[1])
+
+
+def test_unknown_kind_is_refused(vectors):
+    with pytest.raises(RequestError, match="'gauss': give 'gaussian'"):
+        randomised(vectors, "gauss", generator())
+    with pytest.raises(RequestError, match="initialised afresh"):
+        next(control_vectors(NeuronVectors((vectors,)), "untrained", 1, seed=0))
+
+
+def scored(vectors, kind="gaussian", n=8):
+    held = NeuronVectors((vectors,))
+    samples = (sample.similarity() for sample in control_vectors(held, kind, n, seed=0))
+    control = measure_control(kind, samples, seed=0, seconds=0.02)
+    return control, order_neurons(held.similarity(), seconds=0.02).score
+
+
+def test_noise_is_no_more_than_chance():
+    control, score = scored(torch.randn(80, 30, generator=generator(99)), n=20)
+    assert abs(control.z_score(score)) < 4
+    assert 0 < control.percentile(score) < 100
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "spectrum", "shuffled"])
+def test_planted_pairs_beat_every_control(kind):
+    vectors = torch.randn(80, 30, generator=generator(99))
+    vectors[40:] = vectors[:40] + 0.3 * torch.randn(40, 30, generator=generator(7))
+    control, score = scored(vectors, kind)
+    assert control.z_score(score) > 10
+    assert control.percentile(score) == 100
+
+
+def test_threads_do_not_change_the_scores():
+    vectors = NeuronVectors((torch.randn(50, 20, generator=generator()),))
+
+    def samples():
+        return (sample.similarity() for sample in control_vectors(vectors, "gaussian", 5, seed=0))
+
+    one, three = (measure_control("gaussian", samples(), seed=0, seconds=0.02, threads=threads) for threads in (1, 3))
+    assert torch.equal(one.scores, three.scores)
+    assert torch.equal(one.profiles, three.profiles)
+
+
+def test_z_score_and_percentile_by_hand():
+    control = Control("gaussian", torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), torch.zeros(3, 1))
+    assert control.z_score(4.0) == pytest.approx(2)
+    assert control.percentile(2.5) == pytest.approx(200 / 3)
+    still = Control("gaussian", torch.tensor([2.0, 2.0], dtype=torch.float64), torch.zeros(2, 1))
+    assert still.z_score(2.0) == 0
+    assert still.z_score(3.0) == math.inf
+
+
+def test_window_similarity_is_the_mean_over_pairs():
+    similarity = NeuronVectors((torch.randn(9, 4, generator=generator()),)).similarity()
+    order = torch.randperm(9, generator=generator())
+    for size in (2, 3, 9):
+        for start, value in enumerate(window_similarity(similarity, order, size).tolist()):
+            inside = order[start : start + size]
+            pairs = similarity[inside][:, inside].double().square()
+            assert value == pytest.approx(float(pairs.triu(1).sum()) / (size * (size - 1) / 2), abs=1e-7)
+    with pytest.raises(RequestError, match="window = 10"):
+        window_similarity(similarity, order, 10)
+
+
+def test_spots_find_the_planted_stretch_and_do_not_overlap():
+    vectors = torch.randn(100, 40, generator=generator(3))
+    planted = [7, 23, 42, 61, 77, 91]
+    vectors[planted] = torch.randn(40, generator=generator(4)) + 0.2 * torch.randn(6, 40, generator=generator(5))
+    similarity = NeuronVectors((vectors,)).similarity()
+    noise = NeuronVectors((torch.randn(100, 40, generator=generator(6)),)).similarity()
+    order, noise_order = (order_neurons(matrix, seconds=0.1).order for matrix in (similarity, noise))
+    spots = find_spots(similarity, order, [(noise, noise_order)], window=6)
+    assert set(spots[0].neurons) == set(planted)
+    assert spots[0].beats_control
+    assert spots[0].excess > 10
+    assert [spot.excess for spot in spots] == sorted((spot.excess for spot in spots), reverse=True)
+    places = sorted(spot.start for spot in spots)
+    assert all(b - a >= 6 for a, b in zip(places, places[1:], strict=False))
+    assert not any(spot.beats_control for spot in find_spots(noise, noise_order, [(noise, noise_order)], window=6))
+    with pytest.raises(RequestError, match="at least one"):
+        find_spots(similarity, order, [])

@@ -3,7 +3,7 @@
     python benchmarks/order.py                      # every size; about five minutes on two cores
     python benchmarks/order.py --sizes 512 2048
 
-Neurons are synthetic: n of them in n / 4 dimensions, a quarter near one of 120 hidden directions. Every method runs in a
+Neurons are synthetic: n of them in n / 4 dimensions, a quarter around one of 120 hidden directions, each at its own distance. Every method runs in a
 process of its own, so that memory is its own; it gets the same matrix of squared cosines and is timed three times, the
 median counts. The floor is the product of matrices that makes the cosines. Memory is what is added to the matrix at the
 worst moment. The bound is ours, of the best order found.
@@ -39,13 +39,14 @@ SECONDS = 2.0
 
 
 def synthetic(n: int) -> torch.Tensor:
-    """Cosines of n neurons, a quarter of them near one of 120 hidden directions."""
+    """Cosines of n neurons, a quarter of them around one of 120 hidden directions, near it or far from it."""
     generator = torch.Generator().manual_seed(0)
     d, planted = n // 4, n // 4
     hidden = torch.randn(120, d, generator=generator)
     vectors = torch.randn(n, d, generator=generator)
     which = torch.randint(120, (planted,), generator=generator)
-    vectors[:planted] = hidden[which] + 0.8 * torch.randn(planted, d, generator=generator)
+    distance = 2 * torch.rand(planted, 1, generator=generator)
+    vectors[:planted] = hidden[which] + distance * torch.randn(planted, d, generator=generator)
     return cosine_similarity(vectors[torch.randperm(n, generator=generator)])
 
 

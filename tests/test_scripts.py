@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import small_config
 
+from mi_superposition import load_corpus
 from mi_superposition.addition.train import train_addition
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,41 @@ def test_study_scripts_run(script, expected, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
+
+
+def run_script(script, *arguments, cwd):
+    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_order_of_neurons_of_a_folder(tiny_gpt2, tmp_path):
+    quick = ["--samples", 2, "--seconds", 0.02, "--layer", 0]
+    said = run_script("neuron_order.py", "--model", tiny_gpt2.folder, *quick, cwd=tmp_path)
+    assert "48 neurons: score" in said
+    assert said.count("z = ") == 4
+    assert "spots" in said
+
+
+def test_stories_are_trained_measured_and_sampled(tmp_path):
+    words = ["cat", "dog", "fox", "owl", "hen", "cow", "pig"]
+    stories = [
+        f"Once there was a {a} and a {b}. They ran {n} miles to the {c}. " * 4
+        for a in words
+        for b in words
+        for n, c in enumerate(words)
+    ]
+    (tmp_path / "train.txt").write_text("<|endoftext|>".join(stories))
+    (tmp_path / "held-out.txt").write_text("Once there was a hen.<|endoftext|>" + stories[0])
+    options = ["--train", "train.txt", "--held-out", "held-out.txt", "--steps", 2, "--no-compile"]
+    said = run_script("train_stories.py", "--out", "run", *options, cwd=tmp_path)
+    # The held-out story that is also trained on does not count.
+    assert "on 1 held-out stories" in said
+    assert "token frequency" in said
+    said = run_script("sample_stories.py", "--model", "run", "--out", "new/s.parquet", "--stories", 3, cwd=tmp_path)
+    assert said.startswith("3 stories")
+    assert len(list(load_corpus(tmp_path / "new" / "s.parquet"))) == 3
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_STEPS = 40
-# Without a better bound for so many steps, the steps become smaller.
+_STEPS = 100
+# Without a better bound for so many steps, the steps become half as long, down to the shortest.
 _PATIENCE = 5
+_SHORTEST = 1 / 128
 
 
 def path_bound(weights: NDArray[np.float32], score: float) -> float:
@@ -37,12 +38,13 @@ def path_bound(weights: NDArray[np.float32], score: float) -> float:
             waited += 1
             if waited == _PATIENCE:
                 scale, waited, prices = scale / 2, 0, best_prices
+                if scale < _SHORTEST:
+                    break
                 continue
-        excess = degree - 2.0
-        length = float(excess @ excess)
+        direction = 0.7 * (degree - 2.0) + 0.3 * direction
+        length = float(direction @ direction)
         if length == 0 or best - score <= 1e-6 * max(abs(score), 1e-12):
             break
-        direction = 0.7 * excess + 0.3 * direction
         # Polyak's step: as far as would close the gap to the known path if the function were linear.
         prices = prices - scale * (value - score) / length * direction
     return float(max(best, score))

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
@@ -45,6 +46,16 @@ class Control:
         if len(self.scores) < 2 or deviation == 0:
             return math.copysign(math.inf, score - mean) if score != mean else 0.0
         return (score - mean) / deviation
+
+    def p_value(self, score: float) -> float:
+        """Two-sided probability that one more sample of the control lies as far from the others' mean as ``score``.
+
+        By Student's t with as many samples as there are; 1 with fewer than two, which say nothing.
+        """
+        n = len(self.scores)
+        if n < 2:
+            return 1.0
+        return float(2 * student_t.sf(abs(self.z_score(score)) / math.sqrt(1 + 1 / n), n - 1))
 
     def percentile(self, score: float) -> float:
         """Percentage of the control's scores that are below ``score``."""

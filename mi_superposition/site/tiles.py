@@ -23,8 +23,10 @@ from mi_superposition.runs import write_file
 from mi_superposition.site.records import MatrixRecord
 
 TILE = 256
-# Entries -1 to 1 are kept as whole numbers -127 to 127.
+# Entries -1 to 1 are kept as whole numbers -127 to 127, and shown in half as many shades, which nobody can tell apart:
+# noise takes most of the room, and its last bit most of that.
 STEPS = 127
+SHADES = 63
 _BLUE, _WHITE, _RED = (5, 48, 97), (247, 247, 247), (103, 0, 31)
 _MIDDLE_BLUE, _MIDDLE_RED = (67, 147, 195), (214, 96, 77)
 # A little below 1: small entries are what one looks for, but noise should stay pale.
@@ -67,10 +69,10 @@ def halved(level: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def palette() -> list[int]:
-    """Colours of -127 … 127 as red, green, blue after each other: blue, white at 0, red."""
+    """Colours of the shades -63 … 63 as red, green, blue after each other: blue, white at 0, red."""
     colours: list[int] = []
-    for entry in range(-STEPS, STEPS + 1):
-        share = (abs(entry) / STEPS) ** _COLOUR_EXPONENT
+    for entry in range(-SHADES, SHADES + 1):
+        share = (abs(entry) / SHADES) ** _COLOUR_EXPONENT
         middle, end = (_MIDDLE_RED, _RED) if entry > 0 else (_MIDDLE_BLUE, _BLUE)
         near, far, at = (_WHITE, middle, 2 * share) if share < 0.5 else (middle, end, 2 * share - 1)
         colours += [round(a + (b - a) * at) for a, b in zip(near, far, strict=True)]
@@ -80,7 +82,8 @@ def palette() -> list[int]:
 def _write_level(level: NDArray[np.int8], folder: Path) -> None:
     colours = palette()
     for row, column, tile in _tiles(level):
-        image = Image.fromarray((tile.astype(np.int16) + STEPS).astype(np.uint8), mode="P")
+        shades = np.rint(tile * (SHADES / STEPS)) + SHADES
+        image = Image.fromarray(shades.astype(np.uint8), mode="P")
         image.putpalette(colours)
         content = io.BytesIO()
         image.save(content, "PNG", compress_level=9)

@@ -46,6 +46,8 @@ ACTIVATIONS = "activations"
 _MANY_NEURONS = 2048
 _CONTROLS, _FEW_CONTROLS = 20, 5
 _ROWS_AT_ONCE = 32
+# Below this probability, over all comparisons, a difference is not called chance.
+_SURE = 0.01
 
 
 @dataclass(frozen=True)
@@ -180,18 +182,20 @@ def strictest(study: NeuronOrderStudy) -> Control:
 def verdict(study: NeuronOrderStudy) -> str:
     """What the comparison says, in one sentence."""
     control = strictest(study)
-    name, z = KINDS[control.kind], control.z_score(study.found.score)
-    if z > 3:
+    name, score = KINDS[control.kind], study.found.score
+    z, p = control.z_score(score), control.p_value(score)
+    # As many comparisons as controls, so each must be surer by as much.
+    if p * len(study.controls) > _SURE:
+        return f"No more than chance: {z:+.1f} standard deviations from the nearest control ({name}), p = {p:.2g}."
+    if z > 0:
         return (
             f"Neighbours are more alike than sorting alone makes them: {z:.1f} standard deviations above the nearest "
-            f"control ({name})."
+            f"control ({name}), p = {p:.1g}."
         )
-    if z < -3:
-        return (
-            f"Neighbours are less alike than in an ordered random matrix: {-z:.1f} standard deviations below one control "
-            f"({name}). The neurons' directions are spread more evenly than chance spreads them."
-        )
-    return f"No more than chance: {z:.1f} standard deviations from the nearest control ({name})."
+    return (
+        f"Neighbours are less alike than in an ordered random matrix: {-z:.1f} standard deviations below one control "
+        f"({name}), p = {p:.1g}. The directions are spread more evenly than chance spreads them."
+    )
 
 
 def neuron_order_items(
@@ -210,6 +214,9 @@ def neuron_order_items(
         MatrixView("unordered", "Trained, not ordered", study.similarity, torch.arange(len(found.order)), values_of="trained"),
         MatrixView("clusters", "Trained, by cluster", _permuted(study.similarity, study.clusters.order), study.clusters.order, values_of="trained"),
     ]  # fmt: skip
+    if len(found.order) > _MANY_NEURONS:
+        # Each view of so many neurons is megabytes of tiles.
+        views.pop()
     return [
         FigureRecord(
             id="scores",
@@ -222,10 +229,10 @@ def neuron_order_items(
         TableRecord(
             id="controls",
             title="Every control",
-            look_at="Sum of squared similarities of neighbours; the same search, with the same effort, on each sample. The percentile is the share of samples below the trained score. Clusters: HDBSCAN on one sample.",
-            columns=["matrix", "samples", "score", "sd", "z of trained", "percentile", "clusters"],
+            look_at="Sum of squared similarities of neighbours; the same search, with the same effort, on each sample. p is that of Student's t for one more draw from as many samples, two-sided; the percentile is the share of samples below the trained score. Clusters: HDBSCAN on one sample.",
+            columns=["matrix", "samples", "score", "sd", "z of trained", "p", "percentile", "clusters"],
             rows=[
-                ["trained", "1", f"{score:.2f}", "", "", "", f"{study.clusters.n_clusters}"],
+                ["trained", "1", f"{score:.2f}", "", "", "", "", f"{study.clusters.n_clusters}"],
                 *(
                     [
                         KINDS[control.kind],
@@ -233,6 +240,7 @@ def neuron_order_items(
                         f"{float(control.scores.mean()):.2f}",
                         f"{float(control.scores.std()):.3f}",
                         f"{control.z_score(score):+.1f}",
+                        f"{control.p_value(score):.1g}",
                         f"{control.percentile(score):.0f}",
                         f"{study.clusters_by_chance[control.kind]}",
                     ]
@@ -295,6 +303,7 @@ def neuron_order_metrics(study: NeuronOrderStudy) -> dict[str, float | list[floa
             f"{control.kind}_samples": len(control.scores),
             f"{control.kind}_score_mean": float(control.scores.mean()),
             f"{control.kind}_score_sd": float(control.scores.std()),
+            f"{control.kind}_p": control.p_value(study.found.score),
             f"{control.kind}_percentile": control.percentile(study.found.score),
             f"{control.kind}_clusters": study.clusters_by_chance[control.kind],
         }

@@ -98,6 +98,10 @@ def test_z_score_and_percentile_by_hand():
     control = Control("gaussian", torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), torch.zeros(3, 1))
     assert control.z_score(4.0) == pytest.approx(2)
     assert control.percentile(2.5) == pytest.approx(200 / 3)
+    # 4.303 is the two-sided 5 % point of t with two degrees of freedom, in every table.
+    assert control.p_value(2.0) == 1
+    assert control.p_value(2 + 4.302652729911275 * (4 / 3) ** 0.5) == pytest.approx(0.05)
+    assert control.p_value(-1.0) == pytest.approx(control.p_value(5.0))
     still = Control("gaussian", torch.tensor([2.0, 2.0], dtype=torch.float64), torch.zeros(2, 1))
     assert still.z_score(2.0) == 0
     assert still.z_score(3.0) == math.inf

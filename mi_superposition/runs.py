@@ -180,7 +180,7 @@ class Run:
         kept = [row for row in read_history(self.path) if row["step"] <= step]
         write_file(self.path / HISTORY, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
-    def finish(self, metrics: Mapping[str, float | list[float] | list[int]]) -> None:
+    def finish(self, metrics: Mapping[str, float | int | list[float] | list[int]]) -> None:
         """Write ``metrics.json``, then mark the run finished: the last thing that happens to it."""
         write_json(self.path / METRICS, dict(metrics))
         self.manifest["status"] = "finished"

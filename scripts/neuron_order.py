@@ -13,7 +13,7 @@ import argparse
 from mi_superposition import load_model
 from mi_superposition.models import untrained_copy
 from mi_superposition.neurons import control_vectors, find_spots, measure_control, neuron_vectors, order_neurons
-from mi_superposition.neurons.control import KINDS
+from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS
 
 
 def main() -> None:
@@ -37,21 +37,20 @@ def main() -> None:
     def untrained(seed: int):
         return neuron_vectors(untrained_copy(model, seed), options.layer, options.weights)
 
-    examples = []
-    for kind, name in KINDS.items():
-        samples = [
-            sample.similarity()
-            for sample in control_vectors(vectors, kind, options.samples, seed=0, untrained=untrained)
-        ]
-        control = measure_control(kind, iter(samples), seed=0, seconds=options.seconds)
+    controls = []
+    for kind in WEIGHT_KINDS:
+        samples = control_vectors(vectors, kind, options.samples, seed=0, untrained=untrained)
+        control = measure_control(kind, (sample.similarity() for sample in samples), seed=0, seconds=options.seconds)
+        controls.append(control)
         print(
-            f"  {name:30} {float(control.scores.mean()):8.2f} ± {float(control.scores.std()):.2f}   z = {control.z_score(trained.score):+.1f}"
+            f"  {KINDS[kind]:30} {float(control.scores.mean()):8.2f} ± {float(control.scores.std()):.2f}   z = {control.z_score(trained.score):+.1f}"
         )
-        examples.append((samples[0], order_neurons(samples[0], seconds=options.seconds, bound=False).order))
 
-    print("spots (place, mean squared similarity, standard deviations above the controls, neurons)")
-    for spot in find_spots(similarity, trained.order, examples, limit=10):
-        print(f"  {spot.start:5} {spot.similarity:.3f} {spot.excess:+7.1f}  {' '.join(map(str, spot.neurons))}")
+    hard = max(controls, key=lambda control: float(control.window_most.mean()))
+    print(f"spots (place, mean squared similarity, standard deviations above {KINDS[hard.kind]!r}, p, neurons)")
+    for spot in find_spots(similarity, trained.order, hard)[:10]:
+        neurons = " ".join(map(str, spot.neurons))
+        print(f"  {spot.start:5} {spot.similarity:.3f} {spot.excess:+7.1f} {spot.p:.2f}  {neurons}")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ NO_TOKEN = -1
 class TokenBatch:
     """Rows of tokens. ``mask`` is true where a token of a document stands: not at BOS, EOS or padding.
 
-    ``document`` is the number of the token's document in the corpus's own order and ``place`` the token's number within
-    it; both are -1 where ``mask`` is false.
+    ``document`` is the number of the token's document among those the corpus gives, in its own order (what it passes
+    over has no number), and ``place`` the token's number within it; both are -1 where ``mask`` is false.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -153,8 +153,8 @@ class TokenBatches:
                 if len(row.tokens) == self.context:
                     yield row
                     row = begun()
-            # At the start of a row the beginning token parts the documents already.
-            if end is not None and len(row.tokens) > 1:
+            # In a row that only has its beginning token, that parts the documents already.
+            if end is not None and len(row.tokens) > (self.bos is not None):
                 row.add(end)
                 if len(row.tokens) == self.context:
                     yield row
@@ -174,8 +174,9 @@ class TokenBatches:
 
     def _tokens_of(self, numbered: list[tuple[int, str]]) -> Iterator[tuple[int, list[int]]]:
         texts = [text for _, text in numbered]
-        # Without special tokens: tokenizers that add a beginning token by themselves would give two.
-        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        # Tokenizers that add a beginning token by themselves would give two; and "<|endoftext|>" within a document is
+        # text somebody wrote, not its end.
+        encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         for (number, _), tokens in zip(numbered, encoded, strict=True):
             self.counts.documents += 1
             yield number, tokens

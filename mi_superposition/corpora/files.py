@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -56,7 +57,8 @@ def jsonl_documents(path: Path, column: str) -> Iterator[Document]:
     known: set[str] = set()
     found = False
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             if not line.strip():
                 continue
             where = f"line {number}"
@@ -67,7 +69,7 @@ def jsonl_documents(path: Path, column: str) -> Iterator[Document]:
                 text, problem = line.decode(errors="replace"), "repaired"
             try:
                 row = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 yield Document(None, "broken", where)
@@ -77,7 +79,9 @@ def jsonl_documents(path: Path, column: str) -> Iterator[Document]:
                 yield Document(None, "missing", where)
                 continue
             found = True
-            yield Document(row[column], problem, where)
+            # JSON can spell half of a surrogate pair, which is no text.
+            whole = row[column].encode("utf-8", "replace").decode()
+            yield Document(whole, problem or ("repaired" if whole != row[column] else None), where)
     if known and not found and column not in known:
         raise RequestError(_no_column(path, column, known))
 
@@ -89,20 +93,25 @@ def parquet_documents(path: Path, column: str) -> Iterator[Document]:
             names = file.schema_arrow.names
             if column not in names:
                 raise RequestError(_no_column(path, column, names))
-            number = 0
-            for batch in file.iter_batches(batch_size=_ROWS, columns=[column]):
-                # As bytes: pyarrow refuses a whole batch for one string that is no UTF-8.
-                for value in _as_bytes(batch.column(0)):
-                    number += 1
-                    if value is None or not isinstance(value, bytes):
-                        yield Document(None, "missing", f"row {number}")
-                    else:
-                        yield _decoded_row(value, f"row {number}")
+            yield from _column_documents(file.iter_batches(batch_size=_ROWS, columns=[column]))
     except (pa.ArrowException, OSError) as error:
         raise WorkError(f"cannot read {str(path)!r}: {str(error).splitlines()[0]}") from error
 
 
-def _as_bytes(values: pa.Array) -> list[Any]:
+def _column_documents(tables: Iterable[Any]) -> Iterator[Document]:
+    """The texts of Arrow tables of one column."""
+    number = 0
+    for table in tables:
+        # As bytes: pyarrow refuses a whole batch for one string that is no UTF-8.
+        for value in _as_bytes(table.column(0)):
+            number += 1
+            if isinstance(value, bytes):
+                yield _decoded_row(value, f"row {number}")
+            else:
+                yield Document(None, "missing", f"row {number}")
+
+
+def _as_bytes(values: Any) -> list[Any]:
     kind = values.type
     if pa.types.is_dictionary(kind):
         return _as_bytes(values.dictionary_decode())
@@ -132,7 +141,7 @@ def saved_documents(path: Path, split: str, column: str) -> Iterator[Document]:
         saved = saved[split]
     if column not in saved.column_names:
         raise RequestError(_no_column(path, column, saved.column_names))
-    yield from row_documents(saved, column)
+    yield from _column_documents(saved.select_columns([column]).with_format("arrow").iter(_ROWS))
 
 
 def row_documents(rows: Any, column: str) -> Iterator[Document]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from datasets import IterableDataset, get_dataset_split_names, load_dataset
-from huggingface_hub import snapshot_download
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,10 +22,14 @@ from huggingface_hub.errors import (
 from mi_superposition.corpora.files import Document, row_documents
 from mi_superposition.errors import RequestError, WorkError
 
+_DATA = (".parquet", ".json", ".jsonl", ".csv", ".txt", ".gz")
+_SHARD = re.compile(r"^(.*)-\d{5}-of-(\d{5})")
+
 
 def hub_documents(name: str, split: str, column: str, config: str | None) -> Iterator[Document]:
     """The text in ``column`` of one split. Raises as ``load_corpus`` says."""
-    source = _cached(name) or name
+    # What the cache holds may be a part of the dataset: it stands in for the hub only where there is none to ask.
+    source = (_cached(name) if constants.HF_HUB_OFFLINE else None) or name
     try:
         # Asked first: a split that is not there is refused in many ways further on.
         splits = get_dataset_split_names(source, config)
@@ -30,6 +37,10 @@ def hub_documents(name: str, split: str, column: str, config: str | None) -> Ite
             raise RequestError(f"{name!r} has no split {split!r}: it has {', '.join(map(repr, splits))}")
         rows = load_dataset(source, config, split=split, streaming=True)
         yield from _documents(name, rows, column)
+    except DatasetNotFoundError as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError | OfflineModeIsEnabled | HTTPError | ConnectionError):
+            raise _unreachable(name) from error
+        raise RequestError(f"{name!r} is not on the hub: check the spelling, or log in if it is private") from error
     except GatedRepoError as error:
         raise RequestError(
             f"{name!r} is gated: accept its terms on its page, then log in with 'hf auth login' or set HF_TOKEN"
@@ -39,13 +50,23 @@ def hub_documents(name: str, split: str, column: str, config: str | None) -> Ite
     except HfHubHTTPError as error:
         raise WorkError(f"the hub failed on {name!r}: {str(error).splitlines()[0]}") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, HTTPError, ConnectionError, TimeoutError) as error:
+        raise _unreachable(name) from error
+    except UnicodeDecodeError as error:
         raise WorkError(
-            f"{name!r} is neither a file here nor in the local hub cache, and the hub cannot be reached: "
-            "try again on a network, or give a file"
+            f"{name!r} holds text that is no UTF-8: download it and give the file, which repairs it"
         ) from error
-    except (ValueError, OSError) as error:
-        # What datasets says of a configuration that is not there, or of files it cannot make rows of.
+    except ValueError as error:
+        # What datasets says of a configuration that is not there.
         raise RequestError(f"{name!r} cannot be read as a dataset: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise WorkError(f"{name!r} could not be read to its end: {str(error).splitlines()[0]}") from error
+
+
+def _unreachable(name: str) -> WorkError:
+    return WorkError(
+        f"{name!r} is neither a file here nor in the local hub cache, and the hub cannot be reached: "
+        "try again on a network, or give a file"
+    )
 
 
 def _documents(name: str, rows: IterableDataset, column: str) -> Iterator[Document]:
@@ -58,10 +79,19 @@ def _documents(name: str, rows: IterableDataset, column: str) -> Iterator[Docume
 
 
 def _cached(name: str) -> str | None:
-    """The dataset's snapshot in the hub cache, if there is one with data in it."""
+    """The dataset's snapshot in the hub cache, if there is one with data in it.
+
+    Raises ``WorkError`` when shards are missing: files are numbered as ``train-00000-of-00002.parquet``.
+    """
     try:
         folder = Path(snapshot_download(name, repo_type="dataset", local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    data = any(path.suffix in (".parquet", ".json", ".jsonl", ".csv", ".txt", ".gz") for path in folder.rglob("*.*"))
-    return str(folder) if data else None
+    files = [path for path in folder.rglob("*.*") if path.suffix in _DATA]
+    shards = Counter(match.group(1, 2) for path in files if (match := _SHARD.search(path.name)))
+    for (prefix, total), there in shards.items():
+        if there < int(total):
+            raise WorkError(
+                f"the local hub cache holds {there} of {int(total)} files {prefix!r} of {name!r}: get the rest"
+            )
+    return str(folder) if files else None

@@ -46,7 +46,7 @@ def load_model(
     ``device`` is ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``: cuda where there is one, else cpu. ``n_ctx`` shortens
     the context; TinyStories models get 512, the longest text they saw. The weights are those of the file, so logits
     are those of transformers; with ``process_weights`` layer norms are folded in and what cannot matter is centred, as
-    TransformerLens's ``from_pretrained`` does. Neither touches an addition model.
+    TransformerLens's ``from_pretrained`` does. An addition model is always whole.
 
     Raises ``RequestError`` for a name, device or dtype that is not there, a model that is not open to this user or an
     architecture TransformerLens cannot hold, and ``WorkError`` for damaged files or a network that fails.
@@ -59,6 +59,8 @@ def load_model(
         asked = hub_id(asked)
         folder = fetch_model(asked)
     if (folder / MODEL_CONFIG).is_file():
+        if n_ctx is not None:
+            raise RequestError(f"n_ctx = {n_ctx}: {asked!r} keeps the context it was trained with")
         model = load_attention_only(folder).to(precision, print_details=False)
     else:
         model = load_hugging_face(folder, asked, dtype=precision, n_ctx=n_ctx, process_weights=process_weights)
@@ -77,6 +79,7 @@ def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available |= {f"cuda:{number}": True for number in range(torch.cuda.device_count())}
     if device not in available:
         raise RequestError(f"device = {device!r}: give 'auto', 'cpu', 'cuda' or 'mps'")
     if not available[device]:

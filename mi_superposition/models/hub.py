@@ -21,7 +21,10 @@ from huggingface_hub.hf_api import ModelInfo
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG, nearest_name
+from mi_superposition.runs import read_json
 
+# Any of these is a tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 _SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -39,7 +42,15 @@ def fetch_model(hub_id: str) -> Path:
     network or the disk fails.
     """
     cached = _cached(hub_id)
-    return cached if cached is not None else _download(hub_id)
+    if cached is not None and _has_tokenizer(cached):
+        return cached
+    try:
+        return _download(hub_id)
+    except WorkError:
+        # Transformers caches a model and its tokenizer apart; a model without one is better than none.
+        if cached is None:
+            raise
+        return cached
 
 
 def fetch_tokenizer(hub_id: str) -> Path:
@@ -52,17 +63,28 @@ def fetch_tokenizer(hub_id: str) -> Path:
 
 
 def _cached(hub_id: str) -> Path | None:
-    """The snapshot in the cache, if it is whole."""
+    """The snapshot in the cache, if its weights are whole."""
     try:
         folder = Path(snapshot_download(hub_id, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    weights = (*_SAFE_WEIGHTS, *_PICKLED_WEIGHTS, *_OWN_WEIGHTS)
-    return folder if (folder / HUGGING_FACE_CONFIG).is_file() and any(_found(folder, weights)) else None
+    if not (folder / HUGGING_FACE_CONFIG).is_file():
+        return None
+    return folder if _has_weights(folder) else None
 
 
-def _found(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    return [path for pattern in patterns for path in folder.glob(pattern) if path.suffix != ".json"]
+def _has_tokenizer(folder: Path) -> bool:
+    """Whether the tokenizer lies there; models in TransformerLens's own layout name one elsewhere."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES) or any(folder.glob(_OWN_WEIGHTS[0]))
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether one format of the weights is there with all its parts."""
+    for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
+        if index.is_file():
+            return all((folder / part).is_file() for part in read_json(index)["weight_map"].values())
+    whole = ("model.safetensors", "pytorch_model.bin", *_OWN_WEIGHTS)
+    return any(path for name in whole for path in folder.glob(name))
 
 
 def _download(hub_id: str) -> Path:

@@ -32,7 +32,7 @@ from transformers.utils import logging as transformers_logging
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.attention_only import without_deprecations
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
-from mi_superposition.models.hub import fetch_tokenizer
+from mi_superposition.models.hub import TOKENIZER_FILES, fetch_tokenizer
 from mi_superposition.runs import read_json, write_json, write_tensors
 
 # Their configuration says 2048, but they saw no longer text.
@@ -53,6 +53,8 @@ def load_hugging_face(
     own_layout = "model_type" not in settings and "d_model" in settings
     try:
         if own_layout:
+            if n_ctx is not None:
+                raise RequestError(f"n_ctx = {n_ctx}: {name!r} keeps the context it was trained with")
             config, state = _own_layout(folder, name, dtype)
         else:
             config, state = _transformers_layout(folder, name, settings, dtype, n_ctx)
@@ -86,26 +88,35 @@ def _transformers_layout(
         complete = {"n_ctx": settings["n_positions"], **settings} if "n_positions" in settings else settings
         write_json(Path(bare) / HUGGING_FACE_CONFIG, complete)
         config = get_pretrained_model_config(bare, device="cpu", dtype=dtype)
-    # TransformerLens takes four times d_model for granted in these two.
-    config.d_mlp = settings.get("n_inner") or settings.get("intermediate_size") or config.d_mlp
-    origin = f"{name} {settings.get('_name_or_path', '')}".lower().replace("-", "").replace("_", "")
-    if n_ctx is None and "tinystories" in origin:
-        n_ctx = _TINY_STORIES_CONTEXT
+    if settings["model_type"] in ("gpt2", "gpt_neo"):
+        # TransformerLens takes four times d_model for granted in these two.
+        config.d_mlp = settings.get("n_inner") or settings.get("intermediate_size") or config.d_mlp
+    names = (Path(name).name, str(settings.get("_name_or_path", "")).split("/")[-1])
+    if n_ctx is None and settings["model_type"] == "gpt_neo" and any(map(_is_tiny_stories, names)):
+        n_ctx = min(_TINY_STORIES_CONTEXT, config.n_ctx)
     if n_ctx is not None:
-        if not n_ctx >= 1:
-            raise RequestError(f"n_ctx = {n_ctx}: must be at least 1")
-        config.n_ctx = min(config.n_ctx, n_ctx)
+        if not 1 <= n_ctx <= config.n_ctx:
+            raise RequestError(f"n_ctx = {n_ctx}: must be 1 to {config.n_ctx}, the context of {name!r}")
+        config.n_ctx = n_ctx
     # Its progress bar counts tensors, thousands a second.
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        source = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        loader: Any = AutoModelForCausalLM
+        source, loaded = loader.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise WorkError(f"the weights in {str(folder)!r} are damaged: {str(error).strip().splitlines()[0]}") from error
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
+    # Transformers makes up what it does not find.
+    if absent := sorted(map(str, {*loaded["missing_keys"], *loaded["mismatched_keys"]})):
+        raise WorkError(f"the weights in {str(folder)!r} are damaged: {absent[0]} is missing or has another shape")
     return config, get_pretrained_state_dict(str(folder), config, source, dtype=dtype)
+
+
+def _is_tiny_stories(name: str) -> bool:
+    return name.lower().replace("-", "").replace("_", "").startswith("tinystories")
 
 
 def _own_layout(folder: Path, name: str, dtype: torch.dtype) -> tuple[HookedTransformerConfig, dict[str, Tensor]]:
@@ -127,7 +138,7 @@ def _tokenizer(folder: Path, elsewhere: str | None) -> PreTrainedTokenizerBase |
     """The folder's tokenizer, or the one on the hub that the model names; ``None`` for a model saved without."""
     if elsewhere is not None:
         folder = fetch_tokenizer(elsewhere)
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,15 +17,18 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
-from mi_superposition.neurons.order import neighbour_similarity, order_neurons
+from mi_superposition.neurons.order import neighbour_similarity, order_neurons, window_similarity
 from mi_superposition.neurons.similarity import NeuronVectors
 
-Kind = Literal["gaussian", "spectrum", "shuffled", "untrained"]
+# What is compared with weights, and with activations.
+WEIGHT_KINDS = ("gaussian", "spectrum", "shuffled", "untrained")
+ACTIVATION_KINDS = ("permuted", "untrained")
 KINDS: dict[str, str] = {
     "gaussian": "Gaussian of the same shape",
     "spectrum": "same row norms and spectrum",
     "shuffled": "rows shuffled elementwise",
     "untrained": "untrained initialisation",
+    "permuted": "activations permuted in time",
 }
 # Rounds of imposing the spectrum and the row norms in turn.
 _ALTERNATIONS = 8
@@ -34,11 +36,16 @@ _ALTERNATIONS = 8
 
 @dataclass(frozen=True)
 class Control:
-    """Scores of one kind of control, and for each the sorted neighbour similarities along its path."""
+    """What one kind of control gave: for each sample its score, the sorted neighbour similarities along its path, and of
+    the windows of its order the mean, the variance and the largest of their similarities.
+    """
 
     kind: str
     scores: Float[Tensor, " sample"]
     profiles: Float[Tensor, "sample step"]
+    window_mean: Float[Tensor, " sample"]
+    window_variance: Float[Tensor, " sample"]
+    window_most: Float[Tensor, " sample"]
 
     def z_score(self, score: float) -> float:
         """Standard deviations by which ``score`` exceeds the mean of the control; infinite where that never varies."""
@@ -75,16 +82,24 @@ def randomised(vectors: Float[Tensor, "neuron d"], kind: str, generator: torch.G
     if kind == "shuffled":
         return vectors.float().gather(1, torch.rand(shape, generator=generator).argsort(dim=1))
     if kind != "spectrum":
-        raise RequestError(f"control = {kind!r}: give {' or '.join(repr(kind) for kind in KINDS)}")
+        raise RequestError(f"control = {kind!r}: give {' or '.join(map(repr, WEIGHT_KINDS))}")
     norms = vectors.double().norm(dim=1)
-    spectrum = torch.linalg.eigvalsh(vectors.T.double() @ vectors.double()).clamp_min(0).sqrt()
+    tall = shape[0] >= shape[1]
+    spectrum = _eigenvalues(vectors.double(), tall)[0].sqrt()
     random = torch.randn(shape, generator=generator, dtype=torch.float64)
     for _ in range(_ALTERNATIONS):
-        squares, basis = torch.linalg.eigh(random.T @ random)
-        # In the basis of its own singular vectors: a rotation, which no cosine sees.
-        random = random @ basis * (spectrum / squares.clamp_min(1e-30).sqrt())
+        squares, basis = _eigenvalues(random, tall)
+        stretch = spectrum / squares.clamp_min(1e-30).sqrt()
+        # Tall: in the basis of its own right singular vectors, a rotation which no cosine sees.
+        random = random @ basis * stretch if tall else basis @ (stretch[:, None] * (basis.T @ random))
         random *= (norms / random.norm(dim=1).clamp_min(1e-30))[:, None]
     return random.float()
+
+
+def _eigenvalues(matrix: Float[Tensor, "neuron d"], tall: bool) -> tuple[Tensor, Tensor]:
+    """Squares of the singular values and the singular vectors of the shorter side, from the smaller Gram matrix."""
+    values, basis = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
+    return values.clamp_min(0), basis
 
 
 def control_vectors(
@@ -112,18 +127,21 @@ def measure_control(
     *,
     seed: int,
     seconds: float,
+    window: int = 8,
     threads: int = 2,
     on_sample: Callable[[], None] = lambda: None,
 ) -> Control:
-    """Order every sample as the trained matrix was ordered. Samples are ordered side by side in ``threads`` threads,
-    and no more of them are in memory at a time.
+    """Order every sample as the trained matrix was ordered, and measure its windows of ``window`` neurons.
+
+    ``threads`` samples are ordered side by side while the next is drawn; no others are in memory. Raises
+    ``RequestError`` when there are no samples.
     """
 
-    def measure(similarity: Float[Tensor, "neuron neuron"]) -> tuple[float, Float[Tensor, " step"]]:
+    def measure(similarity: Float[Tensor, "neuron neuron"]) -> tuple[float, Tensor, Tensor]:
         found = order_neurons(similarity, seed=seed, seconds=seconds, bound=False)
         profile = neighbour_similarity(similarity, found.order).abs().sort(descending=True).values
         on_sample()
-        return found.score, profile
+        return found.score, profile, window_similarity(similarity, found.order, min(window, len(similarity)))
 
     measured = []
     with ThreadPoolExecutor(threads) as pool:
@@ -133,5 +151,15 @@ def measure_control(
             if len(waiting) == threads:
                 measured.append(waiting.pop(0).result())
         measured += [future.result() for future in waiting]
-    scores, profiles = zip(*measured, strict=True)
-    return Control(kind, torch.tensor(scores, dtype=torch.float64), torch.stack(list(profiles)))
+    if not measured:
+        raise RequestError(f"no samples of the control {kind!r}: give at least one")
+    scores, profiles, windows = zip(*measured, strict=True)
+    stretches = torch.stack(list(windows))
+    return Control(
+        kind,
+        torch.tensor(scores, dtype=torch.float64),
+        torch.stack(list(profiles)),
+        window_mean=stretches.mean(dim=1),
+        window_variance=stretches.var(dim=1, correction=0),
+        window_most=stretches.amax(dim=1),
+    )

@@ -43,7 +43,7 @@ def order_neurons(
     """A path through all neurons with a large sum of squared similarities of neighbours; ours, see ``path.py``.
 
     ``seconds`` is how long to search, roughly, on one core of a laptop: it is turned into a number of steps, so the
-    same seed gives the same order on every machine. Neurons that are similar to nothing (dead ones) come last, by
+    same seed and the same matrix give the same order everywhere. Neurons that are similar to nothing (dead ones) come last, by
     index. The path starts at the end with the smaller index. Without ``bound`` the upper bound is infinite.
 
     Raises ``RequestError`` for a matrix that is not square and symmetric, has no neurons, or holds a NaN.
@@ -51,6 +51,9 @@ def order_neurons(
     if seconds < 0:
         raise RequestError(f"seconds = {seconds}: must be at least 0")
     weights = _squared(similarity)
+    # The search counts gains below a millionth of the heaviest edge as rounding, whatever the scale.
+    scale = float(weights.max()) or 1.0
+    weights /= scale
     alive = (weights > 0).any(dim=1).nonzero().flatten()
     dead = (~(weights > 0).any(dim=1)).nonzero().flatten()
     if len(alive) < len(weights):
@@ -71,7 +74,7 @@ def order_neurons(
     local = torch.from_numpy(path)
     score = path_score(weights, local)
     upper = path_bound(weights.numpy(), score) if bound else float("inf")
-    return NeuronOrder(torch.cat([alive[local], dead]), score, upper)
+    return NeuronOrder(torch.cat([alive[local], dead]), score * scale, upper * scale)
 
 
 def path_score(weights: Float[Tensor, "neuron neuron"], path: Int[Tensor, " neuron"]) -> float:
@@ -86,6 +89,22 @@ def neighbour_similarity(
     return similarity[order[:-1], order[1:]]
 
 
+def window_similarity(
+    similarity: Float[Tensor, "neuron neuron"], order: Int[Tensor, " neuron"], size: int
+) -> Float[Tensor, " window"]:
+    """Mean squared similarity of the pairs in each window of ``size`` neighbours on the order, by its start."""
+    n = len(order)
+    if not 2 <= size <= n:
+        raise RequestError(f"window = {size}: must be 2 to the number of neurons, {n}")
+    pairs = torch.zeros(n - size + 1, dtype=torch.float64)
+    for offset in range(1, size):
+        # A window's pairs at this offset are a stretch of one diagonal: a difference of its running sums.
+        diagonal = similarity[order[:-offset], order[offset:]].double().square()
+        running = torch.cat([torch.zeros(1, dtype=torch.float64), diagonal.cumsum(0)])
+        pairs += running[size - offset :][: n - size + 1] - running[: n - size + 1]
+    return pairs / (size * (size - 1) / 2)
+
+
 def _squared(similarity: Float[Tensor, "neuron neuron"]) -> Float[Tensor, "neuron neuron"]:
     """Squares on the CPU in float32, with a diagonal of 0."""
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or not len(similarity):
@@ -94,7 +113,7 @@ def _squared(similarity: Float[Tensor, "neuron neuron"]) -> Float[Tensor, "neuro
     if weights.isnan().any() or weights.isinf().any():
         row, column = (~weights.isfinite()).nonzero()[0].tolist()
         raise RequestError(f"the similarity of neurons {row} and {column} is {float(similarity[row, column])}")
-    if not torch.allclose(weights, weights.T, atol=1e-5):
+    if not torch.allclose(weights, weights.T, atol=1e-5 * float(weights.max())):
         row, column = divmod(int((weights - weights.T).abs().argmax()), len(weights))
         raise RequestError(
             f"the similarity of neurons {row} and {column} is {float(similarity[row, column]):g} one way and "

@@ -13,11 +13,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from mi_superposition.errors import RequestError
-from mi_superposition.linalg import cosine_similarity
+from mi_superposition.linalg import cosine_similarity, inner_products
 from mi_superposition.streaming import CovarianceAccumulator
 
-Directions = Literal["out", "in", "both"]
+Measure = Literal["cosine", "inner"]
 _NAMED = ("out", "in", "both")
+# Their similarities are 1.6 GB in float32, and an order needs a few copies.
+_MOST_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,25 @@ class NeuronVectors:
         """Number of neurons."""
         return len(self.parts[0])
 
-    def similarity(self) -> Float[Tensor, "neuron neuron"]:
-        """Mean over the parts of the cosine between two neurons' vectors (dimensionless, -1 to 1)."""
-        total = cosine_similarity(self.parts[0])
-        for part in self.parts[1:]:
-            total += cosine_similarity(part)
-        return total.div_(len(self.parts))
+    def similarity(self, measure: Measure = "cosine") -> Float[Tensor, "neuron neuron"]:
+        """How alike every two neurons are (dimensionless, -1 to 1), on the CPU: the mean over the parts of
+
+        ``"cosine"``: the cosine of their vectors; ``"inner"``: their inner product, W^T W as it stands, over its largest
+        entry. Raises ``RequestError`` for another measure.
+        """
+        if measure == "cosine":
+            return _mean([cosine_similarity(part) for part in self.parts])
+        if measure != "inner":
+            raise RequestError(f"measure = {measure!r}: give 'cosine' or 'inner'")
+        products = _mean([inner_products(part.float()) for part in self.parts])
+        return products.div_(float(products.abs().max()) or 1.0)
+
+
+def _mean(matrices: list[Float[Tensor, "neuron neuron"]]) -> Float[Tensor, "neuron neuron"]:
+    total = matrices[0]
+    for matrix in matrices[1:]:
+        total += matrix
+    return total.div_(len(matrices))
 
 
 def neuron_vectors(model: HookedTransformer, layer: int = 0, weights: str = "out") -> NeuronVectors:
@@ -50,7 +65,8 @@ def neuron_vectors(model: HookedTransformer, layer: int = 0, weights: str = "out
         return NeuronVectors((_named_matrix(model, weights),))
     check_layer(model, layer)
     mlp = model.blocks[layer].mlp
-    out, read = mlp.W_out.detach(), rearrange(mlp.W_in.detach(), "d_model d_mlp -> d_mlp d_model")
+    out = mlp.W_out.detach().cpu()
+    read = rearrange(mlp.W_in.detach().cpu(), "d_model d_mlp -> d_mlp d_model")
     return NeuronVectors({"out": (out,), "in": (read,), "both": (read, out)}[weights])
 
 
@@ -70,10 +86,15 @@ def _named_matrix(model: HookedTransformer, name: str) -> Float[Tensor, "row col
         raise RequestError(
             f"weights = {name!r}: give 'out', 'in', 'both' or a matrix of the model, such as {' or '.join(two[:3])}"
         )
-    matrix = parameters[bare].detach()
+    matrix = parameters[bare].detach().cpu()
     if matrix.ndim != 2:
         raise RequestError(f"weights = {name!r} has {matrix.ndim} axes {tuple(matrix.shape)}: give one with two")
-    return matrix.T if name.endswith(".T") else matrix
+    matrix = matrix.T if name.endswith(".T") else matrix
+    if len(matrix) > _MOST_ROWS:
+        raise RequestError(
+            f"weights = {name!r} has {len(matrix):,} rows: a matrix of all their pairs is too large above {_MOST_ROWS:,}"
+        )
+    return matrix
 
 
 @torch.no_grad()
@@ -96,9 +117,9 @@ def neuron_correlations(
         _, cache = model.run_with_cache(
             tokens.to(model.W_E.device), names_filter=hook, stop_at_layer=layer + 1, return_type=None
         )
-        activations = cache[hook][counted.to(model.W_E.device)].float()
+        activations = cache[hook].cpu()[counted].float()
         if shuffle is not None:
-            ranks = torch.rand(activations.shape, generator=shuffle).argsort(dim=0).to(activations.device)
+            ranks = torch.rand(activations.shape, generator=shuffle).argsort(dim=0)
             activations = activations.gather(0, ranks)
         accumulator.update(activations)
     return accumulator.correlation()

@@ -33,9 +33,9 @@ from mi_superposition.neurons import (
     neuron_vectors,
     order_neurons,
 )
-from mi_superposition.neurons.control import KINDS, hash_seed
+from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS, hash_seed
 from mi_superposition.neurons.order import path_score
-from mi_superposition.neurons.similarity import check_layer
+from mi_superposition.neurons.similarity import Measure, check_layer
 from mi_superposition.runs import content_hash, open_run, write_file, write_tensors
 from mi_superposition.site import FigureRecord, Page, Section, write_site
 from mi_superposition.site.records import Item, Link, MatrixRecord, MatrixView, TableRecord, neuron_address
@@ -46,6 +46,7 @@ ACTIVATIONS = "activations"
 _MANY_NEURONS = 2048
 _CONTROLS, _FEW_CONTROLS = 20, 5
 _ROWS_AT_ONCE = 32
+_NEURON_WEIGHTS = {"out": "output", "in": "input", "both": "input and output"}
 # Below this probability, over all comparisons, a difference is not called chance.
 _SURE = 0.01
 
@@ -55,7 +56,8 @@ class NeuronOrderStudy:
     """An order of neurons with everything it is compared with.
 
     ``examples`` holds for each kind of control the similarity and the order of its first sample, ``clusters_by_chance``
-    how many clusters the same clustering finds in it.
+    how many clusters the same clustering finds in it. ``spots`` are judged by ``spot_control``, the control with the
+    tightest windows.
     """
 
     similarity: Float[Tensor, "neuron neuron"]
@@ -65,6 +67,7 @@ class NeuronOrderStudy:
     examples: dict[str, tuple[Float[Tensor, "neuron neuron"], Int[Tensor, " neuron"]]]
     clusters_by_chance: dict[str, int]
     spots: list[Spot]
+    spot_control: Control
 
     @property
     def unordered_score(self) -> float:
@@ -76,14 +79,13 @@ class NeuronOrderStudy:
 class Source:
     """Where similarities come from: the trained one, and samples of each kind of control."""
 
-    what: str
     trained: Callable[[], Float[Tensor, "neuron neuron"]]
     samples: dict[str, Callable[[int], Iterator[Float[Tensor, "neuron neuron"]]]]
     few: bool
 
 
-def weight_source(model: HookedTransformer, layer: int, weights: str, seed: int) -> Source:
-    """Cosine between directions in the weights."""
+def weight_source(model: HookedTransformer, layer: int, weights: str, seed: int, measure: Measure = "cosine") -> Source:
+    """How alike directions in the weights are."""
     vectors = neuron_vectors(model, layer, weights)
 
     def untrained(sample_seed: int) -> NeuronVectors:
@@ -91,10 +93,10 @@ def weight_source(model: HookedTransformer, layer: int, weights: str, seed: int)
 
     def sampler(kind: str) -> Callable[[int], Iterator[Tensor]]:
         return lambda n: (
-            sample.similarity() for sample in control_vectors(vectors, kind, n, seed=seed, untrained=untrained)
+            sample.similarity(measure) for sample in control_vectors(vectors, kind, n, seed=seed, untrained=untrained)
         )
 
-    return Source("cosine", vectors.similarity, {kind: sampler(kind) for kind in KINDS}, few=False)
+    return Source(lambda: vectors.similarity(measure), {kind: sampler(kind) for kind in WEIGHT_KINDS}, few=False)
 
 
 def activation_source(model: HookedTransformer, layer: int, corpus: Corpus, rows: int, seed: int) -> Source:
@@ -105,17 +107,21 @@ def activation_source(model: HookedTransformer, layer: int, corpus: Corpus, rows
     prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
     batches = token_batches(corpus, model.tokenizer, _ROWS_AT_ONCE, model.cfg.n_ctx, prepend_bos=prepend_bos)
 
-    def read() -> Iterator[tuple[Tensor, Tensor]]:
+    held: list[tuple[Tensor, Tensor]] = []
+
+    def read() -> list[tuple[Tensor, Tensor]]:
+        """The rows, read once: every control passes over the same ones."""
         left = rows
-        for batch in batches:
-            yield batch.tokens[:left], batch.mask[:left]
+        for batch in batches if not held else ():
+            held.append((batch.tokens[:left], batch.mask[:left]))
             left -= len(batch.tokens)
             if left <= 0:
-                return
+                break
+        return held
 
-    def shuffled(n: int) -> Iterator[Tensor]:
+    def permuted(n: int) -> Iterator[Tensor]:
         for sample in range(n):
-            generator = torch.Generator().manual_seed(hash_seed(seed, "shuffled", sample))
+            generator = torch.Generator().manual_seed(hash_seed(seed, "permuted", sample))
             yield neuron_correlations(model, read(), layer, shuffle=generator)
 
     def untrained(n: int) -> Iterator[Tensor]:
@@ -123,9 +129,8 @@ def activation_source(model: HookedTransformer, layer: int, corpus: Corpus, rows
             yield neuron_correlations(untrained_copy(model, seed + sample), read(), layer)
 
     return Source(
-        "correlation",
         lambda: neuron_correlations(model, read(), layer),
-        {"shuffled": shuffled, "untrained": untrained},
+        {"permuted": permuted, "untrained": untrained},
         few=True,
     )
 
@@ -153,14 +158,15 @@ def neuron_order_study(
     controls, examples, by_chance = [], {}, {}
     for kind, samples in source.samples.items():
         on_stage(f"control: {KINDS[kind]}")
-        control = measure_control(kind, samples(n_controls), seed=seed, seconds=seconds)
+        control = measure_control(kind, samples(n_controls), seed=seed, seconds=seconds, window=window)
         controls.append(control)
         first = next(iter(samples(1)))
         examples[kind] = (first, order_neurons(first, seed=seed, seconds=seconds, bound=False).order)
         by_chance[kind] = cluster_neurons(first, seed=seed, seconds=0.0).n_clusters
     on_stage("spots")
-    spots = find_spots(similarity, found.order, list(examples.values()), window=window)
-    return NeuronOrderStudy(similarity, found, clusters, controls, examples, by_chance, spots)
+    tightest = max(controls, key=lambda control: float(control.window_most.mean()))
+    spots = find_spots(similarity, found.order, tightest, window=window)
+    return NeuronOrderStudy(similarity, found, clusters, controls, examples, by_chance, spots, tightest)
 
 
 def check_request(n_controls: int | None, window: int, seconds: float, rows: int) -> None:
@@ -174,22 +180,27 @@ def check_request(n_controls: int | None, window: int, seconds: float, rows: int
         raise RequestError(f"seconds = {seconds}: must be at least 0")
 
 
-def strictest(study: NeuronOrderStudy) -> Control:
-    """The control whose scores come nearest to the trained one."""
+def hardest(study: NeuronOrderStudy) -> Control:
+    """The control that is hardest to beat: the one against which the trained score has the smallest z."""
     return min(study.controls, key=lambda control: control.z_score(study.found.score))
+
+
+def least_p(study: NeuronOrderStudy) -> float:
+    """The p of a spot that is tighter than every window of every sample."""
+    return 1 / (1 + len(study.spot_control.window_most))
 
 
 def verdict(study: NeuronOrderStudy) -> str:
     """What the comparison says, in one sentence."""
-    control = strictest(study)
+    control = hardest(study)
     name, score = KINDS[control.kind], study.found.score
     z, p = control.z_score(score), control.p_value(score)
     # As many comparisons as controls, so each must be surer by as much.
     if p * len(study.controls) > _SURE:
-        return f"No more than chance: {z:+.1f} standard deviations from the nearest control ({name}), p = {p:.2g}."
+        return f"No more than chance: {z:+.1f} standard deviations from the hardest control ({name}), p = {p:.2g}."
     if z > 0:
         return (
-            f"Neighbours are more alike than sorting alone makes them: {z:.1f} standard deviations above the nearest "
+            f"Neighbours are more alike than sorting alone makes them: {z:.1f} standard deviations above the hardest "
             f"control ({name}), p = {p:.1g}."
         )
     return (
@@ -203,14 +214,14 @@ def neuron_order_items(
 ) -> list[Item]:
     """Figures, tables and the matrix to zoom in."""
     pages = pages or {}
-    nearest = strictest(study)
+    hard = hardest(study)
     score, found = study.found.score, study.found
     along = {kind: neighbour_similarity(*example) for kind, example in study.examples.items()}
-    example_similarity, example_order = study.examples[nearest.kind]
-    beating = [spot for spot in study.spots if spot.beats_control]
+    example_similarity, example_order = study.examples[hard.kind]
+    beating = [spot for spot in study.spots if spot.p <= least_p(study)]
     views = [
         MatrixView("trained", "Trained, ordered", _permuted(study.similarity, found.order), found.order),
-        MatrixView("control", f"Control, ordered: {KINDS[nearest.kind]}", _permuted(example_similarity, example_order), example_order),
+        MatrixView("control", f"Control, ordered: {KINDS[hard.kind]}", _permuted(example_similarity, example_order), example_order),
         MatrixView("unordered", "Trained, not ordered", study.similarity, torch.arange(len(found.order)), values_of="trained"),
         MatrixView("clusters", "Trained, by cluster", _permuted(study.similarity, study.clusters.order), study.clusters.order, values_of="trained"),
     ]  # fmt: skip
@@ -223,7 +234,7 @@ def neuron_order_items(
             title="Is the order more than sorting?",
             look_at=f"Any matrix looks ordered once it is sorted. Look at where the trained score lies against random matrices that were sorted too. {verdict(study)}",
             number=f"Score {score:.2f}; no order of these neurons scores above {found.upper_bound:.2f} ({100 * found.gap:.2f} % more).",
-            control=f"{float(nearest.scores.mean()):.2f} ± {float(nearest.scores.std()):.2f} ({KINDS[nearest.kind]}, {len(nearest.scores)} samples); {study.unordered_score:.2f} not ordered.",
+            control=f"{float(hard.scores.mean()):.2f} ± {float(hard.scores.std()):.2f} ({KINDS[hard.kind]}, {len(hard.scores)} samples); {study.unordered_score:.2f} not ordered.",
             figure=control_scores(score, found.upper_bound, study.unordered_score, study.controls),
         ),
         TableRecord(
@@ -261,7 +272,7 @@ def neuron_order_items(
             title="The matrix",
             look_at="Zoom with the wheel, two fingers or + and −; drag or use the arrow keys to move; , and . go along the diagonal. Red is alike, blue is opposite; zoomed out, a pixel shows the strongest entry it covers. Boxes mark the spots below.",
             number=f"The most alike of {len(found.order)} neurons: {_largest(study.similarity):.2f}.",
-            control=f"{_largest(example_similarity):.2f} in the ordered random matrix behind the second button ({KINDS[nearest.kind]}).",
+            control=f"{_largest(example_similarity):.2f} in the ordered random matrix behind the second button ({KINDS[hard.kind]}).",
             what=_entry_word(what),
             views=views,
             spots=[(spot.start, len(spot.neurons)) for spot in beating],
@@ -270,14 +281,14 @@ def neuron_order_items(
         TableRecord(
             id="spots",
             title="Spots",
-            look_at=f"Stretches of {len(study.spots[0].neurons) if study.spots else 0} neighbours by how alike they are, in standard deviations above all stretches of the ordered controls (one sample of each kind). {len(beating)} are above every stretch of every one of them.",
-            columns=["place", "mean squared similarity", "excess", "above every control", "neurons"],
+            look_at=f"Stretches of {len(study.spots[0].neurons) if study.spots else 0} neighbours by how alike they are. Excess: standard deviations above the stretches of the control that has the tightest ones ({KINDS[study.spot_control.kind]}). p: how often the tightest stretch of such a sample, anywhere in it, is as tight. {len(beating)} are tighter than every stretch of all {len(study.spot_control.window_most)} samples.",
+            columns=["place", "mean squared similarity", "excess", "p", "neurons"],
             rows=[
                 [
                     Link(f"{spot.start}", f"#{matrix_id}={spot.start},{len(spot.neurons)}"),
                     f"{spot.similarity:.3f}",
                     f"{spot.excess:+.1f} sd",
-                    "yes" if spot.beats_control else "no",
+                    f"{spot.p:.2f}",
                     [Link(str(neuron), pages[neuron]) if neuron in pages else str(neuron) for neuron in spot.neurons],
                 ]
                 for spot in study.spots[:20]
@@ -286,16 +297,17 @@ def neuron_order_items(
     ]
 
 
-def neuron_order_metrics(study: NeuronOrderStudy) -> dict[str, float | list[float] | list[int]]:
+def neuron_order_metrics(study: NeuronOrderStudy) -> dict[str, float | int]:
     """The study's numbers, flat. A z-score that is infinite (a control that never varies) is left out."""
-    metrics: dict[str, float | list[float] | list[int]] = {
+    metrics: dict[str, float | int] = {
         "n_neurons": len(study.found.order),
         "score": study.found.score,
         "upper_bound": study.found.upper_bound,
         "gap": study.found.gap,
         "unordered_score": study.unordered_score,
         "clusters": study.clusters.n_clusters,
-        "spots_above_control": sum(spot.beats_control for spot in study.spots),
+        "spots_above_control": sum(spot.p <= least_p(study) for spot in study.spots),
+        "spots_above_control_p": least_p(study),
     }
     for control in study.controls:
         z = control.z_score(study.found.score)
@@ -316,10 +328,10 @@ def spots_csv(spots: list[Spot]) -> bytes:
     """The spots as a table: one row each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["place", "mean_squared_similarity", "excess_sd", "above_every_control", "neurons"])
+    writer.writerow(["place", "mean_squared_similarity", "excess_sd", "p", "neurons"])
     for spot in spots:
         neurons = " ".join(map(str, spot.neurons))
-        writer.writerow([spot.start, f"{spot.similarity:.6f}", f"{spot.excess:.4f}", int(spot.beats_control), neurons])
+        writer.writerow([spot.start, f"{spot.similarity:.6f}", f"{spot.excess:.4f}", f"{spot.p:.4f}", neurons])
     return text.getvalue().encode()
 
 
@@ -327,9 +339,12 @@ def write_neuron_order_run(
     out: Path,
     *,
     model_name: str,
-    layer: int = 1,
+    layer: int | None = None,
     weights: str = "out",
+    measure: Measure = "cosine",
     corpus_name: str = "stories",
+    split: str = "train",
+    column: str = "text",
     rows: int = 500,
     n_controls: int | None = None,
     window: int = 8,
@@ -341,25 +356,31 @@ def write_neuron_order_run(
 ) -> bool:
     """Run the study into a run folder; true when it was finished already.
 
-    ``pages`` is a site with neuron pages: those that are there are linked. ``corpus_name`` and ``rows`` are for
-    ``weights="activations"``. Raises as ``load_model``, ``load_corpus`` and ``open_run`` do.
+    ``layer`` is the last by default. ``pages`` is a site with neuron pages: those that are there are linked.
+    ``corpus_name``, ``split``, ``column`` and ``rows`` are for ``weights="activations"``. Raises as ``load_model``, ``load_corpus`` and ``open_run`` do.
     """
     check_request(n_controls, window, seconds, rows)
     model = load_model(model_name, device=device)
+    layer = model.cfg.n_layers - 1 if layer is None else layer
     inputs: dict[str, object] = {"model": {"name": model_name, "sha256": content_hash(weights_of(model))}}
     config: dict[str, object] = dict(
-        layer=layer, weights=weights, controls=n_controls, window=window, seed=seed, seconds=seconds
+        layer=layer, weights=weights, measure=measure, controls=n_controls, window=window, seed=seed, seconds=seconds
     )
+    linked: dict[int, str] = {}
+    if weights in (*_NEURON_WEIGHTS, ACTIVATIONS):
+        check_layer(model, layer)
+        linked = _linked_pages(pages, out / "page", layer, model.blocks[layer].mlp.W_out.shape[0])
     if weights == ACTIVATIONS:
-        corpus = load_corpus(corpus_name)
-        inputs["corpus"], config["rows"] = corpus.identity(), rows
+        corpus = load_corpus(corpus_name, split=split, column=column)
+        inputs["corpus"] = corpus.identity()
+        config |= dict(rows=rows, split=split, column=column)
         source = activation_source(model, layer, corpus, rows, seed)
         what = f"Correlation between the activations of layer {layer}'s neurons over {corpus_name}"
     else:
-        source = weight_source(model, layer, weights, seed)
-        directions = {"out": "output", "in": "input", "both": "input and output"}
-        of = f"{directions[weights]} directions of layer {layer}" if weights in directions else f"rows of {weights}"
-        what = f"Cosine between the {of}"
+        source = weight_source(model, layer, weights, seed, measure)
+        named = weights not in _NEURON_WEIGHTS
+        of = f"rows of {weights}" if named else f"{_NEURON_WEIGHTS[weights]} directions of layer {layer}"
+        what = f"{'Cosine' if measure == 'cosine' else 'Product'} of the {of}"
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             return True
@@ -378,7 +399,6 @@ def write_neuron_order_run(
             },
         )
         write_file(out / "spots.csv", spots_csv(study.spots))
-        linked = _linked_pages(pages, out / "page", layer, len(study.similarity))
         page = Page(
             slug="order",
             title=f"The order of neurons in {model_name}",
@@ -392,13 +412,13 @@ def write_neuron_order_run(
 
 def order_section(study: NeuronOrderStudy, page: Page, more: tuple[Page, ...] = ()) -> Section:
     """The card and pages of a study."""
-    nearest = strictest(study)
+    hard = hardest(study)
     return Section(
         slug="neuron-order",
         title="The order of neurons",
         summary="Does a meaningful order of neurons fall out of the weights? Sorting makes any matrix look ordered, so the order is compared with sorted random matrices.",
-        number=f"{nearest.z_score(study.found.score):+.1f} sd",
-        number_is=f"the trained order's score against its nearest control ({KINDS[nearest.kind]})",
+        number=f"{hard.z_score(study.found.score):+.1f} sd",
+        number_is=f"the trained order's score against its hardest control ({KINDS[hard.kind]})",
         control=f"0 ± 1 by chance; no order scores {100 * study.found.gap:.2f} % more than the one found",
         page=page,
         more=more,
@@ -414,7 +434,7 @@ def neuron_order_section(on_stage: Callable[[str], None]) -> Section:
         on_stage(f"neurons, {name}")
 
     study = neuron_order_study(weight_source(model, layer, "out", 0), on_stage=stage)
-    items = neuron_order_items(study, what=f"Cosine between the output directions of layer {layer}")
+    items = neuron_order_items(study, what=f"Cosine of the output directions of layer {layer}")
     items.insert(2, _every_layer(model, stage))
     page = Page(
         slug="neuron-order",
@@ -434,7 +454,7 @@ def _every_layer(model: HookedTransformer, on_stage: Callable[[str], None]) -> T
             source = weight_source(model, layer, weights, 0)
             found = order_neurons(source.trained(), seconds=0.05)
             cells = [f"layer {layer}, {weights}", f"{found.score:.2f}", f"{100 * found.gap:.1f} %"]
-            for kind in KINDS:
+            for kind in WEIGHT_KINDS:
                 control = measure_control(kind, source.samples[kind](_FEW_CONTROLS), seed=0, seconds=0.05)
                 cells.append(f"{control.z_score(found.score):+.0f}")
             rows.append(cells)
@@ -442,7 +462,7 @@ def _every_layer(model: HookedTransformer, on_stage: Callable[[str], None]) -> T
         id="every-layer",
         title="Every layer, inputs and outputs",
         look_at=f"z-scores of the trained score against {_FEW_CONTROLS} samples of each control, with a short search; so few samples give the sign and the size, not the digits.",
-        columns=["neurons", "score", "gap to bound", *(f"z: {name}" for name in KINDS.values())],
+        columns=["neurons", "score", "gap to bound", *(f"z: {KINDS[kind]}" for kind in WEIGHT_KINDS)],
         rows=rows,
     )
 

@@ -100,6 +100,22 @@ def test_long_documents_are_split_or_cut_and_counted():
     assert f"{cut.counts.dropped_tokens} tokens dropped" in str(cut.counts)
 
 
+def test_an_end_token_within_a_document_is_text():
+    """Somebody wrote it there: it is neither the end of the document nor a token of its own."""
+    for text in ("a<|endoftext|>b", "<|endoftext|>"):
+        [row] = rows_of(token_batches([text], TOKENIZER, 1, 64))
+        assert TOKENIZER.eos_token_id not in row[0][1:]
+        assert TOKENIZER.decode(row[0][1:]) == text
+
+
+def test_joined_documents_are_always_parted():
+    texts = ["a", "b", "c"] * 5
+    for bos in (True, False):
+        for row in rows_of(token_batches(texts, TOKENIZER, 1, 8, join=True, prepend_bos=bos)):
+            neighbours = zip(row[2], row[2][1:], strict=False)
+            assert all(a == b or -1 in (a, b) for a, b in neighbours)
+
+
 def test_joined_rows_are_full_but_the_last():
     rows = rows_of(token_batches(TEXTS, TOKENIZER, 1, 12, join=True))
     # Beside the beginning token eleven places a row, and an end token after each document.

@@ -80,6 +80,22 @@ def test_what_is_broken_in_jsonl_is_counted_and_placed(tmp_path):
     assert str(counts).endswith("(broken at line 2; broken at line 3; missing at line 5)")
 
 
+def test_hostile_json(tmp_path):
+    lines = [b'\xef\xbb\xbf{"text": "first"}', b'{"text": "half \\ud83d"}', b"[" * 100_000, b'{"text": "last"}']
+    corpus = load_corpus(write(tmp_path, "a.jsonl", b"\n".join(lines)))
+    assert list(corpus) == ["first", "half ?", "last"]
+    assert (corpus.counts.repaired, corpus.counts.broken) == (1, 1)
+
+
+def test_bad_utf8_in_a_saved_folder(tmp_path):
+    strings = pa.array([b"fine", b"b\xffd"], pa.binary())
+    bad = pa.Array.from_buffers(pa.string(), 2, strings.buffers())
+    Dataset(pa.table({"text": bad})).save_to_disk(tmp_path / "saved")
+    corpus = load_corpus(tmp_path / "saved")
+    assert list(corpus) == ["fine", "b\ufffdd"]
+    assert corpus.counts.repaired == 1
+
+
 def test_bad_utf8_in_text_and_parquet(tmp_path):
     corpus = load_corpus(write(tmp_path, "a.txt", b"fine<|endoftext|>b\xffd<|endoftext|><|endoftext|>end"))
     assert list(corpus) == ["fine", "b\ufffdd", "end"]
@@ -145,6 +161,13 @@ def test_a_cached_dataset_is_streamed_offline():
         list(load_corpus("roneneldan/TinyStories", column="story"))
     with pytest.raises(RequestError, match="no split 'test': it has 'train', 'validation'"):
         list(load_corpus("roneneldan/TinyStories", split="test"))
+
+
+def test_a_part_of_a_cached_dataset_is_not_taken_for_the_whole(cached_dataset, tmp_path):
+    for shard in (tmp_path / "hub").rglob("train-00000-of-00001.parquet"):
+        shard.rename(shard.with_name("train-00000-of-00002.parquet"))
+    with pytest.raises(WorkError, match="holds 1 of 2 files 'train' of 'roneneldan/TinyStories'"):
+        list(load_corpus("roneneldan/TinyStories"))
 
 
 @pytest.mark.usefixtures("cached_dataset")

@@ -16,6 +16,7 @@ from mi_superposition import load_model
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import untrained_copy
 from mi_superposition.models.catalogue import hub_id, nearest_name
+from mi_superposition.runs import read_tensors, write_tensors
 
 
 def tiny_neo(folder: Path, **changes) -> GPTNeoForCausalLM:
@@ -258,6 +259,37 @@ def test_damaged_files_are_failed_work(tiny_gpt2, tmp_path):
         with pytest.raises(WorkError, match="damaged|cannot read") as caught:
             load_model(folder)
         assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_is_missing_is_not_made_up(tiny_gpt2, tmp_path):
+    tensors, metadata = read_tensors(tiny_gpt2.folder / "model.safetensors")
+    del tensors["transformer.h.1.mlp.c_proj.weight"]
+    folder = damaged(tiny_gpt2, tmp_path, "model.safetensors", b"")
+    write_tensors(folder / "model.safetensors", tensors, metadata)
+    with pytest.raises(WorkError, match=r"damaged: transformer\.h\.1\.mlp\.c_proj\.weight is missing"):
+        load_model(folder)
+
+
+def test_only_tiny_stories_are_shortened(tiny_gpt2, tmp_path):
+    tiny_neo(tmp_path / "tinystories-project" / "neo", max_position_embeddings=1024)
+    assert load_model(tmp_path / "tinystories-project" / "neo", device="cpu").cfg.n_ctx == 1024
+    with pytest.raises(RequestError, match="n_ctx = 2000: must be 1 to 32"):
+        load_model(tiny_gpt2.folder, n_ctx=2000)
+    with pytest.raises(RequestError, match="n_ctx = 5: 'addition' keeps"):
+        load_model("addition", n_ctx=5)
+
+
+def test_a_model_cached_in_parts_is_not_whole(neo, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    made = tmp_path / "made"
+    made.mkdir()
+    shutil.copy(neo[0] / "config.json", made)
+    (made / "model-00001-of-00002.safetensors").write_bytes((neo[0] / "model.safetensors").read_bytes())
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (made / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    into_hub_cache(tmp_path, "roneneldan/TinyStories-8M", made)
+    with pytest.raises(WorkError, match="not in the local hub cache"):
+        load_model("roneneldan/TinyStories-8M")
 
 
 @pytest.mark.parametrize("kind", ["T5ForConditionalGeneration", "MadeUpModel"])

@@ -1,5 +1,6 @@
 """Controls keep what they promise to keep and lose the rest; a planted structure beats them, noise does not."""
 
+import itertools
 import math
 
 import pytest
@@ -15,7 +16,7 @@ from mi_superposition.neurons import (
     randomised,
 )
 from mi_superposition.neurons.control import Control
-from mi_superposition.neurons.spots import window_similarity
+from mi_superposition.neurons.order import window_similarity
 
 
 def generator(seed=0):
@@ -74,6 +75,13 @@ def test_noise_is_no_more_than_chance():
     assert 0 < control.percentile(score) < 100
 
 
+def test_spectrum_of_a_wide_matrix():
+    wide = torch.randn(40, 90, generator=generator(1)) * torch.linspace(0.5, 2, 40)[:, None]
+    made = randomised(wide, "spectrum", generator(2))
+    assert torch.allclose(made.norm(dim=1), wide.norm(dim=1), rtol=1e-5)
+    assert torch.allclose(torch.linalg.svdvals(made), torch.linalg.svdvals(wide), rtol=0.02)
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "spectrum", "shuffled"])
 def test_planted_pairs_beat_every_control(kind):
     vectors = torch.randn(80, 30, generator=generator(99))
@@ -95,14 +103,16 @@ def test_threads_do_not_change_the_scores():
 
 
 def test_z_score_and_percentile_by_hand():
-    control = Control("gaussian", torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), torch.zeros(3, 1))
+    control = Control(
+        "gaussian", torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), torch.zeros(3, 1), *[torch.zeros(3)] * 3
+    )
     assert control.z_score(4.0) == pytest.approx(2)
     assert control.percentile(2.5) == pytest.approx(200 / 3)
     # 4.303 is the two-sided 5 % point of t with two degrees of freedom, in every table.
     assert control.p_value(2.0) == 1
     assert control.p_value(2 + 4.302652729911275 * (4 / 3) ** 0.5) == pytest.approx(0.05)
     assert control.p_value(-1.0) == pytest.approx(control.p_value(5.0))
-    still = Control("gaussian", torch.tensor([2.0, 2.0], dtype=torch.float64), torch.zeros(2, 1))
+    still = Control("gaussian", torch.tensor([2.0, 2.0], dtype=torch.float64), torch.zeros(2, 1), *[torch.zeros(2)] * 3)
     assert still.z_score(2.0) == 0
     assert still.z_score(3.0) == math.inf
 
@@ -119,20 +129,37 @@ def test_window_similarity_is_the_mean_over_pairs():
         window_similarity(similarity, order, 10)
 
 
+def measured(vectors, kind="gaussian", n=10, window=6):
+    samples = (sample.similarity() for sample in control_vectors(NeuronVectors((vectors,)), kind, n, seed=0))
+    return measure_control(kind, samples, seed=0, seconds=0.05, window=window)
+
+
 def test_spots_find_the_planted_stretch_and_do_not_overlap():
     vectors = torch.randn(100, 40, generator=generator(3))
     planted = [7, 23, 42, 61, 77, 91]
     vectors[planted] = torch.randn(40, generator=generator(4)) + 0.2 * torch.randn(6, 40, generator=generator(5))
     similarity = NeuronVectors((vectors,)).similarity()
-    noise = NeuronVectors((torch.randn(100, 40, generator=generator(6)),)).similarity()
-    order, noise_order = (order_neurons(matrix, seconds=0.1).order for matrix in (similarity, noise))
-    spots = find_spots(similarity, order, [(noise, noise_order)], window=6)
+    spots = find_spots(similarity, order_neurons(similarity, seconds=0.1).order, measured(vectors), window=6)
     assert set(spots[0].neurons) == set(planted)
-    assert spots[0].beats_control
+    assert spots[0].p == pytest.approx(1 / 11)
     assert spots[0].excess > 10
     assert [spot.excess for spot in spots] == sorted((spot.excess for spot in spots), reverse=True)
     places = sorted(spot.start for spot in spots)
-    assert all(b - a >= 6 for a, b in zip(places, places[1:], strict=False))
-    assert not any(spot.beats_control for spot in find_spots(noise, noise_order, [(noise, noise_order)], window=6))
-    with pytest.raises(RequestError, match="at least one"):
-        find_spots(similarity, order, [])
+    assert all(b - a >= 6 for a, b in itertools.pairwise(places))
+
+
+def test_noise_has_spots_no_oftener_than_p_says():
+    """Of forty matrices of noise about one in eleven has a window above all those of ten controls."""
+    noise = torch.randn(40, 20, generator=generator(0))
+    control = measured(noise, n=10)
+    surprises = 0
+    for number in range(40):
+        similarity = NeuronVectors((torch.randn(40, 20, generator=generator(100 + number)),)).similarity()
+        spots = find_spots(similarity, order_neurons(similarity, seconds=0.05, bound=False).order, control, window=6)
+        surprises += spots[0].p <= 1 / 11
+    assert surprises <= 10
+
+
+def test_an_empty_control_is_refused():
+    with pytest.raises(RequestError, match="no samples of the control 'gaussian'"):
+        measure_control("gaussian", iter(()), seed=0, seconds=0.0)

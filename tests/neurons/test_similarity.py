@@ -47,6 +47,21 @@ def test_directions_are_rows_of_w_out_and_columns_of_w_in(tiny_gpt2):
     assert torch.allclose(both, mean, atol=1e-6)
 
 
+def test_inner_products_are_w_transposed_w(tiny_gpt2):
+    model = tiny_gpt2.hooked
+    out = model.blocks[0].mlp.W_out.detach()
+    products = neuron_vectors(model, 0, "out").similarity("inner")
+    assert torch.allclose(products, out @ out.T / (out @ out.T).abs().max(), atol=1e-6)
+    with pytest.raises(RequestError, match="measure = 'dot': give 'cosine' or 'inner'"):
+        NeuronVectors.similarity.__wrapped__(neuron_vectors(model, 0, "out"), "dot")
+
+
+def test_a_matrix_with_too_many_rows_is_refused(tiny_gpt2, monkeypatch):
+    monkeypatch.setattr("mi_superposition.neurons.similarity._MOST_ROWS", 100)
+    with pytest.raises(RequestError, match="has 300 rows"):
+        neuron_vectors(tiny_gpt2.hooked, weights="embed.W_E")
+
+
 def test_any_matrix_of_the_model(tiny_gpt2):
     model = tiny_gpt2.hooked
     assert torch.equal(neuron_vectors(model, weights="embed.W_E").parts[0], model.W_E)

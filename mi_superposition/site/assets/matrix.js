@@ -227,12 +227,12 @@
       return tileValues[(row - down * tile) * width + (column - right * tile)] / 127;
     }
 
-    openPages() {
+    // The row's page, or else the column's; browsers allow one window a click. The line below links both.
+    openPage() {
       if (!this.cell) return;
-      const neurons = new Set([this.view.order[this.cell.row], this.view.order[this.cell.column]]);
-      for (const neuron of neurons) {
-        if (this.record.pages[neuron]) open(this.record.pages[neuron], `neuron-${neuron}`);
-      }
+      const neurons = [this.view.order[this.cell.row], this.view.order[this.cell.column]];
+      const neuron = neurons.find((candidate) => this.record.pages[candidate]);
+      if (neuron !== undefined) open(this.record.pages[neuron], `neuron-${neuron}`);
     }
 
     // --- controls ---
@@ -304,7 +304,7 @@
         "+": () => this.zoom(1.5), "=": () => this.zoom(1.5), "-": () => this.zoom(1 / 1.5),
         Home: () => this.showAll(), ",": () => this.alongDiagonal(-1), ".": () => this.alongDiagonal(1),
         ArrowLeft: () => this.moveCell(0, -1), ArrowRight: () => this.moveCell(0, 1),
-        ArrowUp: () => this.moveCell(-1, 0), ArrowDown: () => this.moveCell(1, 0), Enter: () => this.openPages(),
+        ArrowUp: () => this.moveCell(-1, 0), ArrowDown: () => this.moveCell(1, 0), Enter: () => this.openPage(),
       };
       canvas.addEventListener("keydown", (event) => {
         if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
@@ -316,6 +316,7 @@
         this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), event.offsetX, event.offsetY);
       }, { passive: false });
       canvas.addEventListener("pointerdown", (event) => {
+        if (event.button !== 0) return;
         canvas.setPointerCapture(event.pointerId);
         this.pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
         this.moved = this.pointers.size > 1;
@@ -325,7 +326,7 @@
         if (!this.moved && this.pointers.has(event.pointerId)) {
           this.point(this.cellAt(event.offsetX, event.offsetY));
           // A finger cannot hover: its first tap only tells, the links in the line below open the pages.
-          if (event.pointerType === "mouse") this.openPages();
+          if (event.pointerType === "mouse") this.openPage();
         }
         this.pointers.delete(event.pointerId);
       });

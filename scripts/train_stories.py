@@ -14,6 +14,7 @@ import argparse
 import itertools
 import math
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from mi_superposition import load_corpus
+from mi_superposition.cli.command import StoppedByUser, stop_on_signal
 from mi_superposition.models import BUNDLED_MODELS
 from mi_superposition.models.hugging_face import build_gpt2
 from mi_superposition.runs import HISTORY, MANIFEST, METRICS, read_json
@@ -51,13 +53,13 @@ def main() -> None:
     config = StoriesConfig(
         seed=options.seed, n_steps=options.steps, device=options.device, compile=not options.no_compile
     )
-    with tqdm(total=config.n_steps, unit="step") as bar:
+    with stop_on_signal() as stopping, tqdm(total=config.n_steps, unit="step") as bar:
 
         def on_log(row: dict[str, float]) -> None:
             bar.set_postfix_str(f"{row['held_out_bits_per_character']:.3f} bits per character", refresh=False)
             bar.update(int(row["step"]) - bar.n)
 
-        train_stories(config, documents, held_out, options.out, on_log=on_log)
+        train_stories(config, documents, held_out, options.out, on_log=on_log, should_stop=stopping)
 
     tokenizer = AutoTokenizer.from_pretrained(options.out)
     metrics = read_json(options.out / METRICS)
@@ -101,4 +103,7 @@ def bundle(run: Path, place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StoppedByUser as stop:
+        sys.exit(str(stop))

@@ -28,29 +28,53 @@ _SHARD = re.compile(r"^(.*)-\d{5}-of-(\d{5})")
 
 def hub_documents(name: str, split: str, column: str, config: str | None) -> Iterator[Document]:
     """The text in ``column`` of one split. Raises as ``load_corpus`` says."""
-    # What the cache holds may be a part of the dataset: it stands in for the hub only where there is none to ask.
-    source = (_cached(name) if constants.HF_HUB_OFFLINE else None) or name
+    # What the cache holds may be an old state of the dataset: it stands in where there is no hub to ask.
+    if not constants.HF_HUB_OFFLINE:
+        begun = False
+        try:
+            for document in _streamed(name, name, split, column, config):
+                begun = True
+                yield document
+            return
+        except _HubUnreachable as error:
+            if begun:
+                raise WorkError(f"the connection to the hub was lost while reading {name!r}: start again") from error
+    cached = _cached(name)
+    try:
+        if cached is None:
+            raise _HubUnreachable
+        yield from _streamed(name, cached, split, column, config)
+    except _HubUnreachable as error:
+        raise WorkError(
+            f"{name!r} is neither a file here nor in the local hub cache, and the hub cannot be reached: "
+            "try again on a network, or give a file"
+        ) from error
+
+
+class _HubUnreachable(Exception):
+    pass
+
+
+def _streamed(name: str, source: str, split: str, column: str, config: str | None) -> Iterator[Document]:
+    """Documents of a dataset id or of a folder with its files; ``name`` is what to call it."""
     try:
         # Asked first: a split that is not there is refused in many ways further on.
         splits = get_dataset_split_names(source, config)
         if split not in splits:
             raise RequestError(f"{name!r} has no split {split!r}: it has {', '.join(map(repr, splits))}")
-        rows = load_dataset(source, config, split=split, streaming=True)
-        yield from _documents(name, rows, column)
-    except DatasetNotFoundError as error:
-        if isinstance(error.__cause__, LocalEntryNotFoundError | OfflineModeIsEnabled | HTTPError | ConnectionError):
-            raise _unreachable(name) from error
-        raise RequestError(f"{name!r} is not on the hub: check the spelling, or log in if it is private") from error
-    except GatedRepoError as error:
-        raise RequestError(
-            f"{name!r} is gated: accept its terms on its page, then log in with 'hf auth login' or set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
+        yield from _documents(name, load_dataset(source, config, split=split, streaming=True), column)
+    except RequestError:
+        raise
+    except (GatedRepoError, RepositoryNotFoundError, DatasetNotFoundError) as error:
+        if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
+            raise RequestError(
+                f"{name!r} is gated: accept its terms on its page, then log in with 'hf auth login' or set HF_TOKEN"
+            ) from error
         raise RequestError(f"{name!r} is not on the hub: check the spelling, or log in if it is private") from error
     except HfHubHTTPError as error:
         raise WorkError(f"the hub failed on {name!r}: {str(error).splitlines()[0]}") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, HTTPError, ConnectionError, TimeoutError) as error:
-        raise _unreachable(name) from error
+        raise _HubUnreachable from error
     except UnicodeDecodeError as error:
         raise WorkError(
             f"{name!r} holds text that is no UTF-8: download it and give the file, which repairs it"
@@ -60,13 +84,6 @@ def hub_documents(name: str, split: str, column: str, config: str | None) -> Ite
         raise RequestError(f"{name!r} cannot be read as a dataset: {str(error).splitlines()[0]}") from error
     except OSError as error:
         raise WorkError(f"{name!r} could not be read to its end: {str(error).splitlines()[0]}") from error
-
-
-def _unreachable(name: str) -> WorkError:
-    return WorkError(
-        f"{name!r} is neither a file here nor in the local hub cache, and the hub cannot be reached: "
-        "try again on a network, or give a file"
-    )
 
 
 def _documents(name: str, rows: IterableDataset, column: str) -> Iterator[Document]:

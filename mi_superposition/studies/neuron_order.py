@@ -1,12 +1,11 @@
-"""The study of the order of neurons: what falls out of the weights, and what of it sorting alone would give."""
+"""The study of the order of neurons as a run folder, a page and a section of the report."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,199 +13,37 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from mi_superposition.corpora import Corpus, load_corpus, token_batches
-from mi_superposition.errors import RequestError
+from mi_superposition.corpora import load_corpus
 from mi_superposition.figures.neurons import control_scores, neighbour_curves
-from mi_superposition.models import load_model, untrained_copy, weights_of
+from mi_superposition.models import load_model, weights_of
 from mi_superposition.neurons import (
-    ClusterOrder,
-    Control,
-    NeuronOrder,
-    NeuronVectors,
     Spot,
-    cluster_neurons,
-    control_vectors,
-    find_spots,
     measure_control,
     neighbour_similarity,
-    neuron_correlations,
-    neuron_vectors,
     order_neurons,
 )
-from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS, hash_seed
-from mi_superposition.neurons.order import path_score
+from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS
 from mi_superposition.neurons.similarity import Measure, check_layer
 from mi_superposition.runs import content_hash, open_run, write_file, write_tensors
 from mi_superposition.site import FigureRecord, Page, Section, write_site
 from mi_superposition.site.records import Item, Link, MatrixRecord, MatrixView, TableRecord, neuron_address
+from mi_superposition.studies.neuron_order_study import (
+    FEW_CONTROLS,
+    MANY_NEURONS,
+    NeuronOrderStudy,
+    activation_source,
+    check_request,
+    hardest,
+    least_p,
+    neuron_order_metrics,
+    neuron_order_study,
+    verdict,
+    weight_source,
+)
 
 COMMAND = "neurons order"
 ACTIVATIONS = "activations"
-# Beyond so many neurons a sample takes seconds, so fewer are drawn; so too where each is a pass over a corpus.
-_MANY_NEURONS = 2048
-_CONTROLS, _FEW_CONTROLS = 20, 5
-_ROWS_AT_ONCE = 32
 _NEURON_WEIGHTS = {"out": "output", "in": "input", "both": "input and output"}
-# Below this probability, over all comparisons, a difference is not called chance.
-_SURE = 0.01
-
-
-@dataclass(frozen=True)
-class NeuronOrderStudy:
-    """An order of neurons with everything it is compared with.
-
-    ``examples`` holds for each kind of control the similarity and the order of its first sample, ``clusters_by_chance``
-    how many clusters the same clustering finds in it. ``spots`` are judged by ``spot_control``, the control with the
-    tightest windows.
-    """
-
-    similarity: Float[Tensor, "neuron neuron"]
-    found: NeuronOrder
-    clusters: ClusterOrder
-    controls: list[Control]
-    examples: dict[str, tuple[Float[Tensor, "neuron neuron"], Int[Tensor, " neuron"]]]
-    clusters_by_chance: dict[str, int]
-    spots: list[Spot]
-    spot_control: Control
-
-    @property
-    def unordered_score(self) -> float:
-        """Score of the neurons as they stand in the model."""
-        return path_score(self.similarity.square(), torch.arange(len(self.similarity)))
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where similarities come from: the trained one, and samples of each kind of control."""
-
-    trained: Callable[[], Float[Tensor, "neuron neuron"]]
-    samples: dict[str, Callable[[int], Iterator[Float[Tensor, "neuron neuron"]]]]
-    few: bool
-
-
-def weight_source(model: HookedTransformer, layer: int, weights: str, seed: int, measure: Measure = "cosine") -> Source:
-    """How alike directions in the weights are."""
-    vectors = neuron_vectors(model, layer, weights)
-
-    def untrained(sample_seed: int) -> NeuronVectors:
-        return neuron_vectors(untrained_copy(model, sample_seed), layer, weights)
-
-    def sampler(kind: str) -> Callable[[int], Iterator[Tensor]]:
-        return lambda n: (
-            sample.similarity(measure) for sample in control_vectors(vectors, kind, n, seed=seed, untrained=untrained)
-        )
-
-    return Source(lambda: vectors.similarity(measure), {kind: sampler(kind) for kind in WEIGHT_KINDS}, few=False)
-
-
-def activation_source(model: HookedTransformer, layer: int, corpus: Corpus, rows: int, seed: int) -> Source:
-    """Correlation between activations over the first ``rows`` rows of a corpus."""
-    check_layer(model, layer)
-    if model.tokenizer is None:
-        raise RequestError("the model came without a tokenizer: it cannot read a corpus")
-    prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
-    batches = token_batches(corpus, model.tokenizer, _ROWS_AT_ONCE, model.cfg.n_ctx, prepend_bos=prepend_bos)
-
-    held: list[tuple[Tensor, Tensor]] = []
-
-    def read() -> list[tuple[Tensor, Tensor]]:
-        """The rows, read once: every control passes over the same ones."""
-        left = rows
-        for batch in batches if not held else ():
-            held.append((batch.tokens[:left], batch.mask[:left]))
-            left -= len(batch.tokens)
-            if left <= 0:
-                break
-        return held
-
-    def permuted(n: int) -> Iterator[Tensor]:
-        for sample in range(n):
-            generator = torch.Generator().manual_seed(hash_seed(seed, "permuted", sample))
-            yield neuron_correlations(model, read(), layer, shuffle=generator)
-
-    def untrained(n: int) -> Iterator[Tensor]:
-        for sample in range(n):
-            yield neuron_correlations(untrained_copy(model, seed + sample), read(), layer)
-
-    return Source(
-        lambda: neuron_correlations(model, read(), layer),
-        {"permuted": permuted, "untrained": untrained},
-        few=True,
-    )
-
-
-def neuron_order_study(
-    source: Source,
-    *,
-    n_controls: int | None = None,
-    window: int = 8,
-    seed: int = 0,
-    seconds: float = 0.5,
-    on_stage: Callable[[str], None] = lambda stage: None,
-) -> NeuronOrderStudy:
-    """Order, bound, cluster; do the same with every control; rank the spots. Trained and control orders are searched
-    with the same effort, ``seconds``.
-    """
-    on_stage("trained order")
-    similarity = source.trained()
-    if not 2 <= window <= len(similarity):
-        raise RequestError(f"window = {window}: must be 2 to the number of neurons, {len(similarity)}")
-    found = order_neurons(similarity, seed=seed, seconds=seconds)
-    clusters = cluster_neurons(similarity, seed=seed)
-    if n_controls is None:
-        n_controls = _FEW_CONTROLS if source.few or len(similarity) > _MANY_NEURONS else _CONTROLS
-    controls, examples, by_chance = [], {}, {}
-    for kind, samples in source.samples.items():
-        on_stage(f"control: {KINDS[kind]}")
-        control = measure_control(kind, samples(n_controls), seed=seed, seconds=seconds, window=window)
-        controls.append(control)
-        first = next(iter(samples(1)))
-        examples[kind] = (first, order_neurons(first, seed=seed, seconds=seconds, bound=False).order)
-        by_chance[kind] = cluster_neurons(first, seed=seed, seconds=0.0).n_clusters
-    on_stage("spots")
-    tightest = max(controls, key=lambda control: float(control.window_most.mean()))
-    spots = find_spots(similarity, found.order, tightest, window=window)
-    return NeuronOrderStudy(similarity, found, clusters, controls, examples, by_chance, spots, tightest)
-
-
-def check_request(n_controls: int | None, window: int, seconds: float, rows: int) -> None:
-    """Raise ``RequestError`` for numbers that no study can be made with."""
-    if n_controls is not None and n_controls < 2:
-        raise RequestError(f"controls = {n_controls}: a z-score needs at least 2")
-    for name, value, least in (("window", window, 2), ("rows", rows, 1)):
-        if value < least:
-            raise RequestError(f"{name} = {value}: must be at least {least}")
-    if seconds < 0:
-        raise RequestError(f"seconds = {seconds}: must be at least 0")
-
-
-def hardest(study: NeuronOrderStudy) -> Control:
-    """The control that is hardest to beat: the one against which the trained score has the smallest z."""
-    return min(study.controls, key=lambda control: control.z_score(study.found.score))
-
-
-def least_p(study: NeuronOrderStudy) -> float:
-    """The p of a spot that is tighter than every window of every sample."""
-    return 1 / (1 + len(study.spot_control.window_most))
-
-
-def verdict(study: NeuronOrderStudy) -> str:
-    """What the comparison says, in one sentence."""
-    control = hardest(study)
-    name, score = KINDS[control.kind], study.found.score
-    z, p = control.z_score(score), control.p_value(score)
-    # As many comparisons as controls, so each must be surer by as much.
-    if p * len(study.controls) > _SURE:
-        return f"No more than chance: {z:+.1f} standard deviations from the hardest control ({name}), p = {p:.2g}."
-    if z > 0:
-        return (
-            f"Neighbours are more alike than sorting alone makes them: {z:.1f} standard deviations above the hardest "
-            f"control ({name}), p = {p:.1g}."
-        )
-    return (
-        f"Neighbours are less alike than in an ordered random matrix: {-z:.1f} standard deviations below one control "
-        f"({name}), p = {p:.1g}. The directions are spread more evenly than chance spreads them."
-    )
 
 
 def neuron_order_items(
@@ -225,7 +62,7 @@ def neuron_order_items(
         MatrixView("unordered", "Trained, not ordered", study.similarity, torch.arange(len(found.order)), values_of="trained"),
         MatrixView("clusters", "Trained, by cluster", _permuted(study.similarity, study.clusters.order), study.clusters.order, values_of="trained"),
     ]  # fmt: skip
-    if len(found.order) > _MANY_NEURONS:
+    if len(found.order) > MANY_NEURONS:
         # Each view of so many neurons is megabytes of tiles.
         views.pop()
     return [
@@ -295,33 +132,6 @@ def neuron_order_items(
             ],
         ),
     ]
-
-
-def neuron_order_metrics(study: NeuronOrderStudy) -> dict[str, float | int]:
-    """The study's numbers, flat. A z-score that is infinite (a control that never varies) is left out."""
-    metrics: dict[str, float | int] = {
-        "n_neurons": len(study.found.order),
-        "score": study.found.score,
-        "upper_bound": study.found.upper_bound,
-        "gap": study.found.gap,
-        "unordered_score": study.unordered_score,
-        "clusters": study.clusters.n_clusters,
-        "spots_above_control": sum(spot.p <= least_p(study) for spot in study.spots),
-        "spots_above_control_p": least_p(study),
-    }
-    for control in study.controls:
-        z = control.z_score(study.found.score)
-        metrics |= {
-            f"{control.kind}_samples": len(control.scores),
-            f"{control.kind}_score_mean": float(control.scores.mean()),
-            f"{control.kind}_score_sd": float(control.scores.std()),
-            f"{control.kind}_p": control.p_value(study.found.score),
-            f"{control.kind}_percentile": control.percentile(study.found.score),
-            f"{control.kind}_clusters": study.clusters_by_chance[control.kind],
-        }
-        if abs(z) != float("inf"):
-            metrics[f"{control.kind}_z"] = z
-    return metrics
 
 
 def spots_csv(spots: list[Spot]) -> bytes:
@@ -433,7 +243,7 @@ def neuron_order_section(on_stage: Callable[[str], None]) -> Section:
     def stage(name: str) -> None:
         on_stage(f"neurons, {name}")
 
-    study = neuron_order_study(weight_source(model, layer, "out", 0), on_stage=stage)
+    study = neuron_order_study(weight_source(model, layer, "out", 0), seconds=0.2, on_stage=stage)
     items = neuron_order_items(study, what=f"Cosine of the output directions of layer {layer}")
     items.insert(2, _every_layer(model, stage))
     page = Page(
@@ -455,13 +265,13 @@ def _every_layer(model: HookedTransformer, on_stage: Callable[[str], None]) -> T
             found = order_neurons(source.trained(), seconds=0.05)
             cells = [f"layer {layer}, {weights}", f"{found.score:.2f}", f"{100 * found.gap:.1f} %"]
             for kind in WEIGHT_KINDS:
-                control = measure_control(kind, source.samples[kind](_FEW_CONTROLS), seed=0, seconds=0.05)
+                control = measure_control(kind, source.samples[kind](FEW_CONTROLS), seed=0, seconds=0.05)
                 cells.append(f"{control.z_score(found.score):+.0f}")
             rows.append(cells)
     return TableRecord(
         id="every-layer",
         title="Every layer, inputs and outputs",
-        look_at=f"z-scores of the trained score against {_FEW_CONTROLS} samples of each control, with a short search; so few samples give the sign and the size, not the digits.",
+        look_at=f"z-scores of the trained score against {FEW_CONTROLS} samples of each control, with a short search; so few samples give the sign and the size, not the digits.",
         columns=["neurons", "score", "gap to bound", *(f"z: {KINDS[kind]}" for kind in WEIGHT_KINDS)],
         rows=rows,
     )

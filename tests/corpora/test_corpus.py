@@ -159,8 +159,26 @@ def test_a_cached_dataset_is_streamed_offline():
     assert list(load_corpus("roneneldan/TinyStories", split="validation")) == ["held out"]
     with pytest.raises(RequestError, match="no column 'story': it has 'text'"):
         list(load_corpus("roneneldan/TinyStories", column="story"))
-    with pytest.raises(RequestError, match="no split 'test': it has 'train', 'validation'"):
+    with pytest.raises(
+        RequestError, match="^'roneneldan/TinyStories' has no split 'test': it has 'train', 'validation'"
+    ):
         list(load_corpus("roneneldan/TinyStories", split="test"))
+
+
+@pytest.mark.usefixtures("cached_dataset")
+def test_a_cached_dataset_stands_in_for_a_hub_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    asked = []
+
+    def refuse(source, *_):
+        asked.append(source)
+        if source == "roneneldan/TinyStories":
+            raise ConnectionError("no network")
+        return ["train", "validation"]
+
+    monkeypatch.setattr("mi_superposition.corpora.hub.get_dataset_split_names", refuse)
+    assert list(load_corpus("roneneldan/TinyStories")) == DOCUMENTS
+    assert len(asked) == 2
 
 
 def test_a_part_of_a_cached_dataset_is_not_taken_for_the_whole(cached_dataset, tmp_path):

@@ -11,7 +11,7 @@ from mi_superposition.cli import main
 from mi_superposition.neurons import NeuronVectors, control_vectors, neuron_correlations, neuron_vectors
 from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS
 from mi_superposition.site.records import neuron_address
-from mi_superposition.studies.neuron_order import Source, hardest, neuron_order_study, verdict
+from mi_superposition.studies.neuron_order_study import Source, hardest, neuron_order_study, verdict
 
 
 def order(out, model, *options):
@@ -182,3 +182,10 @@ def test_the_verdict_on_an_orthogonal_frame_is_less_than_chance():
     source.samples.pop("spectrum")
     study = neuron_order_study(source, n_controls=10, seconds=0.05)
     assert verdict(study).startswith("Neighbours are less alike")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_device_gives_the_same_study(run, tiny_gpt2, tmp_path):
+    quick = ["--controls", "3", "--window", "4", "--seconds", "0.02", "--device", "cuda"]
+    assert main(["neurons", "order", "--model", str(tiny_gpt2.folder), "--out", str(tmp_path / "run"), *quick]) == 0
+    assert metrics(tmp_path / "run")["score"] == pytest.approx(metrics(run)["score"], rel=1e-3)

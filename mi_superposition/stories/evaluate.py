@@ -28,7 +28,7 @@ def bits_per_character(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     n_ctx, end = model.config.n_positions, tokenizer.eos_token_id
     windows: list[tuple[list[int], int]] = []
     for document in documents:
-        tokens = [end, *tokenizer(document, verbose=False)["input_ids"], end]
+        tokens = [end, *tokenizer(document, split_special_tokens=True, verbose=False)["input_ids"], end]
         first = 1
         for start in range(0, len(tokens) - 1, n_ctx // 2):
             window = tokens[start : start + n_ctx + 1]

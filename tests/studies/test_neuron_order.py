@@ -2,10 +2,13 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from mi_superposition.cli import main
 from mi_superposition.neurons import NeuronVectors, control_vectors, neuron_correlations, neuron_vectors
@@ -182,6 +185,30 @@ def test_the_verdict_on_an_orthogonal_frame_is_less_than_chance():
     source.samples.pop("spectrum")
     study = neuron_order_study(source, n_controls=10, seconds=0.05)
     assert verdict(study).startswith("Neighbours are less alike")
+
+
+MEASURED = """
+import resource, sys
+from mi_superposition.cli import main
+code = main(sys.argv[1:])
+print("MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_the_full_shape_of_tiny_stories_fits_in_six_gigabytes(tmp_path):
+    folder = tmp_path / "TinyStories-2Layers-33M"
+    config = GPTNeoConfig(
+        vocab_size=50257, hidden_size=1024, num_layers=2, num_heads=16, attention_types=[[["global", "local"], 1]]
+    )
+    GPTNeoForCausalLM(config).save_pretrained(folder)
+    asked = ["neurons", "order", "--model", str(folder), "--out", str(tmp_path / "run"), "--controls", "2"]
+    done = subprocess.run([sys.executable, "-c", MEASURED, *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split("MiB")[1]) < 6 * 1024
+    size = sum(path.stat().st_size for path in (tmp_path / "run" / "page").rglob("*") if path.is_file())
+    assert size <= 40e6
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

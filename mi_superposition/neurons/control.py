@@ -22,13 +22,13 @@ from mi_superposition.neurons.similarity import NeuronVectors
 
 # What is compared with weights, and with activations.
 WEIGHT_KINDS = ("gaussian", "spectrum", "shuffled", "untrained")
-ACTIVATION_KINDS = ("permuted", "untrained")
+ACTIVATION_KINDS = ("shifted", "untrained")
 KINDS: dict[str, str] = {
     "gaussian": "Gaussian of the same shape",
     "spectrum": "same row norms and spectrum",
     "shuffled": "rows shuffled elementwise",
     "untrained": "untrained initialisation",
-    "permuted": "activations permuted in time",
+    "shifted": "activations shifted in time",
 }
 # Rounds of imposing the spectrum and the row norms in turn.
 _ALTERNATIONS = 8

@@ -103,12 +103,13 @@ def neuron_correlations(
     batches: Iterable[tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]],
     layer: int = 0,
     *,
-    shuffle: torch.Generator | None = None,
+    shift: torch.Generator | None = None,
 ) -> Float[Tensor, "neuron neuron"]:
     """Pearson correlation between the activations of a layer's MLP neurons over a corpus, in one pass.
 
-    ``batches`` gives tokens and which of them count. With ``shuffle``, the control: every neuron's activations are
-    permuted by themselves within each batch, so that what is left is what chance gives.
+    ``batches`` gives tokens and which of them count. With ``shift``, the control: within each batch every neuron's
+    activations are moved on in a circle by a random step of its own, so that each keeps what it does over time, and only
+    when it does so against the others is left to chance.
     """
     check_layer(model, layer)
     hook = f"blocks.{layer}.mlp.hook_post"
@@ -118,8 +119,9 @@ def neuron_correlations(
             tokens.to(model.W_E.device), names_filter=hook, stop_at_layer=layer + 1, return_type=None
         )
         activations = cache[hook].cpu()[counted].float()
-        if shuffle is not None:
-            ranks = torch.rand(activations.shape, generator=shuffle).argsort(dim=0)
-            activations = activations.gather(0, ranks)
+        if shift is not None:
+            n, d = activations.shape
+            steps = torch.randint(max(n, 1), (d,), generator=shift)
+            activations = activations.gather(0, (torch.arange(n)[:, None] + steps) % max(n, 1))
         accumulator.update(activations)
     return accumulator.correlation()

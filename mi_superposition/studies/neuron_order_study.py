@@ -27,7 +27,7 @@ from mi_superposition.neurons import (
     neuron_vectors,
     order_neurons,
 )
-from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS, hash_seed
+from mi_superposition.neurons.control import ACTIVATION_KINDS, KINDS, WEIGHT_KINDS, hash_seed
 from mi_superposition.neurons.order import path_score
 from mi_superposition.neurons.similarity import Measure, check_layer
 
@@ -107,10 +107,10 @@ def activation_source(model: HookedTransformer, layer: int, corpus: Corpus, rows
                 break
         return held
 
-    def permuted(n: int) -> Iterator[Tensor]:
+    def shifted(n: int) -> Iterator[Tensor]:
         for sample in range(n):
-            generator = torch.Generator().manual_seed(hash_seed(seed, "permuted", sample))
-            yield neuron_correlations(model, read(), layer, shuffle=generator)
+            generator = torch.Generator().manual_seed(hash_seed(seed, "shifted", sample))
+            yield neuron_correlations(model, read(), layer, shift=generator)
 
     def untrained(n: int) -> Iterator[Tensor]:
         for sample in range(n):
@@ -118,7 +118,7 @@ def activation_source(model: HookedTransformer, layer: int, corpus: Corpus, rows
 
     return Source(
         lambda: neuron_correlations(model, read(), layer),
-        {"permuted": permuted, "untrained": untrained},
+        dict(zip(ACTIVATION_KINDS, (shifted, untrained), strict=True)),
         few=True,
     )
 

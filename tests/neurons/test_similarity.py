@@ -103,11 +103,11 @@ def test_correlations_are_numpys_over_counted_tokens(tiny_gpt2):
     assert np.allclose(found.numpy(), wanted, atol=1e-5)
 
 
-def test_shuffled_activations_have_no_correlation(tiny_gpt2):
+def test_shifted_activations_have_no_correlation(tiny_gpt2):
     """The control of the control: what was there before is gone."""
     model = tiny_gpt2.hooked
     real = neuron_correlations(model, masked_batches(model, 20), 1).fill_diagonal_(0)
-    shuffled = neuron_correlations(
-        model, masked_batches(model, 20), 1, shuffle=torch.Generator().manual_seed(0)
+    shifted = neuron_correlations(
+        model, masked_batches(model, 20), 1, shift=torch.Generator().manual_seed(0)
     ).fill_diagonal_(0)
-    assert real.abs().mean() > 3 * shuffled.abs().mean()
+    assert real.abs().mean() > 3 * shifted.abs().mean()

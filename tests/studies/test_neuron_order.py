@@ -99,7 +99,7 @@ def test_activations_on_a_corpus_of_ones_own(tiny_gpt2, tmp_path):
     options = ["--weights", "activations", "--corpus", str(tmp_path / "text.txt"), "--rows", "5"]
     assert order(tmp_path / "run", tiny_gpt2.folder, *options) == 0
     numbers = metrics(tmp_path / "run")
-    assert {name.removesuffix("_z") for name in numbers if name.endswith("_z")} == {"permuted", "untrained"}
+    assert {name.removesuffix("_z") for name in numbers if name.endswith("_z")} == {"shifted", "untrained"}
     model = tiny_gpt2.hooked
 
     def five_rows():

@@ -25,10 +25,9 @@ from transformers import AutoTokenizer
 from mi_superposition import load_corpus
 from mi_superposition.cli.command import StoppedByUser, stop_on_signal
 from mi_superposition.models import BUNDLED_MODELS
-from mi_superposition.models.hugging_face import build_gpt2
 from mi_superposition.runs import HISTORY, MANIFEST, METRICS, read_json
 from mi_superposition.stories.evaluate import bits_per_character
-from mi_superposition.stories.train import StoriesConfig, train_stories
+from mi_superposition.stories.train import StoriesConfig, train_stories, untrained_story_model
 
 HUB = "roneneldan/TinyStories"
 
@@ -63,17 +62,7 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(options.out)
     metrics = read_json(options.out / METRICS)
-    untrained = build_gpt2(
-        d_vocab=config.d_vocab,
-        n_ctx=config.n_ctx,
-        d_model=config.d_model,
-        d_mlp=config.d_mlp,
-        n_layers=config.n_layers,
-        n_heads=config.n_heads,
-        dropout=0.0,
-        end_token=tokenizer.eos_token_id,
-        seed=config.seed,
-    )
+    untrained = untrained_story_model(config, tokenizer.eos_token_id)
     print(f"bits per character on {len(held_out)} held-out stories")
     print(f"  trained          {metrics['held_out_bits_per_character']:.4f}")
     print(f"  token frequency  {unigram_bits_per_character(tokenizer, documents, held_out):.4f}")

@@ -99,7 +99,8 @@ def load_corpus(
 
     ``name`` is ``"stories"`` (bundled); a ``.txt`` file, whose documents are parted by ``separator``; a ``.jsonl`` or
     ``.parquet`` file or a folder written by ``save_to_disk`` of datasets, with the text in ``column``; or a dataset id
-    on the hub, streamed (from the local hub cache where it is there). ``split`` and ``config`` are for the last two.
+    on the hub, streamed (from the local hub cache where the hub cannot be reached). ``split`` is for the last two,
+    ``config`` for the hub.
 
     Empty documents, broken lines and rows without text are passed over and counted, bytes that are no UTF-8 are replaced
     by U+FFFD and counted: see ``Corpus.counts``. Raises ``RequestError`` for a name, split or column that is not there

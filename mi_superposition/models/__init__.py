@@ -46,7 +46,7 @@ def load_model(
     ``device`` is ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``: cuda where there is one, else cpu. ``n_ctx`` shortens
     the context; TinyStories models get 512, the longest text they saw. The weights are those of the file, so logits
     are those of transformers; with ``process_weights`` layer norms are folded in and what cannot matter is centred, as
-    TransformerLens's ``from_pretrained`` does. An addition model is always whole.
+    TransformerLens's ``from_pretrained`` does. It does nothing to an addition model, which has no layer norms.
 
     Raises ``RequestError`` for a name, device or dtype that is not there, a model that is not open to this user or an
     architecture TransformerLens cannot hold, and ``WorkError`` for damaged files or a network that fails.

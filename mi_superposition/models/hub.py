@@ -25,7 +25,7 @@ from mi_superposition.runs import read_json
 
 # Any of these is a tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
-_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+_DOWNLOADED_TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 _SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 # TransformerLens's own layout: of all checkpoints the last.
@@ -55,7 +55,7 @@ def fetch_model(hub_id: str) -> Path:
 
 def fetch_tokenizer(hub_id: str) -> Path:
     """Folder of a tokenizer in the local hub cache, downloaded first where it is not there."""
-    patterns = [HUGGING_FACE_CONFIG, *_TOKENIZER_FILES]
+    patterns = [HUGGING_FACE_CONFIG, *_DOWNLOADED_TOKENIZER]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -105,7 +105,7 @@ def _needed(info: ModelInfo) -> dict[str, int]:
         return [name for name in sizes if any(Path(name).match(pattern) for pattern in patterns) and "/" not in name]
 
     weights = matching(*_SAFE_WEIGHTS) or matching(*_PICKLED_WEIGHTS) or matching(*_OWN_WEIGHTS)
-    names = [*matching(HUGGING_FACE_CONFIG, "generation_config.json", *_TOKENIZER_FILES), *weights]
+    names = [*matching(HUGGING_FACE_CONFIG, "generation_config.json", *_DOWNLOADED_TOKENIZER), *weights]
     return {name: sizes[name] for name in names}
 
 

@@ -129,7 +129,6 @@ def measure_control(
     seconds: float,
     window: int = 8,
     threads: int = 2,
-    on_sample: Callable[[], None] = lambda: None,
 ) -> Control:
     """Order every sample as the trained matrix was ordered, and measure its windows of ``window`` neurons.
 
@@ -140,7 +139,6 @@ def measure_control(
     def measure(similarity: Float[Tensor, "neuron neuron"]) -> tuple[float, Tensor, Tensor]:
         found = order_neurons(similarity, seed=seed, seconds=seconds, bound=False)
         profile = neighbour_similarity(similarity, found.order).abs().sort(descending=True).values
-        on_sample()
         return found.score, profile, window_similarity(similarity, found.order, min(window, len(similarity)))
 
     measured = []

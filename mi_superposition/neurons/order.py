@@ -51,7 +51,7 @@ def order_neurons(
     if seconds < 0:
         raise RequestError(f"seconds = {seconds}: must be at least 0")
     weights = _squared(similarity)
-    # The search counts gains below a millionth of the heaviest edge as rounding, whatever the scale.
+    # The search counts gains below a ten-millionth of the heaviest edge as rounding, whatever the scale.
     scale = float(weights.max()) or 1.0
     weights /= scale
     alive = (weights > 0).any(dim=1).nonzero().flatten()

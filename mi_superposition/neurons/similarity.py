@@ -28,11 +28,6 @@ class NeuronVectors:
 
     parts: tuple[Float[Tensor, "neuron _"], ...]
 
-    @property
-    def n_neurons(self) -> int:
-        """Number of neurons."""
-        return len(self.parts[0])
-
     def similarity(self, measure: Measure = "cosine") -> Float[Tensor, "neuron neuron"]:
         """How alike every two neurons are (dimensionless, -1 to 1), on the CPU: the mean over the parts of
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ _MIDDLE_BLUE, _MIDDLE_RED = (67, 147, 195), (214, 96, 77)
 _COLOUR_EXPONENT = 0.85
 
 
-def write_matrix(record: MatrixRecord, out: Path, *, on_view: Callable[[], None] = lambda: None) -> None:
+def write_matrix(record: MatrixRecord, out: Path) -> None:
     """Write ``matrix/ID/VIEW/LEVEL/ROW-COLUMN.png`` and ``matrix/ID/VIEW/values/ROW-COLUMN.js`` under ``out``."""
     for view in record.views:
         folder = out / "matrix" / record.id / view.key
@@ -45,7 +44,6 @@ def write_matrix(record: MatrixRecord, out: Path, *, on_view: Callable[[], None]
             if len(level) <= TILE:
                 break
             level, number = halved(level), number + 1
-        on_view()
 
 
 def quantised(similarity: Float[Tensor, "row row"]) -> NDArray[np.int8]:

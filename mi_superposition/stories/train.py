@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from mi_superposition.corpora.corpus import END_OF_TEXT
 from mi_superposition.errors import RequestError
 from mi_superposition.models import build_gpt2, save_hugging_face
 from mi_superposition.runs import Run, open_run, read_history, text_hash
@@ -22,7 +23,6 @@ from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
 COMMAND = "stories train"
-END_OF_TEXT = "<|endoftext|>"
 _CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -81,6 +81,21 @@ def train_tokenizer(documents: Sequence[str], d_vocab: int) -> PreTrainedTokeniz
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
+    )
+
+
+def untrained_story_model(config: StoriesConfig, end_token: int) -> GPT2LMHeadModel:
+    """The model of a run before its first step, from its seed."""
+    return build_gpt2(
+        d_vocab=config.d_vocab,
+        n_ctx=config.n_ctx,
+        d_model=config.d_model,
+        d_mlp=config.d_mlp,
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        dropout=config.dropout,
+        end_token=end_token,
+        seed=config.seed,
     )
 
 
@@ -170,17 +185,7 @@ def _train(
     rows = StoryRows(
         [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(list(documents))], config, end
     )
-    model = build_gpt2(
-        d_vocab=config.d_vocab,
-        n_ctx=config.n_ctx,
-        d_model=config.d_model,
-        d_mlp=config.d_mlp,
-        n_layers=config.n_layers,
-        n_heads=config.n_heads,
-        dropout=config.dropout,
-        end_token=end,
-        seed=config.seed,
-    )
+    model = untrained_story_model(config, end)
     model.to(torch.device(config.device))  # type: ignore[arg-type]
 
     def mean_loss(tokens: Tensor) -> Tensor:

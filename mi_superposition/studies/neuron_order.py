@@ -43,12 +43,11 @@ from mi_superposition.studies.neuron_order_study import (
 
 COMMAND = "neurons order"
 ACTIVATIONS = "activations"
+_MATRIX_ID = "similarity"
 _NEURON_WEIGHTS = {"out": "output", "in": "input", "both": "input and output"}
 
 
-def neuron_order_items(
-    study: NeuronOrderStudy, *, what: str, matrix_id: str = "similarity", pages: dict[int, str] | None = None
-) -> list[Item]:
+def neuron_order_items(study: NeuronOrderStudy, *, what: str, pages: dict[int, str] | None = None) -> list[Item]:
     """Figures, tables and the matrix to zoom in."""
     pages = pages or {}
     hard = hardest(study)
@@ -105,7 +104,7 @@ def neuron_order_items(
             figure=neighbour_curves(neighbour_similarity(study.similarity, found.order), study.controls, along),
         ),
         MatrixRecord(
-            id=matrix_id,
+            id=_MATRIX_ID,
             title="The matrix",
             look_at="Zoom with the wheel, two fingers or + and −; drag or use the arrow keys to move; , and . go along the diagonal. Red is alike, blue is opposite; zoomed out, a pixel shows the strongest entry it covers. Boxes mark the spots below.",
             number=f"The most alike of {len(found.order)} neurons: {_largest(study.similarity):.2f}.",
@@ -122,7 +121,7 @@ def neuron_order_items(
             columns=["place", "mean squared similarity", "excess", "p", "neurons"],
             rows=[
                 [
-                    Link(f"{spot.start}", f"#{matrix_id}={spot.start},{len(spot.neurons)}"),
+                    Link(f"{spot.start}", f"#{_MATRIX_ID}={spot.start},{len(spot.neurons)}"),
                     f"{spot.similarity:.3f}",
                     f"{spot.excess:+.1f} sd",
                     f"{spot.p:.2f}",
@@ -220,7 +219,7 @@ def write_neuron_order_run(
     return False
 
 
-def order_section(study: NeuronOrderStudy, page: Page, more: tuple[Page, ...] = ()) -> Section:
+def order_section(study: NeuronOrderStudy, page: Page) -> Section:
     """The card and pages of a study."""
     hard = hardest(study)
     return Section(
@@ -229,9 +228,8 @@ def order_section(study: NeuronOrderStudy, page: Page, more: tuple[Page, ...] = 
         summary="Does a meaningful order of neurons fall out of the weights? Sorting makes any matrix look ordered, so the order is compared with sorted random matrices.",
         number=f"{hard.z_score(study.found.score):+.1f} sd",
         number_is=f"the trained order's score against its hardest control ({KINDS[hard.kind]})",
-        control=f"0 ± 1 by chance; no order scores {100 * study.found.gap:.2f} % more than the one found",
+        control=f"0 ± 1 by chance; no order scores more than {100 * study.found.gap:.2f} % above the one found",
         page=page,
-        more=more,
     )
 
 

@@ -36,10 +36,10 @@ class Learner(Protocol):
 
 
 class Stopped(Exception):
-    """Raised by ``train`` after it was asked to stop and had saved ``step``."""
+    """Raised after the work was asked to stop and had saved what it had done up to ``step``."""
 
-    def __init__(self, step: int):
-        super().__init__(f"stopped after step {step}")
+    def __init__(self, step: int, what: str = "step"):
+        super().__init__(f"stopped after {what} {step}")
         self.step = step
 
 

@@ -10,7 +10,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 from jaxtyping import install_import_hook
 
 # Compiled by numba, which can neither see through a checking wrapper nor keep what it compiled of one.
-COMPILED = {"bound.py", "path.py"}
+COMPILED = {"bound.py", "kernel.py", "path.py"}
 PACKAGE = Path(__file__).parent.parent / "mi_superposition"
 ROOMS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix in ("", ".py")} - {
     "neurons",
@@ -19,9 +19,9 @@ ROOMS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suf
 CHECKED = [
     *(f"mi_superposition.{room}" for room in ROOMS),
     *(
-        f"mi_superposition.neurons.{path.stem}"
-        for path in (PACKAGE / "neurons").glob("*.py")
-        if path.name not in COMPILED
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for path in (PACKAGE / "neurons").rglob("*.py")
+        if path.name not in COMPILED | {"__init__.py"}
     ),
 ]
 # Before any module of the package is imported: every annotated axis is checked at every call.

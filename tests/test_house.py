@@ -14,7 +14,7 @@ PACKAGE = Path(mi_superposition.__file__).parent
 # From the ground up. A room may import from its own floor only itself, and from any floor below.
 FLOORS = [
     {"errors"},
-    {"runs"},
+    {"runs", "engine"},
     {"training", "models", "notebook", "linalg", "streaming"},
     {"corpora"},
     {"heads", "neurons", "stories"},

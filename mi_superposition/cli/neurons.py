@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mi_superposition.cli.command import Command, progress, where
+from mi_superposition.cli.command import Command, progress, stop_on_signal, where
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,89 @@ class NeuronsOrder(Command):
                 on_stage=lambda stage: advance(1, stage),
             )
         return where(finished, self.out)
+
+
+@dataclass(frozen=True)
+class NeuronsScan(Command):
+    """Find what every neuron responds to, in one pass over a corpus; run again on the same folder to go on."""
+
+    out: Path
+    """Run folder."""
+    model: str = "stories"
+    """Bundled model, folder in Hugging Face layout, run folder, or id on the hub."""
+    corpus: str = "stories"
+    """Bundled corpus, file, folder, or dataset id on the hub."""
+    split: str = "train"
+    """Split of the corpus, where it has several."""
+    column: str = "text"
+    """Column with the text, where the corpus has columns."""
+    documents: int | None = None
+    """Documents scanned, from the first on. Default: all."""
+    hook: tuple[str, ...] = ()
+    """Hooks whose units are scanned, such as blocks.0.hook_resid_pre. Default: the MLP neurons of all layers."""
+    top_k: int = 20
+    """Largest, and least, activations kept of each unit, one a document."""
+    per_tenth: int = 4
+    """Examples drawn from each tenth of a unit's range."""
+    reach: int = 32
+    """Tokens before and after an example whose activations are kept."""
+    correlation_share: float = 0.0625
+    """Share of the tokens, drawn at random, for correlations between units; 0 for none."""
+    batch: int = 32
+    """Rows run at once."""
+    context: int | None = None
+    """Tokens in a row; longer documents go on in the next. Default: the model's context."""
+    shard: int = 500
+    """Documents in a shard, which is what a worker takes at a time and what a stop can lose."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the model's arithmetic; 'bfloat16' runs it under autocast."""
+    threads: int | None = None
+    """CPU threads, of each worker; the result is bit-identical for the same number. Default: all cores."""
+    seed: int = 0
+    """Seed of the examples drawn from the tenths."""
+    device: str = "auto"
+    """'cpu', 'cuda', 'mps', or 'auto': cuda where there is one."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the shards are scanned: in this process, or by Ray's workers (they must share the run folder)."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster. Default: one is started on this machine."""
+
+    def run(self) -> str:
+        """Scan, or go on, or say that it is finished."""
+        import torch
+
+        from mi_superposition.neurons.scan import ScanSettings
+        from mi_superposition.studies.neuron_scan import ScanRequest, write_scan_run
+
+        settings = ScanSettings(
+            top_k=self.top_k,
+            per_tenth=self.per_tenth,
+            reach=self.reach,
+            correlation_share=self.correlation_share,
+            seed=self.seed,
+        )
+        request = ScanRequest(
+            model=self.model,
+            corpus=self.corpus,
+            split=self.split,
+            column=self.column,
+            hooks=self.hook,
+            documents=self.documents,
+            shard=self.shard,
+            batch=self.batch,
+            context=self.context,
+            precision=self.precision,
+            threads=torch.get_num_threads() if self.threads is None else self.threads,
+            device=self.device,
+            settings=settings,
+        )
+        with stop_on_signal() as stopping, progress("document", self.documents) as advance:
+            scanned = write_scan_run(
+                self.out,
+                request,
+                engine=self.engine,
+                ray_address=self.ray_address,
+                on_documents=advance,
+                should_stop=stopping,
+            )
+        return where(not scanned, self.out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,13 +25,15 @@ class TokenBatch:
     """Rows of tokens. ``mask`` is true where a token of a document stands: not at BOS, EOS or padding.
 
     ``document`` is the number of the token's document among those the corpus gives, in its own order (what it passes
-    over has no number), and ``place`` the token's number within it; both are -1 where ``mask`` is false.
+    over has no number), and ``place`` the token's number within it; both are -1 where ``mask`` is false. ``content``
+    gives a 64-bit hash of all tokens of each document in the batch: equal for copies of one text.
     """
 
     tokens: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
     document: Int[Tensor, "batch pos"]
     place: Int[Tensor, "batch pos"]
+    content: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,6 +63,7 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     document: list[int] = field(default_factory=list)
     place: list[int] = field(default_factory=list)
+    content: dict[int, int] = field(default_factory=dict)
 
     def add(self, token: int, document: int = NO_TOKEN, place: int = NO_TOKEN) -> None:
         self.tokens.append(token)
@@ -81,18 +86,24 @@ class TokenBatches:
         join: bool,
         shuffle: int | None,
         seed: int,
+        by_length: bool,
+        first_document: int,
     ):
         self.corpus, self.tokenizer, self.batch, self.context = corpus, tokenizer, batch, context
         self.bos = tokenizer.bos_token_id if prepend_bos is not False else None
         if prepend_bos and self.bos is None:
             raise RequestError("prepend_bos = True: the tokenizer has no beginning-of-sequence token")
         self.long, self.join, self.shuffle, self.seed = long, join, shuffle, seed
+        self.by_length, self.first_document = by_length, first_document
         self.counts = TokenCounts()
 
     def __iter__(self) -> Iterator[TokenBatch]:
         self.counts = TokenCounts()
         waiting: list[_Row] = []
-        for row in self._joined() if self.join else self._rows():
+        rows = self._joined() if self.join else self._rows()
+        if self.by_length:
+            rows = iter(sorted(rows, key=lambda row: -len(row.tokens)))
+        for row in rows:
             waiting.append(row)
             if len(waiting) == self.batch:
                 yield self._stacked(waiting)
@@ -114,12 +125,14 @@ class TokenBatches:
         self.counts.rows += len(rows)
         self.counts.tokens += int((document >= 0).sum())
         tokens = padded([row.tokens for row in rows], padding)
-        return TokenBatch(tokens, document >= 0, document, padded([row.place for row in rows], NO_TOKEN))
+        content = {number: key for row in rows for number, key in row.content.items()}
+        return TokenBatch(tokens, document >= 0, document, padded([row.place for row in rows], NO_TOKEN), content)
 
     def _rows(self) -> Iterator[_Row]:
         """A document in each row, a long one in several."""
         room = self.context - (self.bos is not None)
         for number, tokens in self._tokenized():
+            content = {number: _content_hash(tokens)}
             if len(tokens) > room:
                 if self.long == "truncate":
                     self.counts.truncated += 1
@@ -128,7 +141,7 @@ class TokenBatches:
                 else:
                     self.counts.split += 1
             for start in range(0, len(tokens), room):
-                row = _Row()
+                row = _Row(content=content)
                 if self.bos is not None:
                     row.add(self.bos)
                 for place, token in enumerate(tokens[start : start + room], start):
@@ -148,8 +161,10 @@ class TokenBatches:
 
         row = begun()
         for number, tokens in self._tokenized():
+            content = _content_hash(tokens)
             for place, token in enumerate(tokens):
                 row.add(token, number, place)
+                row.content[number] = content
                 if len(row.tokens) == self.context:
                     yield row
                     row = begun()
@@ -164,7 +179,7 @@ class TokenBatches:
 
     def _tokenized(self) -> Iterator[tuple[int, list[int]]]:
         pending: list[tuple[int, str]] = []
-        for numbered in self._shuffled(enumerate(self.corpus)):
+        for numbered in self._shuffled(enumerate(self.corpus, self.first_document)):
             pending.append(numbered)
             if len(pending) == _TOKENIZED_AT_ONCE:
                 yield from self._tokens_of(pending)
@@ -198,6 +213,11 @@ class TokenBatches:
             yield buffer[index]
 
 
+def _content_hash(tokens: list[int]) -> int:
+    digest = hashlib.blake2b(array("q", tokens).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
 def token_batches(
     corpus: Iterable[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -209,6 +229,8 @@ def token_batches(
     join: bool = False,
     shuffle: int | None = None,
     seed: int = 0,
+    by_length: bool = False,
+    first_document: int = 0,
 ) -> TokenBatches:
     """Batches of at most ``batch`` rows of at most ``context`` tokens; rows and their order are those of any other
     batch size. Read lazily.
@@ -216,7 +238,9 @@ def token_batches(
     A row holds one document, or with ``join`` several, parted by the end token. Each row begins with the beginning
     token if the tokenizer has one (``prepend_bos=False``: never; the model's wish is ``cfg.default_prepend_bos``). A
     document longer than a row goes on in the next (``long="split"``) or is cut (``"truncate"``); ``counts`` says how many.
-    ``shuffle``: documents come in a random order from a buffer of that size, by ``seed``.
+    ``shuffle``: documents come in a random order from a buffer of that size, by ``seed``. ``by_length``: the longest
+    rows come first, so that a batch has little padding; all rows are held at once. ``first_document`` is the number of
+    the first document, for a corpus that is a part of a larger one.
 
     Raises ``RequestError`` for a batch or context below 1, or a context without room beside the beginning token.
     """
@@ -235,6 +259,8 @@ def token_batches(
         join=join,
         shuffle=shuffle,
         seed=seed,
+        by_length=by_length,
+        first_document=first_document,
     )
     if batches.bos is not None and context < 2:
         raise RequestError(f"context = {context}: with a beginning token a row needs at least 2")

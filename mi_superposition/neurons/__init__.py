@@ -4,6 +4,7 @@ from mi_superposition.linalg import cosine_similarity, inner_products
 from mi_superposition.neurons.cluster import ClusterOrder, cluster_neurons
 from mi_superposition.neurons.control import Control, control_vectors, measure_control, randomised
 from mi_superposition.neurons.order import NeuronOrder, neighbour_similarity, order_neurons
+from mi_superposition.neurons.scan import NeuronScan, ScanSettings, scan_neurons
 from mi_superposition.neurons.similarity import NeuronVectors, neuron_correlations, neuron_vectors
 from mi_superposition.neurons.spots import Spot, find_spots
 
@@ -11,7 +12,9 @@ __all__ = [
     "ClusterOrder",
     "Control",
     "NeuronOrder",
+    "NeuronScan",
     "NeuronVectors",
+    "ScanSettings",
     "Spot",
     "cluster_neurons",
     "control_vectors",
@@ -24,4 +27,5 @@ __all__ = [
     "neuron_vectors",
     "order_neurons",
     "randomised",
+    "scan_neurons",
 ]

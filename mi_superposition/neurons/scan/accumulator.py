@@ -1,0 +1,336 @@
+"""Everything a scan remembers of the activations it has seen. ``merge`` of two equals one pass over both."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mi_superposition.corpora import TokenBatch
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.neurons.scan.kernel import (
+    N_TENTHS,
+    NOWHERE,
+    Batch,
+    Bins,
+    Slots,
+    Sums,
+    merge_slots,
+    scan_units,
+)
+from mi_superposition.streaming import CovarianceAccumulator
+
+# A matrix of all their pairs in float64 is 2 GB at this many.
+_MOST_CORRELATED = 16_384
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """What is kept of each unit. Two scans can be merged when they agree in all of it.
+
+    ``spare`` examples are kept beside the best ``top_k``, to take the place of near-duplicates. ``reach``: tokens before
+    and after an example whose activations are kept. ``correlation_share``: share of the tokens, drawn at random, from
+    which correlations between units are computed; 0 for none. ``active_above``: a unit is active above this activation.
+    """
+
+    top_k: int = 20
+    spare: int = 10
+    per_tenth: int = 4
+    reach: int = 32
+    n_bins: int = 40
+    active_above: float = 0.0
+    correlation_share: float = 1 / 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("top_k", 1), ("spare", 0), ("per_tenth", 1), ("reach", 0)):
+            if getattr(self, name) < least:
+                raise RequestError(f"{name} = {getattr(self, name)}: must be at least {least}")
+        if self.n_bins < N_TENTHS or self.n_bins % N_TENTHS:
+            raise RequestError(f"n_bins = {self.n_bins}: must be a multiple of {N_TENTHS}")
+        if not 0 <= self.correlation_share <= 1:
+            raise RequestError(f"correlation_share = {self.correlation_share}: must be 0 to 1")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a first sample says of a hook: the range of each unit's activations, their mean, and the mean representation.
+
+    The bins of the histogram and the tenths divide ``low`` to ``high``; what lies outside goes into bins of its own, and
+    into the outermost tenths.
+    """
+
+    low: Float[Tensor, " unit"]
+    high: Float[Tensor, " unit"]
+    mean: Float[Tensor, " unit"]
+    representation: Float[Tensor, " d"]
+
+    @classmethod
+    def of(cls, activations: Float[Tensor, "sample unit"], representation: Float[Tensor, "sample d"]) -> Calibration:
+        """From a sample. Raises ``RequestError`` for an empty one and ``WorkError`` for a NaN or an infinity."""
+        if not len(activations):
+            raise RequestError("the first sample holds no token that counts: give documents with text")
+        if not activations.isfinite().all():
+            raise WorkError("the activations hold a NaN or an infinity")
+        low, high = activations.amin(dim=0), activations.amax(dim=0)
+        # A unit that never moved in the sample gets the widest range of the others.
+        widest = float((high - low).max()) or 1.0
+        high = torch.where(high > low, high, low + widest)
+        return cls(low, high, activations.mean(dim=0), representation.mean(dim=0))
+
+
+class UnitAccumulator:
+    """Sums and examples of the units of one hook."""
+
+    def __init__(self, hook: str, calibration: Calibration, d_vector: int, settings: ScanSettings):
+        n = len(calibration.low)
+        if settings.correlation_share and n > _MOST_CORRELATED:
+            raise RequestError(
+                f"{hook!r} has {n:,} units: correlations are for {_MOST_CORRELATED:,} at most; set correlation_share = 0"
+            )
+        self.settings = settings
+        self.bins = Bins(
+            calibration.low.numpy(), calibration.high.numpy(), calibration.mean.numpy(), _salts(settings.seed, hook, n)
+        )
+        self.sums = Sums(
+            powers=np.zeros((3, n)),
+            active=np.zeros(n, np.int64),
+            extremes=np.tile(np.array([np.inf, -np.inf], np.float32), (n, 1)),
+            histogram=np.zeros((n, settings.n_bins + 2), np.int64),
+            by_token=np.zeros((0, n), np.float32),
+        )
+        best = settings.top_k + settings.spare
+        self.top, self.bottom, self.drawn = (
+            _empty_slots(n, groups, size, 2 * settings.reach + 1, d_vector)
+            for groups, size in ((1, best), (1, best), (N_TENTHS, settings.per_tenth))
+        )
+        self.covariance = CovarianceAccumulator(n) if settings.correlation_share else None
+
+    def update(self, activations: NDArray[np.float32], vectors: NDArray[np.float32], batch: Batch) -> None:
+        """Add a batch, its units shared out among threads. Raises ``WorkError`` for a NaN or an infinity."""
+        n = activations.shape[1]
+        bounds = np.linspace(0, n, torch.get_num_threads() + 1).astype(int)
+        parts = [(int(first), int(last)) for first, last in itertools.pairwise(bounds) if last > first]
+
+        def scan(part: tuple[int, int]) -> None:
+            scan_units(
+                activations, vectors, *part, self.settings.active_above,
+                batch, self.bins, self.sums, self.top, self.bottom, self.drawn,
+            )  # fmt: skip
+
+        list(_pool(len(parts)).map(scan, parts)) if len(parts) > 1 else scan(parts[0])
+        if not np.isfinite(self.sums.powers).all():
+            bad = int(np.flatnonzero(~np.isfinite(self.sums.powers).all(axis=0))[0])
+            raise WorkError(f"the activations of unit {bad} hold a NaN or an infinity")
+        if self.covariance is not None:
+            share = np.uint64(min(int(self.settings.correlation_share * 2**64), 2**64 - 1))
+            drawn = torch.from_numpy(activations[batch.at[batch.number <= share]])
+            if len(drawn):
+                self.covariance.update(drawn)
+
+    def make_room(self, n_tokens: int) -> None:
+        """Room for the sums of so many different tokens."""
+        room = len(self.sums.by_token)
+        if n_tokens > room:
+            more = np.zeros((max(n_tokens, 2 * room) - room, len(self.sums.active)), np.float32)
+            self.sums = self.sums._replace(by_token=np.concatenate((self.sums.by_token, more)))
+
+    def merge(self, other: UnitAccumulator, rows: NDArray[np.int64]) -> None:
+        """Add what another one has seen; ``rows`` says where its tokens stand in this one's table."""
+        mine, theirs = self.sums, other.sums
+        for name in ("powers", "active", "histogram"):
+            getattr(mine, name).__iadd__(getattr(theirs, name))
+        np.minimum(mine.extremes[:, 0], theirs.extremes[:, 0], out=mine.extremes[:, 0])
+        np.maximum(mine.extremes[:, 1], theirs.extremes[:, 1], out=mine.extremes[:, 1])
+        mine.by_token[rows] += theirs.by_token[: len(rows)]
+        merge_slots(self.top, other.top, True)
+        merge_slots(self.bottom, other.bottom, True)
+        merge_slots(self.drawn, other.drawn, False)
+        if self.covariance is not None and other.covariance is not None:
+            self.covariance = CovarianceAccumulator.merge(self.covariance, other.covariance)
+
+    def state(self, n_tokens: int) -> dict[str, Tensor]:
+        """Everything seen, as tensors."""
+        sums = self.sums._replace(by_token=self.sums.by_token[:n_tokens])
+        parts: dict[str, Any] = {"sums": sums, "top": self.top, "bottom": self.bottom, "drawn": self.drawn}
+        state = {
+            f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(array))
+            for part, arrays in parts.items()
+            for name, array in arrays._asdict().items()
+        }
+        if self.covariance is not None:
+            state |= {
+                "covariance.n": torch.tensor(self.covariance.n),
+                "covariance.mean": self.covariance.mean,
+                "covariance.products": self.covariance.products,
+            }
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go back to a state of ``state()``."""
+
+        def arrays(part: str, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+            return {name: state[f"{part}.{name}"].numpy() for name in names}
+
+        self.sums = Sums(**arrays("sums", Sums._fields))
+        self.top, self.bottom, self.drawn = (
+            Slots(**arrays(part, Slots._fields)) for part in ("top", "bottom", "drawn")
+        )
+        if self.covariance is not None:
+            self.covariance.n = int(state["covariance.n"])
+            self.covariance.mean, self.covariance.products = state["covariance.mean"], state["covariance.products"]
+
+
+class ScanAccumulator:
+    """What a scan has seen so far, at all its hooks."""
+
+    def __init__(self, calibrations: dict[str, Calibration], d_vector: int, settings: ScanSettings):
+        self.calibrations, self.d_vector, self.settings = calibrations, d_vector, settings
+        self.hooks = {hook: UnitAccumulator(hook, found, d_vector, settings) for hook, found in calibrations.items()}
+        self.tokens: list[int] = []
+        self.counts = np.zeros(0, np.int64)
+        self.n_documents = 0
+        self._row: dict[int, int] = {}
+        self._last_document = NOWHERE
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that counted."""
+        return int(self.counts.sum())
+
+    def update(
+        self, batch: TokenBatch, found: dict[str, tuple[Float[Tensor, "batch pos unit"], Float[Tensor, "batch pos d"]]]
+    ) -> None:
+        """Add a batch: the activations of every hook, and where the model was at each token."""
+        prepared = self._prepare(batch)
+        if not len(prepared.at):
+            return
+        for hook, (activations, vectors) in found.items():
+            units = self.hooks[hook]
+            units.make_room(len(self.tokens))
+            units.update(activations.flatten(0, 1).numpy(), vectors.flatten(0, 1).numpy(), prepared)
+
+    def _prepare(self, batch: TokenBatch) -> Batch:
+        mask = batch.mask.flatten().numpy()
+        at = np.flatnonzero(mask)
+        document, place, token = (
+            tensor.flatten().numpy()[at] for tensor in (batch.document, batch.place, batch.tokens)
+        )
+        different, which, counts = np.unique(token, return_inverse=True, return_counts=True)
+        rows = self._rows(different)
+        self.counts[rows] += counts
+        line = at // batch.tokens.shape[1]
+        starts = np.ones(len(at), bool)
+        # A span ends with its row, with its document, and where a token does not count.
+        starts[1:] = (np.diff(line) != 0) | (np.diff(document) != 0) | (np.diff(at) != 1)
+        span_start = np.flatnonzero(starts)
+        span_document = document[span_start]
+        self.n_documents += int((place == 0).sum())
+        return Batch(
+            at=at,
+            place=place,
+            token=rows[which],
+            number=_mixed(_mixed(document.astype(np.uint64)) + place.astype(np.uint64)),
+            span_start=span_start,
+            span_end=np.append(span_start[1:], len(at)),
+            span_document=span_document,
+            span_content=np.array([batch.content.get(int(d), int(d)) for d in span_document], np.int64),
+        )
+
+    def _rows(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The table's rows of tokens, new ones given to those not seen before."""
+        for token in tokens.tolist():
+            if token not in self._row:
+                self._row[token] = len(self.tokens)
+                self.tokens.append(token)
+        if len(self.tokens) > len(self.counts):
+            self.counts = np.append(self.counts, np.zeros(len(self.tokens) - len(self.counts), np.int64))
+        return np.array([self._row[token] for token in tokens.tolist()], np.int64)
+
+    def merge(self, other: ScanAccumulator) -> None:
+        """Add what another scan with the same calibration has seen; its documents must all be others.
+
+        Raises ``RequestError`` when settings or calibration differ.
+        """
+        if self.settings != other.settings or self._ranges() != other._ranges():
+            raise RequestError("two scans can be merged only with the same settings and the same calibration")
+        rows = self._rows(np.array(other.tokens, np.int64))
+        self.counts[rows] += other.counts
+        self.n_documents += other.n_documents
+        for hook, units in self.hooks.items():
+            units.make_room(len(self.tokens))
+            units.merge(other.hooks[hook], rows)
+
+    def _ranges(self) -> dict[str, list[bytes]]:
+        return {
+            hook: [getattr(found, field.name).numpy().tobytes() for field in fields(found)]
+            for hook, found in self.calibrations.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything seen, as tensors."""
+        state = {
+            "tokens": torch.tensor(self.tokens, dtype=torch.long),
+            "counts": torch.from_numpy(self.counts),
+            "n_documents": torch.tensor(self.n_documents),
+        }
+        for hook, units in self.hooks.items():
+            state |= {f"{hook}/{name}": value for name, value in units.state(len(self.tokens)).items()}
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go back to a state of ``state()``."""
+        self.tokens = state["tokens"].tolist()
+        self.counts = state["counts"].numpy()
+        self.n_documents = int(state["n_documents"])
+        self._row = {token: row for row, token in enumerate(self.tokens)}
+        for hook, units in self.hooks.items():
+            prefix = f"{hook}/"
+            units.load_state(
+                {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            )
+
+
+def _empty_slots(n: int, groups: int, size: int, width: int, d_vector: int) -> Slots:
+    slots = groups * size
+    return Slots(
+        rank=np.full((n, slots), -np.inf),
+        value=np.full((n, slots), np.nan, np.float32),
+        document=np.full((n, slots), NOWHERE),
+        place=np.full((n, slots), NOWHERE),
+        content=np.zeros((n, slots), np.int64),
+        floor=np.full((n, groups), -np.inf),
+        window=np.full((n, slots, width), np.nan, np.float32),
+        vector=np.zeros((n, slots, d_vector), np.float32),
+    )
+
+
+def _salts(seed: int, hook: str, n: int) -> NDArray[np.uint64]:
+    """A random number for each unit of a hook."""
+    start = np.frombuffer(hashlib.sha256(f"{seed}|{hook}".encode()).digest()[:8], np.uint64)[0]
+    with np.errstate(over="ignore"):
+        return _mixed(start + np.arange(n, dtype=np.uint64))
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """64 random-looking bits for each number. Source: Steele, Lea & Flood 2014, SplitMix64."""
+    with np.errstate(over="ignore"):
+        mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, one pool for each number of them."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="scan")

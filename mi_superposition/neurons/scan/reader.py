@@ -1,0 +1,129 @@
+"""Activations of units as a model reads tokens: neurons, or whatever is made of a hook's last axes."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_superposition.errors import RequestError
+from mi_superposition.training import seeded_generator
+
+Encode = Callable[[Tensor], Tensor]
+Found = dict[str, tuple[Float[Tensor, "batch pos unit"], Float[Tensor, "batch pos d"]]]
+
+# Enough that cosines are kept to about a tenth (Johnson & Lindenstrauss 1984), few enough to keep one with each example.
+_DIRECTIONS = 64
+
+
+class _Enough(Exception):
+    """Raised within the model when the last hook asked for has been heard."""
+
+
+def mlp_hooks(model: Any) -> list[str]:
+    """The hooks of all MLP neurons' activations. Raises ``RequestError`` for a model without MLP."""
+    if getattr(model.cfg, "attn_only", False):
+        raise RequestError("the model has attention only, no MLP neurons: name the hooks to scan")
+    return [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
+
+
+def layer_of(hook: str) -> int:
+    """The layer in a hook's name, or -1 where it names none."""
+    words = hook.split(".")
+    return int(words[1]) if words[0] == "blocks" and len(words) > 1 and words[1].isdigit() else -1
+
+
+@dataclass(frozen=True)
+class UnitReader:
+    """Runs a model up to the last hook needed and gives what its units do.
+
+    A hook's units are its last axis (several axes after ``batch pos`` are taken as one), or what ``encode`` makes of it,
+    such as ``sae.encode``. Beside each hook it reads where the model is at every token, its *representation*: the residual
+    stream that enters the MLP for neurons, the hooked activation itself for anything else, projected on 64 random
+    directions where it has more axes.
+    """
+
+    model: Any
+    hooks: Mapping[str, Encode | None]
+    precision: str = "float32"
+
+    @classmethod
+    def of(
+        cls, model: Any, hooks: Sequence[str] | Mapping[str, Encode | None] | None = None, precision: str = "float32"
+    ) -> UnitReader:
+        """A reader of named hooks, of all MLP neurons by default. Raises ``RequestError`` for a hook that is not there."""
+        if hooks is None:
+            hooks = mlp_hooks(model)
+        named: Mapping[str, Encode | None] = hooks if isinstance(hooks, Mapping) else dict.fromkeys(hooks)
+        if not named:
+            raise RequestError("hooks = []: name at least one")
+        for hook in named:
+            if hook not in model.hook_dict:
+                near = difflib.get_close_matches(hook, model.hook_dict, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "model.hook_dict lists those there are"
+                raise RequestError(f"hook {hook!r} is not in the model: {hint}")
+        if precision not in ("float32", "bfloat16"):
+            raise RequestError(f"precision = {precision!r}: give 'float32' or 'bfloat16'")
+        return cls(model, named, precision)
+
+    @torch.no_grad()
+    def read(self, tokens: Int[Tensor, "batch pos"]) -> Found:
+        """Activations and representations at every token, float32, on the CPU."""
+        device = self.model.W_E.device
+        heard: dict[str, Tensor] = {}
+        wanted = {*self.hooks, *map(_representation_of, self.hooks)}
+
+        # A TransformerBridge calls a hook by another name than the one it was asked for by, so the name comes along.
+        def hear(activation: Tensor, hook: Any, name: str) -> None:  # noqa: ARG001
+            if activation.shape[:2] != tokens.shape:
+                raise RequestError(
+                    f"hook {name!r} gives {tuple(activation.shape)}: units need the axes (batch, pos, …), here "
+                    f"{tuple(tokens.shape)}"
+                )
+            heard[name] = activation.flatten(2)
+            if len(heard) == len(wanted):
+                raise _Enough
+
+        listening = [(name, functools.partial(hear, name=name)) for name in wanted]
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        try:
+            with autocast, self.model.hooks(fwd_hooks=listening):
+                self.model(tokens.to(device))
+        except _Enough:
+            pass
+        found = {}
+        for hook, encode in self.hooks.items():
+            units = heard[hook] if encode is None else encode(heard[hook].float())
+            if units.shape[:2] != tokens.shape or units.ndim != 3:
+                raise RequestError(
+                    f"what encode makes of {hook!r} has the shape {tuple(units.shape)}: give (batch, pos, unit)"
+                )
+            found[hook] = (units.float().cpu(), _projected(heard[_representation_of(hook)].float()).cpu())
+        return found
+
+
+def _representation_of(hook: str) -> str:
+    """The hook that says where the model is when units of ``hook`` act."""
+    if hook.endswith((".mlp.hook_post", ".mlp.hook_pre")):
+        return f"blocks.{layer_of(hook)}.hook_resid_mid"
+    return hook
+
+
+def _projected(vectors: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos direction"]:
+    d = vectors.shape[2]
+    if d <= _DIRECTIONS:
+        return vectors
+    return vectors @ _directions(d).to(vectors.device)
+
+
+@functools.cache
+def _directions(d: int) -> Float[Tensor, "d direction"]:
+    generator = seeded_generator(0, "representation", d)
+    return torch.randn(d, _DIRECTIONS, generator=generator) / math.sqrt(_DIRECTIONS)

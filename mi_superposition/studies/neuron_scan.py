@@ -1,0 +1,316 @@
+"""The scan of a corpus as a run folder: in shards, stopped and gone on with, on one machine or many."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_superposition.corpora import Corpus, load_corpus, token_batches
+from mi_superposition.engine import Engine, check_engine, results_of
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.models import load_model, weights_of
+from mi_superposition.neurons.scan import (
+    Calibration,
+    NeuronScan,
+    ScanAccumulator,
+    ScanSettings,
+    UnitReader,
+    calibrate,
+    documents_needed,
+    read_documents,
+    scan_batches,
+    scan_result,
+)
+from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
+from mi_superposition.runs import (
+    Run,
+    content_hash,
+    open_run,
+    read_manifest,
+    read_state,
+    read_tensors,
+    write_state,
+    write_tensors,
+)
+from mi_superposition.training import Stopped, fixed_arithmetic
+
+COMMAND = "neurons scan"
+SCAN, CALIBRATION, CHECKPOINT, SHARDS = (
+    "scan.safetensors",
+    "calibration.safetensors",
+    "checkpoint.safetensors",
+    "shards",
+)
+# Between two checkpoints, in seconds: writing one takes a fraction of a second to a few.
+_CHECKPOINT_EVERY = 30.0
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """What is scanned and how: all that the result depends on."""
+
+    model: str = "stories"
+    corpus: str = "stories"
+    split: str = "train"
+    column: str = "text"
+    hooks: tuple[str, ...] = ()
+    documents: int | None = None
+    shard: int = 500
+    batch: int = 32
+    context: int | None = None
+    precision: str = "float32"
+    threads: int = 1
+    device: str = "cpu"
+    settings: ScanSettings = field(default_factory=ScanSettings)
+
+    def __post_init__(self) -> None:
+        for name, least in (("shard", 1), ("batch", 1), ("threads", 1), ("documents", 1), ("context", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RequestError(f"{name} = {value}: must be at least {least}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some documents of the corpus, with everything a worker needs to scan them; ``out`` is where it leaves the result."""
+
+    number: int
+    first_document: int
+    documents: list[str]
+    request: ScanRequest
+    calibrations: dict[str, Calibration]
+    out: Path
+
+
+def write_scan_run(
+    out: Path,
+    request: ScanRequest,
+    *,
+    engine: Engine = "local",
+    ray_address: str | None = None,
+    on_documents: Callable[[int, str], None] = lambda documents, state: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Scan a corpus into a run folder, or go on with it; false when it was finished already.
+
+    The corpus is cut into shards, which are merged in their order, so the result is the same bytes with either engine,
+    however often it was stopped. ``on_documents`` is told how many documents were done just now.
+
+    Raises ``RequestError`` for a request that cannot be met or a folder of another one, and ``Stopped`` after it was
+    asked to stop and had saved the shards done.
+    """
+    check_engine(engine)
+    model = load_model(request.model, device=request.device)
+    _check_model(model, request)
+    reader = UnitReader.of(model, request.hooks or None, request.precision)
+    corpus = load_corpus(request.corpus, split=request.split, column=request.column)
+    inputs = {
+        "model": {"name": request.model, "sha256": content_hash(weights_of(model))},
+        "corpus": corpus.identity(),
+    }
+    config = asdict(request) | {"device": torch.device(model.W_E.device).type}
+    with open_run(out, COMMAND, config, inputs) as run:
+        if run.finished:
+            return False
+        on_documents(0, "first sample")
+        with fixed_arithmetic(request.threads):
+            calibrations = _calibrations(run, reader, corpus, request)
+            accumulator = _merged_shards(
+                run, reader, corpus, request, calibrations, engine, ray_address, on_documents, should_stop
+            )
+            on_documents(0, "examples")
+            _finish(run, accumulator, _documents_of(corpus, model, request, documents_needed(accumulator)))
+    return True
+
+
+def load_scan(run: Path) -> NeuronScan:
+    """The scan in a finished run folder. Raises ``RequestError`` where there is none."""
+    manifest = read_manifest(run, COMMAND)
+    tensors, metadata = read_tensors(run / SCAN)
+    counts = json.loads(metadata["counts"])
+    settings = ScanSettings(**manifest["config"]["settings"])
+    return NeuronScan.from_tensors(tensors, counts["documents"], counts["tokens"], settings)
+
+
+def _check_model(model: Any, request: ScanRequest) -> None:
+    if model.tokenizer is None:
+        raise RequestError(f"{request.model!r} came without a tokenizer: it cannot read a corpus")
+    n_ctx = model.cfg.n_ctx
+    if request.context is not None and request.context > n_ctx:
+        raise RequestError(f"context = {request.context}: must be 2 to {n_ctx}, the context of {request.model!r}")
+
+
+def _batches(model: Any, documents: Iterable[str], request: ScanRequest, first_document: int):
+    prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
+    return token_batches(
+        documents,
+        model.tokenizer,
+        request.batch,
+        request.context or model.cfg.n_ctx,
+        prepend_bos=prepend_bos,
+        by_length=True,
+        first_document=first_document,
+    )
+
+
+def _calibrations(run: Run, reader: UnitReader, corpus: Corpus, request: ScanRequest) -> dict[str, Calibration]:
+    """Ranges from the first documents, written down: whoever goes on uses the same."""
+    path = run.path / CALIBRATION
+    if not path.exists():
+        first = list(itertools.islice(corpus, min(CALIBRATION_ROWS, request.documents or CALIBRATION_ROWS)))
+        found = calibrate(reader, _batches(reader.model, first, request, 0))
+        write_tensors(path, {f"{hook}/{name}": value for hook, c in found.items() for name, value in vars(c).items()})
+    tensors, _ = read_tensors(path)
+    named: dict[str, dict[str, Tensor]] = {hook: {} for hook in reader.hooks}
+    for name, value in tensors.items():
+        hook, field = name.rsplit("/", 1)
+        named[hook][field] = value
+    return {hook: Calibration(**parts) for hook, parts in named.items()}
+
+
+def _merged_shards(
+    run: Run,
+    reader: UnitReader,
+    corpus: Corpus,
+    request: ScanRequest,
+    calibrations: dict[str, Calibration],
+    engine: Engine,
+    ray_address: str | None,
+    on_documents: Callable[[int, str], None],
+    should_stop: Callable[[], bool],
+) -> ScanAccumulator:
+    checkpoint = run.path / CHECKPOINT
+    accumulator = _empty(calibrations, request)
+    done = 0
+    if checkpoint.exists():
+        saved = read_state(checkpoint)
+        accumulator.load_state(saved["scan"])
+        done = saved["shards"]
+        on_documents(accumulator.n_documents, "going on")
+
+    def save() -> None:
+        write_state(checkpoint, {"shards": done, "scan": accumulator.state()})
+        for path in (run.path / SHARDS).glob("*.safetensors"):
+            if int(path.stem) < done:
+                path.unlink()
+
+    def stop_if_asked() -> None:
+        if should_stop():
+            save()
+            raise Stopped(done, "shard")
+
+    def shards() -> Iterator[Shard]:
+        for shard in _shards(corpus, request, calibrations, run.path / SHARDS):
+            if shard.number >= done_before:
+                yield shard
+
+    done_before, saved_at = done, time.monotonic()
+    if engine == "local":
+        parts = (
+            (len(shard.documents), _scan_here(reader, shard, lambda tokens: stop_if_asked())) for shard in shards()
+        )
+    else:
+        results = results_of(
+            scan_shard, shards(), engine=engine, address=ray_address, cpus=request.threads,
+            gpus=int(request.device.startswith("cuda")),
+        )  # fmt: skip
+        parts = ((n, _read_part(path, calibrations, request)) for n, path in results)
+    for n, part in parts:
+        accumulator.merge(part)
+        done += 1
+        on_documents(n, f"{accumulator.n_tokens:,} tokens")
+        if time.monotonic() - saved_at > _CHECKPOINT_EVERY:
+            save()
+            saved_at = time.monotonic()
+        stop_if_asked()
+    return accumulator
+
+
+def _shards(
+    corpus: Corpus, request: ScanRequest, calibrations: dict[str, Calibration], folder: Path
+) -> Iterator[Shard]:
+    documents = itertools.islice(iter(corpus), request.documents)
+    for number in itertools.count():
+        texts = list(itertools.islice(documents, request.shard))
+        if not texts:
+            return
+        out = folder / f"{number:06d}.safetensors"
+        yield Shard(number, number * request.shard, texts, request, calibrations, out)
+
+
+def _empty(calibrations: dict[str, Calibration], request: ScanRequest) -> ScanAccumulator:
+    d_vector = len(next(iter(calibrations.values())).representation)
+    return ScanAccumulator(calibrations, d_vector, request.settings)
+
+
+def _scan_here(reader: UnitReader, shard: Shard, on_tokens: Callable[[int], None]) -> ScanAccumulator:
+    batches = _batches(reader.model, shard.documents, shard.request, shard.first_document)
+    return scan_batches(reader, batches, shard.calibrations, shard.request.settings, on_tokens=on_tokens)
+
+
+def scan_shard(shard: Shard) -> tuple[int, Path]:
+    """What a worker does: scan a shard and leave the result at its place; how many documents, and where.
+
+    A result that is there already, of a run that was stopped, is left as it is.
+    """
+    if not shard.out.exists():
+        reader = _worker_reader(shard.request.model, shard.request.device, shard.request.hooks, shard.request.precision)
+        with fixed_arithmetic(shard.request.threads):
+            write_state(shard.out, _scan_here(reader, shard, lambda tokens: None).state())
+    return len(shard.documents), shard.out
+
+
+@functools.lru_cache(maxsize=1)
+def _worker_reader(model: str, device: str, hooks: tuple[str, ...], precision: str) -> UnitReader:
+    """A worker loads its model once for all its shards."""
+    return UnitReader.of(load_model(model, device=device), hooks or None, precision)
+
+
+def _read_part(path: Path, calibrations: dict[str, Calibration], request: ScanRequest) -> ScanAccumulator:
+    if not path.exists():
+        raise WorkError(f"{str(path)!r} is not there: all workers must share the file system of the run folder")
+    part = _empty(calibrations, request)
+    part.load_state(read_state(path))
+    return part
+
+
+def _documents_of(corpus: Corpus, model: Any, request: ScanRequest, needed: set[int]) -> dict[int, list[int]]:
+    """The tokens of the documents shown, read a second time."""
+    numbers = sorted(needed)
+    texts = (text for number, text in enumerate(corpus) if number in needed)
+    found = read_documents(_batches(model, itertools.islice(texts, len(numbers)), request, 0), set(range(len(numbers))))
+    return {numbers[place]: tokens for place, tokens in found.items()}
+
+
+def _finish(run: Run, accumulator: ScanAccumulator, documents: dict[int, list[int]]) -> None:
+    scan = scan_result(accumulator, documents)
+    # One entry: safetensors writes several in no fixed order.
+    counts = json.dumps({"documents": scan.n_documents, "tokens": scan.n_tokens})
+    write_tensors(run.path / SCAN, scan.tensors(), {"counts": counts})
+    metrics: dict[str, float | int] = {
+        "documents": scan.n_documents,
+        "tokens": scan.n_tokens,
+        "units": sum(found.n_units for found in scan.hooks.values()),
+    }
+    for hook, found in scan.hooks.items():
+        metrics |= {
+            f"{hook}/fraction_active_median": float(found.fraction_active.median()),
+            f"{hook}/never_active": int((found.fraction_active == 0).sum()),
+            f"{hook}/contexts_median": float(found.contexts.median()),
+            f"{hook}/contexts_shuffled_median": float(found.contexts_shuffled.median()),
+        }
+    run.finish(metrics)
+    (run.path / CHECKPOINT).unlink(missing_ok=True)
+    for path in (run.path / SHARDS).glob("*.safetensors"):
+        path.unlink()
+    if (run.path / SHARDS).exists():
+        (run.path / SHARDS).rmdir()

@@ -1,0 +1,78 @@
+"""The effective number of contexts on planted units, where it is known."""
+
+import torch
+
+from mi_superposition.corpora import TokenBatch
+from mi_superposition.neurons.scan import scan_neurons
+from mi_superposition.neurons.scan.polysemanticity import effective_number, shuffled_examples
+
+
+def planted(n_features, k=24, d=32, noise=0.0, units=40):
+    """Examples of units that each serve so many features at right angles."""
+    generator = torch.Generator().manual_seed(n_features)
+    features = torch.linalg.qr(torch.randn(units, d, d, generator=generator)).Q
+    which = torch.arange(k) % n_features
+    return features[:, which] + noise * torch.randn(units, k, d, generator=generator) / d**0.5
+
+
+def test_counts_features_at_right_angles():
+    everything = torch.ones(40, 24, dtype=torch.bool)
+    for n in (1, 2, 3, 8):
+        torch.testing.assert_close(effective_number(planted(n), everything), torch.full((40,), float(n)))
+
+
+def test_one_feature_and_three_stay_apart_under_noise_and_shuffling_joins_them():
+    everything = torch.ones(40, 24, dtype=torch.bool)
+    one, three = (planted(n, noise=0.3) for n in (1, 3))
+    counted = [effective_number(vectors, everything) for vectors in (one, three)]
+    assert counted[0].max() < 1.9
+    assert counted[1].min() > 2.8
+    assert counted[1].max() < 5
+    # Dealt at random, units with one feature look like units with many.
+    dealt, present = shuffled_examples(torch.cat((one, three)), torch.ones(80, 24, dtype=torch.bool), 0)
+    assert present.all()
+    assert effective_number(dealt, present).min() > 10
+
+
+def test_scale_rotation_order_and_missing_examples_do_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(5, 9, 16, generator=generator)
+    present = torch.ones(5, 9, dtype=torch.bool)
+    wanted = effective_number(vectors, present)
+    rotation = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
+    order = torch.randperm(9, generator=generator)
+    scale = torch.rand(5, 9, 1, generator=generator) + 0.1
+    torch.testing.assert_close(effective_number((vectors * scale) @ rotation, present), wanted)
+    torch.testing.assert_close(effective_number(vectors[:, order], present), wanted)
+    padded = torch.cat((vectors, torch.full((5, 3, 16), 7.0)), dim=1)
+    shorter = torch.cat((present, torch.zeros(5, 3, dtype=torch.bool)), dim=1)
+    torch.testing.assert_close(effective_number(padded, shorter), wanted)
+    assert effective_number(vectors, ~present).tolist() == [0.0] * 5
+
+
+def test_dealing_moves_examples_and_loses_none():
+    vectors = torch.arange(12.0).reshape(3, 4, 1)
+    present = torch.tensor([[True] * 4, [True, True, False, False], [False] * 4])
+    dealt, still = shuffled_examples(vectors, present, seed=1)
+    assert torch.equal(still, present)
+    assert sorted(dealt[present].flatten().tolist()) == sorted(vectors[present].flatten().tolist())
+    assert not torch.equal(dealt[present], vectors[present])
+
+
+def test_planted_through_a_whole_scan(tiny_gpt2):
+    """Units made of the stream itself: one fires on one token, another on three."""
+    model, hook = tiny_gpt2.hooked, "blocks.0.hook_resid_pre"
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(100, 160, (60, 20), generator=generator)
+    place = torch.arange(20).expand(60, 20)
+    batch = TokenBatch(tokens, place > 0, torch.arange(60)[:, None].expand(60, 20), place)
+
+    def fires_on(stream):
+        """The position's part of the stream is taken off, and what is left is compared with each token's embedding."""
+        embedded = (stream - model.W_pos[: stream.shape[1]]) @ torch.linalg.pinv(model.W_E[100:160])
+        near = (embedded == embedded.amax(dim=-1, keepdim=True)).float()
+        return torch.stack([near[..., 0], near[..., :3].sum(-1), near.sum(-1)], dim=-1)
+
+    found = scan_neurons(model, [batch], hooks={hook: fires_on}, top_k=20).hooks[hook]
+    one, three, everything = found.contexts.tolist()
+    assert one < three < everything

@@ -11,11 +11,13 @@ from mi_superposition.site import Section, write_site
 from mi_superposition.site.write import check_site_folder, write_assets
 from mi_superposition.studies.addition import addition_section
 from mi_superposition.studies.neuron_order import neuron_order_section
+from mi_superposition.studies.neuroscope import neuroscope_section
 
 # A section measures, tells how far it is by calling its argument, and returns what to show.
 SECTIONS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "addition": addition_section,
     "neuron-order": neuron_order_section,
+    "neuroscope": neuroscope_section,
 }
 
 TITLE = "mi_superposition"

@@ -52,6 +52,12 @@ def write_file(path: Path, content: bytes) -> None:
         raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
+def clear_partial(folder: Path) -> None:
+    """Remove what a killed process was writing there."""
+    for leftover in folder.rglob("*" + _PARTIAL):
+        leftover.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole; NaN and infinity are refused because JSON has neither."""
     write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
@@ -230,8 +236,7 @@ def open_run(
     except OSError as error:
         raise WorkError(f"cannot write in {str(path)!r}: {error.strerror}") from error
     try:
-        for leftover in path.rglob("*" + _PARTIAL):
-            leftover.unlink()
+        clear_partial(path)
         if (path / MANIFEST).exists():
             manifest = _read_manifest_file(path)
         else:

@@ -17,7 +17,7 @@ import tyro
 from mi_superposition.cli.addition import AdditionTrain
 from mi_superposition.cli.command import Command, StoppedByUser
 from mi_superposition.cli.heads import HeadsAblate, HeadsProject
-from mi_superposition.cli.neurons import NeuronsOrder, NeuronsScan
+from mi_superposition.cli.neurons import NeuronsOrder, NeuronsPages, NeuronsScan, NeuronsTry
 from mi_superposition.cli.report import Report
 from mi_superposition.errors import RequestError, WorkError
 
@@ -28,6 +28,8 @@ COMMANDS: dict[str, type[Command]] = {
     "heads project": HeadsProject,
     "neurons order": NeuronsOrder,
     "neurons scan": NeuronsScan,
+    "neurons pages": NeuronsPages,
+    "neurons try": NeuronsTry,
 }
 
 

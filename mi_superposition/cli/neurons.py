@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import tyro
+
 from mi_superposition.cli.command import Command, progress, stop_on_signal, where
 
 
@@ -155,3 +157,46 @@ class NeuronsScan(Command):
                 should_stop=stopping,
             )
         return where(not scanned, self.out)
+
+
+@dataclass(frozen=True)
+class NeuronsPages(Command):
+    """Turn a finished scan into static pages: an index, a table a layer, a page a neuron; opens from disk."""
+
+    scan: Path
+    """Run folder of 'neurons scan'."""
+    out: Path
+    """Folder of the site; written over if it holds an earlier one."""
+    device: str = "cpu"
+    """Where the model's weights are read: 'cpu', 'cuda', 'mps', or 'auto'."""
+
+    def run(self) -> str:
+        """Write the pages."""
+        from mi_superposition.studies.neuroscope import write_neuroscope
+
+        with progress("page") as advance:
+            n = write_neuroscope(self.scan, self.out, device=self.device, on_pages=advance)
+        return f"{n:,} pages: {self.out / 'index.html'}"
+
+
+@dataclass(frozen=True)
+class NeuronsTry(Command):
+    """Print a text coloured by what a neuron makes of it."""
+
+    text: tyro.conf.Positional[str]
+    """What the model reads."""
+    neuron: str
+    """Layer and number of the neuron, such as 1.5."""
+    model: str = "stories"
+    """Bundled model, folder in Hugging Face layout, run folder, or id on the hub."""
+    colour: Literal["auto", "always", "never"] = "auto"
+    """'auto': colours on a terminal, numbers alone elsewhere."""
+
+    def run(self) -> str:
+        """The coloured text, and the tokens with their activations."""
+        import sys
+
+        from mi_superposition.studies.neuron_try import neuron_try
+
+        coloured = sys.stdout.isatty() if self.colour == "auto" else self.colour == "always"
+        return neuron_try(self.text, self.neuron, self.model, coloured=coloured)

@@ -1,4 +1,4 @@
-"""Figures of the order of neurons."""
+"""Figures of neurons: their order, and how what is measured of them is spread."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mi_superposition.neurons.control import KINDS, Control
 
 _SMOOTHED_OVER = 15
 _POINTS = 512
+_BINS = 40
 
 
 def neighbour_curves(
@@ -72,6 +73,27 @@ def control_scores(score: float, bound: float, unordered: float, controls: Seque
     figure.update_xaxes(title_text="score: sum of squared similarities of neighbours", rangemode="tozero")
     figure.update_yaxes(autorange="reversed")
     return styled(figure, height=120 + 46 * max(len(controls), 1), min_width=480)
+
+
+def distributions(groups: Mapping[str, Float[Tensor, " sample"]], what: str, share: str) -> go.Figure:
+    """How often each value occurs in several groups, in bins they share."""
+    low = min(float(values.min()) for values in groups.values())
+    high = max(float(values.max()) for values in groups.values())
+    edges = torch.linspace(low, high, _BINS + 1)
+    middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+    figure = go.Figure()
+    for number, (name, values) in enumerate(groups.items()):
+        counts = torch.histc(values.float(), _BINS, low, high) / len(values)
+        figure.add_trace(
+            go.Scatter(
+                x=[round(x, 3) for x in middles], y=[round(y, 4) for y in counts.tolist()], mode="lines", name=name,
+                line=dict(color=SERIES[number % len(SERIES)], width=2, dash=None if "trained" in name.split() else "dot"),
+                hovertemplate=f"{name}: %{{y:.1%}} at %{{x:.1f}}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.update_xaxes(title_text=what)
+    figure.update_yaxes(title_text=share, tickformat=".0%", rangemode="tozero")
+    return styled(figure, height=400, min_width=480)
 
 
 def _line(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
@@ -47,13 +48,18 @@ class Link:
 
 @dataclass(frozen=True)
 class TableRecord:
-    """A small table; the first column names the row. A cell is text, a link, or several of them in a row."""
+    """A small table; the first column names the row. A cell is text, a link, or several of them in a row.
+
+    ``words`` names the columns that hold words and not numbers. ``further`` leads on from the table.
+    """
 
     id: str
     title: str
     look_at: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Link | Sequence[str | Link]]]
+    words: Collection[str] = ()
+    further: Link | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Section:
     """One subject of the report: a card on the index and a page, with further pages behind it.
 
     ``number`` is the section's one figure as shown on the card, ``number_is`` what it measures and ``control`` what
-    it would be by chance.
+    it would be by chance. ``folder`` writes pages of the section's own into the site, given its folder and its title.
     """
 
     slug: str
@@ -119,8 +125,4 @@ class Section:
     control: str
     page: Page
     more: Sequence[Page] = field(default=())
-
-
-def neuron_address(layer: int, neuron: int) -> str:
-    """Where a site keeps the page of an MLP neuron, relative to its folder."""
-    return f"neurons/L{layer}N{neuron}.html"
+    folder: Callable[[Path, str], None] | None = None

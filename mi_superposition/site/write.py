@@ -15,11 +15,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mi_superposition.errors import RequestError
-from mi_superposition.runs import write_file
+from mi_superposition.runs import clear_partial, write_file
 from mi_superposition.site.records import FigureRecord, ImageRecord, Link, MatrixRecord, Page, Section, TableRecord
 from mi_superposition.site.tiles import TILE, write_matrix
 
-_STATIC = ("style.css", "figures.js", "matrix.js", "favicon.svg")
+_STATIC = ("style.css", "figures.js", "matrix.js", "neuron.js", "layer.js", "search.js", "favicon.svg")
 # Present in every site of ours: how a folder is recognised as one that may be written over.
 _MARK = "assets/style.css"
 
@@ -32,7 +32,7 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
     """
     check_site_folder(out)
     write_assets(out)
-    environment = _environment()
+    templates = environment()
     for section in sections:
         for page in (section.page, *section.more):
             for item in page.items:
@@ -40,20 +40,27 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
                     write_file(out / "images" / item.file_name, item.content)
                 if isinstance(item, MatrixRecord):
                     write_matrix(item, out)
-            html = environment.get_template("page.html").render(
+            html = templates.get_template("page.html").render(
                 site_title=title, sections=sections, section=section, page=page
             )
             write_file(out / f"{page.slug}.html", html.encode("utf-8", "backslashreplace"))
+        if section.folder is not None:
+            section.folder(out, title)
     # Last, so that a reader who finds an index finds everything it links to.
-    html = environment.get_template("index.html").render(site_title=title, lead=lead, sections=sections)
+    html = templates.get_template("index.html").render(site_title=title, lead=lead, sections=sections)
     write_file(out / "index.html", html.encode("utf-8", "backslashreplace"))
 
 
-def write_assets(out: Path) -> None:
-    """Style, scripts and icon: written first, so that a site cut off later is recognised as ours and written over."""
+def write_assets(out: Path, *, figures: bool = True) -> None:
+    """Style, scripts and icon: written first, so that a site cut off later is recognised as ours and written over.
+
+    Without ``figures`` the 4.7 MB that draw them are left out. What a killed process left half-written goes.
+    """
+    clear_partial(out)
     for name in _STATIC:
         write_file(out / "assets" / name, files("mi_superposition.site").joinpath("assets", name).read_bytes())
-    write_file(out / "assets" / "plotly.min.js", get_plotlyjs().encode())
+    if figures:
+        write_file(out / "assets" / "plotly.min.js", get_plotlyjs().encode())
 
 
 def check_site_folder(out: Path) -> None:
@@ -64,33 +71,36 @@ def check_site_folder(out: Path) -> None:
         raise RequestError(f"{str(out)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates: whatever they show is escaped, and a name that is not there is an error."""
+    templates = Environment(
         loader=PackageLoader("mi_superposition.site"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure_json"] = _figure_json
-    environment.tests["figure"] = lambda item: isinstance(item, FigureRecord)
-    environment.tests["image"] = lambda item: isinstance(item, ImageRecord)
-    environment.filters["matrix_json"] = _matrix_json
-    environment.tests["link"] = lambda cell: isinstance(cell, Link)
-    environment.tests["matrix"] = lambda item: isinstance(item, MatrixRecord)
-    environment.tests["table"] = lambda item: isinstance(item, TableRecord)
-    environment.globals["asset_version"] = _asset_version()
-    return environment
+    templates.filters["figure_json"] = _figure_json
+    templates.tests["figure"] = lambda item: isinstance(item, FigureRecord)
+    templates.tests["image"] = lambda item: isinstance(item, ImageRecord)
+    templates.filters["matrix_json"] = _matrix_json
+    templates.tests["link"] = lambda cell: isinstance(cell, Link)
+    templates.tests["matrix"] = lambda item: isinstance(item, MatrixRecord)
+    templates.tests["table"] = lambda item: isinstance(item, TableRecord)
+    templates.globals["asset_version"] = _asset_version()
+    # The way from a page to the site's folder.
+    templates.globals["root"] = ""
+    return templates
 
 
 def _figure_json(figure: go.Figure) -> Markup:
     """A figure as JSON that cannot end the script element it stands in."""
-    return _script_json(json.loads(figure.to_json() or "{}"))
+    return script_json(json.loads(figure.to_json() or "{}"))
 
 
 def _matrix_json(record: MatrixRecord) -> Markup:
     """What the viewer needs to know of a matrix; its tiles are files."""
-    return _script_json(
+    return script_json(
         {
             "id": record.id,
             "what": record.what,
@@ -106,7 +116,8 @@ def _matrix_json(record: MatrixRecord) -> Markup:
     )
 
 
-def _script_json(value: Any) -> Markup:
+def script_json(value: Any) -> Markup:
+    """JSON that no page can read as markup."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 

@@ -26,7 +26,8 @@ from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS
 from mi_superposition.neurons.similarity import Measure, check_layer
 from mi_superposition.runs import content_hash, open_run, write_file, write_tensors
 from mi_superposition.site import FigureRecord, Page, Section, write_site
-from mi_superposition.site.records import Item, Link, MatrixRecord, MatrixView, TableRecord, neuron_address
+from mi_superposition.site.neuron_records import neuron_address
+from mi_superposition.site.records import Item, Link, MatrixRecord, MatrixView, TableRecord
 from mi_superposition.studies.neuron_order_study import (
     FEW_CONTROLS,
     MANY_NEURONS,
@@ -242,7 +243,9 @@ def neuron_order_section(on_stage: Callable[[str], None]) -> Section:
         on_stage(f"neurons, {name}")
 
     study = neuron_order_study(weight_source(model, layer, "out", 0), seconds=0.2, on_stage=stage)
-    items = neuron_order_items(study, what=f"Cosine of the output directions of layer {layer}")
+    # The report's section on what makes neurons fire gives each its page.
+    pages = {neuron: neuron_address(layer, neuron) for neuron in range(len(study.found.order))}
+    items = neuron_order_items(study, what=f"Cosine of the output directions of layer {layer}", pages=pages)
     items.insert(2, _every_layer(model, stage))
     page = Page(
         slug="neuron-order",

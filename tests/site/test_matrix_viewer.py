@@ -5,7 +5,8 @@ import torch
 
 from mi_superposition.neurons import cosine_similarity
 from mi_superposition.site import Page, Section, write_site
-from mi_superposition.site.records import MatrixRecord, MatrixView, neuron_address
+from mi_superposition.site.neuron_records import neuron_address
+from mi_superposition.site.records import MatrixRecord, MatrixView
 
 pytestmark = pytest.mark.browser
 N = 600

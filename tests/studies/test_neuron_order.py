@@ -13,7 +13,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 from mi_superposition.cli import main
 from mi_superposition.neurons import NeuronVectors, control_vectors, neuron_correlations, neuron_vectors
 from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS
-from mi_superposition.site.records import neuron_address
+from mi_superposition.site.neuron_records import neuron_address
 from mi_superposition.studies.neuron_order_study import Source, hardest, neuron_order_study, verdict
 
 

@@ -1,0 +1,78 @@
+"""What a neuron writes to the logits directly, and which token's embedding drives it directly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_superposition.neurons.similarity import check_layer
+
+_UNITS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class TokenEffects:
+    """For each neuron the tokens with the largest and the smallest effect, from the outside in."""
+
+    top: Int[Tensor, "neuron rank"]
+    top_effect: Float[Tensor, "neuron rank"]
+    bottom: Int[Tensor, "neuron rank"]
+    bottom_effect: Float[Tensor, "neuron rank"]
+
+
+@torch.no_grad()
+def logit_effects(model: Any, layer: int, k: int = 10) -> TokenEffects:
+    """``W_out @ W_U``: what one unit of a neuron's activation adds to each token's logit (logits), all else left alone.
+
+    The final normalisation is folded in: its mean is taken off and its weight multiplied, only its division, by the same
+    number for all tokens, is left out. So is the mean over tokens, which changes no probability. Raises
+    ``RequestError`` for a layer without MLP neurons.
+    """
+    check_layer(model, layer)
+    unembedding = _folded(getattr(model, "ln_final", None), model.W_U.detach().float().cpu())
+    unembedding = unembedding - unembedding.mean(dim=1, keepdim=True)
+    written = model.blocks[layer].mlp.W_out.detach().float().cpu()
+    return _extremes(written, unembedding, k)
+
+
+@torch.no_grad()
+def input_effects(model: Any, layer: int, k: int = 10) -> TokenEffects:
+    """What each token's embedding alone, normalised as before the MLP, adds to a neuron's input (before its activation
+    function); without position, attention or earlier layers.
+    """
+    check_layer(model, layer)
+    embedding = model.W_E.detach().float().cpu()
+    norm = getattr(model.blocks[layer], "ln2", None)
+    if norm is not None:
+        centred = embedding - embedding.mean(dim=1, keepdim=True) if _centres(norm) else embedding
+        embedding = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+    read = _folded(norm, model.blocks[layer].mlp.W_in.detach().float().cpu())
+    return _extremes(read.T, embedding.T, k)
+
+
+def _folded(norm: Any, matrix: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
+    """The matrix as seen before a normalisation, whose weight and centring go into it."""
+    weight = getattr(norm, "w", None)
+    if weight is not None:
+        matrix = weight.detach().float().cpu()[:, None] * matrix
+    return matrix - matrix.mean(dim=0) if _centres(norm) else matrix
+
+
+def _centres(norm: Any) -> bool:
+    """Whether a normalisation takes off the mean: layer norms do, root-mean-square norms and none at all do not."""
+    return "RMS" not in type(norm).__name__ and "Norm" in type(norm).__name__
+
+
+def _extremes(
+    vectors: Float[Tensor, "neuron d_model"], tokens: Float[Tensor, "d_model d_vocab"], k: int
+) -> TokenEffects:
+    parts = []
+    for some in vectors.split(_UNITS_AT_ONCE):
+        effects = some @ tokens
+        top, bottom = effects.topk(min(k, effects.shape[1])), effects.topk(min(k, effects.shape[1]), largest=False)
+        parts.append((top.indices, top.values, bottom.indices, bottom.values))
+    return TokenEffects(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -1,0 +1,167 @@
+"use strict";
+// Unpacks the examples of a neuron's page: a span a token, shaded by activation, its value where the pointer or the
+// arrow keys are, and the whole document on demand.
+(() => {
+  const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const CODE = Object.fromEntries([...ALPHABET].map((letter, index) => [letter, index]));
+  const UNKNOWN = 64 * 64 - 1;
+  const TOGETHER = 64;
+  const main = document.getElementById("main");
+  const low = Number(main.dataset.low);
+  const high = Number(main.dataset.high);
+  const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
+  const readout = document.getElementById("readout");
+
+  function lengths(packed) {
+    const found = [];
+    for (let at = 0; at < packed.length; at += 1) {
+      if (packed[at] !== "~") found.push(CODE[packed[at]]);
+      else {
+        found.push(64 * CODE[packed[at + 1]] + CODE[packed[at + 2]]);
+        at += 2;
+      }
+    }
+    return found;
+  }
+
+  function tokensOf(text, packed) {
+    const characters = [...text];
+    let at = 0;
+    return lengths(packed).map((length) => characters.slice(at, (at += length)).join(""));
+  }
+
+  // Document, place of the example, place of the first token shown, place of the first activation kept.
+  function whereabouts(item) {
+    const [number, peak, first, kept] = item.dataset.at.split(" ");
+    return { number, peak: Number(peak), first: Number(first), kept: Number(kept) };
+  }
+
+  // Activations by place in the document; places the model did not see together with the example are absent.
+  function activationsOf(item) {
+    const packed = item.dataset.a;
+    const { kept } = whereabouts(item);
+    const values = new Map();
+    for (let at = 0; at < packed.length; at += 2) {
+      const step = 64 * CODE[packed[at]] + CODE[packed[at + 1]];
+      if (step !== UNKNOWN) values.set(kept + at / 2, low + (step / (UNKNOWN - 1)) * (high - low));
+    }
+    return values;
+  }
+
+  function show(span) {
+    const value = span.dataset.value;
+    const where = `token ${Number(span.dataset.place) + 1} of document ${whereabouts(span.closest("li")).number}`;
+    readout.textContent = `“${span.textContent}” ${value === undefined ? "no activation kept" : value} · ${where}`;
+    document.querySelector(".here")?.classList.remove("here");
+    span.classList.add("here");
+  }
+
+  function fill(element, tokens, first, item) {
+    const values = activationsOf(item);
+    const { peak } = whereabouts(item);
+    const spans = tokens.map((token, index) => {
+      const span = document.createElement("span");
+      const place = first + index;
+      const value = values.get(place);
+      span.textContent = token;
+      span.dataset.place = place;
+      if (value !== undefined) {
+        span.dataset.value = value.toFixed(3);
+        const depth = Math.min(Math.abs(value) / reach, 1);
+        if (depth > 0.02) span.style.backgroundColor = `rgb(var(--${value > 0 ? "fires" : "falls"}) / ${(0.62 * depth).toFixed(3)})`;
+      }
+      if (place === peak) span.className = "peak";
+      return span;
+    });
+    element.replaceChildren(...spans);
+    return spans[peak - first];
+  }
+
+  const waiting = new Map();
+  window.neuronDocuments = (found) => {
+    for (const [number, tokens] of Object.entries(found)) {
+      waiting.get(number)?.forEach((done) => done(tokens));
+      waiting.delete(number);
+      loaded.set(number, tokens);
+    }
+  };
+  const loaded = new Map();
+  const asked = new Set();
+
+  // By a script element: a page opened from disk may not fetch data.
+  function wholeDocument(number) {
+    return new Promise((resolve, reject) => {
+      if (loaded.has(number)) return resolve(loaded.get(number));
+      waiting.set(number, [...(waiting.get(number) ?? []), resolve]);
+      const source = `documents/${Math.floor(Number(number) / TOGETHER)}.js`;
+      if (asked.has(source)) return undefined;
+      asked.add(source);
+      const script = document.createElement("script");
+      script.src = source;
+      script.onerror = () => reject(new Error(`${source} is missing`));
+      document.head.append(script);
+      return undefined;
+    });
+  }
+
+  function prepare(item) {
+    const text = item.querySelector(".text");
+    const part = tokensOf(text.textContent, item.dataset.l);
+    const { number, peak, first } = whereabouts(item);
+    const marked = fill(text, part, first, item);
+    text.tabIndex = 0;
+    text.setAttribute("role", "group");
+    text.setAttribute("aria-label", `${item.querySelector("b").textContent} at “${marked?.textContent.trim()}”. Arrow keys read the tokens. ${text.textContent}`);
+    let here = peak - first;
+    text.addEventListener("focus", () => text.children[here] && show(text.children[here]));
+    text.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      here = Math.min(Math.max(here + step, 0), text.children.length - 1);
+      show(text.children[here]);
+      text.children[here].scrollIntoView({ block: "nearest" });
+    });
+    text.addEventListener("pointerover", (event) => event.target !== text && show(event.target));
+    text.addEventListener("click", (event) => {
+      if (event.target === text) return;
+      here = [...text.children].indexOf(event.target);
+      show(event.target);
+    });
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "whole";
+    button.textContent = "whole document";
+    button.setAttribute("aria-expanded", "false");
+    button.addEventListener("click", async () => {
+      const open = button.getAttribute("aria-expanded") === "true";
+      try {
+        const tokens = open ? part : await wholeDocument(number);
+        const from = open ? first : 0;
+        fill(text, tokens, from, item);
+        here = peak - from;
+        button.setAttribute("aria-expanded", String(!open));
+        button.textContent = open ? "whole document" : "only the surroundings";
+        item.classList.toggle("open", !open);
+      } catch (problem) {
+        readout.textContent = problem.message;
+      }
+    });
+    item.append(" ", button);
+  }
+
+  for (const item of document.querySelectorAll(".examples > li")) prepare(item);
+
+  const random = document.getElementById("random");
+  const prefix = location.pathname.split("/").pop().replace(/\d+\.html$/, "");
+  random.addEventListener("click", (event) => {
+    event.preventDefault();
+    location.href = `${prefix}${Math.floor(Math.random() * Number(main.dataset.units))}.html`;
+  });
+  const keys = { p: "previous", n: "next", r: "random", "/": "search" };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key] || event.target.closest("input")) return;
+    event.preventDefault();
+    document.getElementById(keys[event.key]).click();
+  });
+})();

@@ -1,0 +1,204 @@
+"""Neuron records to static pages: an index, a table a layer, a page a neuron, and the documents they show.
+
+A page holds only its own examples, packed; the script that unpacks them is shared. Documents stand in files of their
+own, loaded when a reader asks for a whole one.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from mi_superposition.runs import write_file
+from mi_superposition.site.neuron_records import (
+    DocumentRecord,
+    LayerRecord,
+    NeuronRecord,
+    ScanRecord,
+    layer_name,
+    layer_slug,
+    unit_slug,
+    unit_word,
+)
+from mi_superposition.site.write import environment, script_json, write_assets
+
+FOLDER = "neurons"
+# Documents in a file.
+DOCUMENTS_TOGETHER = 64
+_ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
+# Activations are kept in two characters, as steps between the unit's least and its largest; the last is for unknown ones.
+_STEPS = 64 * 64 - 2
+_UNKNOWN = 64 * 64 - 1
+
+
+def write_neuron_pages(
+    scan: ScanRecord,
+    neurons: Iterable[NeuronRecord],
+    documents: Iterable[DocumentRecord],
+    out: Path,
+    *,
+    site_title: str,
+    index: str = f"{FOLDER}/index.html",
+) -> None:
+    """Write ``neurons/`` under ``out`` and, last, the index at ``index``; the same records give the same bytes.
+
+    Neurons are taken one at a time, so they need not fit into memory. Raises ``WorkError`` when the disk refuses.
+    """
+    write_assets(out, figures=False)
+    folder = out / FOLDER
+    templates = _environment()
+    layers = {layer.hook: layer for layer in scan.layers}
+    # The way from a page in the folder to the index, and from the index to the folder.
+    inside = index.startswith(f"{FOLDER}/")
+    common = {"site_title": site_title, "layers": list(layers), "asset_version": templates.globals["asset_version"]}
+    to_index = index.removeprefix(f"{FOLDER}/") if inside else f"../{index}"
+    within = common | {"root": "../", "folder": "", "index": to_index}
+    for number, group in itertools.groupby(documents, key=lambda document: document.number // DOCUMENTS_TOGETHER):
+        content = {str(document.number): list(document.tokens) for document in group}
+        write_file(folder / "documents" / f"{number}.js", f"neuronDocuments({script_json(content)});\n".encode())
+    page = templates.get_template("neuron.html")
+    for neuron in neurons:
+        top, bottom, *tenths = _packed(neuron)
+        html = page.render(
+            within,
+            hook=neuron.hook,
+            neuron=neuron,
+            top=top,
+            bottom=bottom,
+            tenths=zip((title for title, _ in neuron.tenths), tenths, strict=True),
+            n_units=layers[neuron.hook].n_units,
+            scale=max(abs(neuron.maximum), abs(neuron.minimum)),
+            word=unit_word(neuron.hook),
+        )
+        write_file(folder / f"{unit_slug(neuron.hook, neuron.unit)}.html", html.encode("utf-8", "backslashreplace"))
+    for hook, layer in layers.items():
+        html = templates.get_template("layer.html").render(within, hook=hook, layer=layer, word=unit_word(hook))
+        write_file(folder / f"{layer_slug(hook)}.html", html.encode("utf-8", "backslashreplace"))
+    write_file(folder / "search.js", f"neuronSearch({script_json(_search_index(scan.layers))});\n".encode())
+    outside = common | {"root": "", "folder": f"{FOLDER}/", "index": index}
+    html = templates.get_template("neurons.html").render(within if inside else outside, hook=None, scan=scan)
+    write_file(out / index, html.encode("utf-8", "backslashreplace"))
+
+
+def _environment() -> Any:
+    templates = environment()
+    templates.filters |= {
+        "bars": _bars,
+        "layer_json": _layer_json,
+        "layer_name": layer_name,
+        "layer_slug": layer_slug,
+        "number": _number,
+        "spaced": lambda token: token.replace(" ", "\u00b7"),
+        "unit_slug": unit_slug,
+        "unit_word": unit_word,
+    }
+    return templates
+
+
+def _number(value: float, scale: float = 1.0) -> str:
+    """To two decimals, or as many as tell numbers of the size of ``scale`` apart."""
+    decimals = 2 if scale >= 0.1 or scale <= 0 else 2 - math.floor(math.log10(scale))
+    return f"{value:.{decimals}f}"
+
+
+def _bars(counts: Int[NDArray[np.int64], " bin"]) -> str:
+    """The outline of a histogram in logarithms, one unit wide a bin, 40 high."""
+    heights = np.log10(1 + counts)
+    top = float(heights.max()) or 1.0
+    steps = "".join(f"V{40 - 40 * height / top:.1f}H{bin + 1}" for bin, height in enumerate(heights))
+    return f"M0 40{steps}V40Z"
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """An example as its page carries it. ``at``: document, place of the example, place of the first token shown, place of
+    the first activation kept.
+    """
+
+    activation: float
+    at: str
+    lengths: str
+    codes: str
+    text: str
+
+
+def _packed(neuron: NeuronRecord) -> list[list[_Packed]]:
+    """All lists of examples of a neuron, packed at once: the largest, the least, and each tenth's."""
+    lists = [neuron.top, neuron.bottom, *(some for _, some in neuron.tenths)]
+    examples = [example for some in lists for example in some]
+    if not examples:
+        return [[] for _ in lists]
+    values = np.concatenate([example.activations for example in examples]).astype(np.float64)
+    scale = _STEPS / ((neuron.maximum - neuron.minimum) or 1.0)
+    with np.errstate(invalid="ignore"):
+        steps = np.where(np.isnan(values), _UNKNOWN, np.rint((values - neuron.minimum) * scale).clip(0, _STEPS))
+    steps = steps.astype(np.int64)
+    codes = np.stack((_ALPHABET[steps // 64], _ALPHABET[steps % 64]), axis=1).tobytes().decode("ascii")
+    packed, start = [], 0
+    for example in examples:
+        end = start + 2 * len(example.activations)
+        packed.append(
+            _Packed(
+                example.activation,
+                f"{example.document} {example.place} {example.first} {example.activations_first}",
+                "".join(map(_length, example.tokens)),
+                codes[start:end],
+                "".join(example.tokens),
+            )
+        )
+        start = end
+    remaining = iter(packed)
+    return [list(itertools.islice(remaining, len(some))) for some in lists]
+
+
+@functools.lru_cache(maxsize=2**16)
+def _length(token: str) -> str:
+    """The length of a token in characters: one letter, or ~ and two for a long one."""
+    length = len(token)
+    long = "" if length < 64 else f"~{chr(_ALPHABET[length // 64])}"
+    return long + chr(_ALPHABET[length % 64])
+
+
+def _layer_json(layer: LayerRecord, word: str) -> Markup:
+    """Columns of numbers to four significant digits, and the tokens."""
+    return script_json(
+        {
+            "word": word,
+            "slug": unit_slug(layer.hook, 0).removesuffix("0"),
+            "columns": {name: [_short(value) for value in values] for name, values in layer.columns.items()},
+            "tokens": [list(tokens) for tokens in layer.tokens],
+        }
+    )
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _search_index(layers: Sequence[LayerRecord]) -> dict[str, Any]:
+    """Every token once, and for each unit the numbers of the tokens it fires on and those it raises."""
+    number: dict[str, int] = {}
+
+    def numbered(lists: Sequence[Sequence[str]]) -> list[list[int]]:
+        return [[number.setdefault(token, len(number)) for token in tokens] for tokens in lists]
+
+    found = [
+        {
+            "name": layer_name(layer.hook),
+            "slug": unit_slug(layer.hook, 0).removesuffix("0"),
+            "fires": numbered(layer.tokens),
+            "raises": numbered(layer.raises),
+        }
+        for layer in layers
+    ]
+    return {"tokens": list(number), "layers": found}

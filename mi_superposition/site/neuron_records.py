@@ -1,0 +1,175 @@
+"""What the pages of neurons (or other units, such as features) show: plain data, no models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ExampleRecord:
+    """A token with its surroundings. ``tokens`` are shown from token ``first`` of the document on; the ``activations``
+    begin at token ``activations_first`` and are NaN where the model did not see token and example together.
+    """
+
+    document: int
+    place: int
+    activation: float
+    first: int
+    tokens: Sequence[str]
+    activations_first: int
+    activations: Float[NDArray[np.float32], " token"]
+
+
+@dataclass(frozen=True)
+class TokenValue:
+    """A token with a number, and how often it was seen where that matters."""
+
+    token: str
+    value: float
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class UnitValue:
+    """Another unit of the same layer with a number."""
+
+    unit: int
+    value: float
+
+
+@dataclass(frozen=True)
+class NeuronRecord:
+    """One unit's page. Activations are in the unit's own units, effects in logits per unit of activation.
+
+    ``tenths`` holds examples of each tenth of its range, the highest first. ``token_lists`` and ``unit_lists`` come with
+    the sentence that says what they are. ``contexts`` is the effective number of contexts of its top examples, beside what
+    it is when examples are dealt at random.
+    """
+
+    hook: str
+    unit: int
+    top: Sequence[ExampleRecord]
+    bottom: Sequence[ExampleRecord]
+    tenths: Sequence[tuple[str, Sequence[ExampleRecord]]]
+    histogram: Int[NDArray[np.int64], " bin"]
+    edges: tuple[float, float]
+    maximum: float
+    minimum: float
+    mean: float
+    deviation: float
+    skewness: float
+    fraction_active: float
+    contexts: float
+    contexts_shuffled: float
+    token_lists: Mapping[str, Sequence[TokenValue]]
+    unit_lists: Mapping[str, Sequence[UnitValue]]
+
+    @property
+    def name(self) -> str:
+        """As a heading has it."""
+        return f"{layer_name(self.hook)}, {unit_word(self.hook)} {self.unit}"
+
+    def _repr_html_(self) -> str:
+        """The ten best examples, shaded, and the first lists, for a notebook."""
+        rows = [
+            f"<li><b>{example.activation:.2f}</b> <span style='white-space: pre-wrap'>{_shaded(example, self.maximum)}</span></li>"
+            for example in self.top[:10]
+        ]
+        lists = [
+            f"<p>{escape(title)}: {escape(', '.join(f'{value.token!r} {value.value:.2f}' for value in values[:8]))}</p>"
+            for title, values in self.token_lists.items()
+        ]
+        numbers = (
+            f"max {self.maximum:.2f}, mean {self.mean:.3f}, active on {100 * self.fraction_active:.1f} % of tokens, "
+            f"{self.contexts:.1f} contexts ({self.contexts_shuffled:.1f} when dealt at random)"
+        )
+        return f"<h3>{escape(self.name)}</h3><p>{numbers}</p><ol>{''.join(rows)}</ol>{''.join(lists)}"
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The table of a hook's units: columns of numbers by their heading, the tokens each unit fires on, strongest first,
+    and those whose logits it raises (no entries where it writes to none).
+    """
+
+    hook: str
+    columns: Mapping[str, Sequence[float]]
+    tokens: Sequence[Sequence[str]]
+    raises: Sequence[Sequence[str]]
+
+    @property
+    def n_units(self) -> int:
+        """How many units there are."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class ScanRecord:
+    """What was scanned, for the index: facts as (name, value), and what a reader must know."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    remarks: Sequence[str]
+    layers: Sequence[LayerRecord]
+
+
+@dataclass(frozen=True)
+class DocumentRecord:
+    """A whole document, token by token."""
+
+    number: int
+    tokens: Sequence[str]
+
+
+def _mlp_layer(hook: str) -> str | None:
+    words = hook.split(".")
+    return words[1] if words[:1] == ["blocks"] and words[2:] == ["mlp", "hook_post"] else None
+
+
+def layer_name(hook: str) -> str:
+    """How a hook is called in headings: "Layer 1", or its own name where its units are no MLP neurons."""
+    layer = _mlp_layer(hook)
+    return hook if layer is None else f"Layer {layer}"
+
+
+def unit_word(hook: str) -> str:
+    """What its units are called."""
+    return "unit" if _mlp_layer(hook) is None else "neuron"
+
+
+def layer_slug(hook: str) -> str:
+    """File name of a hook's table, without its ending."""
+    layer = _mlp_layer(hook)
+    return hook if layer is None else f"L{layer}"
+
+
+def unit_slug(hook: str, unit: int) -> str:
+    """File name of a unit's page, without its ending."""
+    return f"{layer_slug(hook)}{'N' if _mlp_layer(hook) is not None else '.'}{unit}"
+
+
+def neuron_address(layer: int, neuron: int) -> str:
+    """Where a site keeps the page of an MLP neuron, relative to its folder."""
+    return f"neurons/{unit_slug(f'blocks.{layer}.mlp.hook_post', neuron)}.html"
+
+
+def _shaded(example: ExampleRecord, maximum: float) -> Markup:
+    """The tokens of an example, each on a ground as deep as its activation."""
+    shaded = []
+    for place, token in enumerate(example.tokens, example.first):
+        offset = place - example.activations_first
+        value = float(example.activations[offset]) if 0 <= offset < len(example.activations) else float("nan")
+        depth = 0.0 if value != value or maximum <= 0 else min(max(value / maximum, 0.0), 1.0)
+        title = "not seen together" if value != value else f"{value:.3f}"
+        shaded.append(
+            Markup("<span title='{}' style='background: rgba(230, 120, 30, {})'>{}</span>").format(
+                title, f"{0.6 * depth:.2f}", token
+            )
+        )
+    return Markup("").join(shaded)

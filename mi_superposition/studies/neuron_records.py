@@ -1,0 +1,252 @@
+"""From a scan and its model to the records of every neuron's page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mi_superposition.corpora.tokens import token_strings, visible
+from mi_superposition.errors import RequestError
+from mi_superposition.neurons import neuron_vectors
+from mi_superposition.neurons.effects import TokenEffects, input_effects, logit_effects
+from mi_superposition.neurons.scan import Examples, NeuronScan, UnitScan, layer_of
+from mi_superposition.site.neuron_records import (
+    DocumentRecord,
+    ExampleRecord,
+    LayerRecord,
+    NeuronRecord,
+    TokenValue,
+    UnitValue,
+)
+
+# Tokens shown before and after the largest, the least, and the drawn examples; how many of the least are shown.
+_AROUND_TOP, _AROUND_OTHERS = (20, 10), (10, 5)
+_LEAST_SHOWN = 10
+_TOKENS_SHOWN, _UNITS_SHOWN = 10, 8
+_SEARCHED = 10
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """For each neuron the most and the least similar ones."""
+
+    most: tuple[NDArray[np.int64], NDArray[np.float32]]
+    least: tuple[NDArray[np.int64], NDArray[np.float32]]
+
+
+def neuron_records(
+    scan: NeuronScan,
+    model: Any,
+    *,
+    hooks: Sequence[str] | None = None,
+    units: Mapping[str, Sequence[int]] | None = None,
+) -> Iterator[NeuronRecord]:
+    """The records of all units of some hooks (default: all), or of the ``units`` named, one after the other.
+
+    For MLP neurons with direct effects and similar neurons; for other units with what the scan knows.
+    """
+    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    for hook in hooks or scan.hooks:
+        if hook not in scan.hooks:
+            raise RequestError(f"hook {hook!r} was not scanned: the scan has {', '.join(map(repr, scan.hooks))}")
+        yield from _hook_records(scan, model, hook, strings, None if units is None else units.get(hook, ()))
+
+
+def neuron_record(scan: NeuronScan, model: Any, layer: int, neuron: int) -> NeuronRecord:
+    """The record of one MLP neuron. Raises ``RequestError`` for one that was not scanned."""
+    hook = f"blocks.{layer}.mlp.hook_post"
+    if hook in scan.hooks and not 0 <= neuron < scan.hooks[hook].n_units:
+        raise RequestError(f"neuron = {neuron}: layer {layer} has 0 to {scan.hooks[hook].n_units - 1}")
+    return next(neuron_records(scan, model, hooks=[hook], units={hook: [neuron]}))
+
+
+def layer_records(scan: NeuronScan, model: Any) -> list[LayerRecord]:
+    """The tables of all hooks."""
+    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    records = []
+    for hook, found in scan.hooks.items():
+        columns = {
+            "max": found.maximum,
+            "active %": 100 * found.fraction_active,
+            "mean": found.mean,
+            "skew": found.skewness,
+            "contexts": found.contexts,
+        }
+        fires = [[strings[token] for token in row] for row in found.top_tokens[:, :_SEARCHED].tolist()]
+        raises: list[list[str]] = [[] for _ in fires]
+        if _has_weights(hook):
+            top = logit_effects(model, layer_of(hook), _SEARCHED).top
+            raises = [[strings[token] for token in row] for row in top.tolist()]
+        records.append(LayerRecord(hook, {name: values.tolist() for name, values in columns.items()}, fires, raises))
+    return records
+
+
+def document_records(scan: NeuronScan, model: Any) -> Iterator[DocumentRecord]:
+    """The documents that any page shows, by number."""
+    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    for number, tokens in scan.documents.items():
+        yield DocumentRecord(number, [strings[token] for token in tokens])
+
+
+def _hook_records(
+    scan: NeuronScan, model: Any, hook: str, strings: Sequence[str], units: Sequence[int] | None
+) -> Iterator[NeuronRecord]:
+    found = scan.hooks[hook]
+    window_of = _Windows(scan, strings)
+    effects = _effects(model, hook)
+    neighbours = _all_neighbours(model, hook)
+    shuffled = float(found.contexts_shuffled.median())
+    counts = _tenth_counts(found)
+    for unit in range(found.n_units) if units is None else units:
+        token_lists = {
+            "Fires on": [
+                TokenValue(strings[token], value, count)
+                for token, value, count in zip(
+                    found.top_tokens[unit, :_TOKENS_SHOWN].tolist(),
+                    found.top_token_mean[unit, :_TOKENS_SHOWN].tolist(),
+                    found.top_token_count[unit, :_TOKENS_SHOWN].tolist(),
+                    strict=True,
+                )
+            ]
+        }
+        for (most, least), effect in effects.items():
+            token_lists[most] = _token_values(effect.top, effect.top_effect, unit, strings)
+            token_lists[least] = _token_values(effect.bottom, effect.bottom_effect, unit, strings)
+        unit_lists = {}
+        for what, near in neighbours.items():
+            unit_lists[f"Most alike by {what}"] = _unit_values(*near.most, unit)
+            unit_lists[f"Least alike by {what}"] = _unit_values(*near.least, unit)
+        if found.partners.shape[1]:
+            unit_lists["Fires with (correlation)"] = _unit_values(
+                found.partners.numpy(), found.partner_correlation.numpy(), unit
+            )
+        yield NeuronRecord(
+            hook=hook,
+            unit=unit,
+            top=window_of(found.top, unit, slice(None), _AROUND_TOP, scan.settings.reach),
+            bottom=window_of(found.bottom, unit, slice(_LEAST_SHOWN), _AROUND_OTHERS, 0),
+            tenths=_tenths(found, unit, window_of, scan.settings.per_tenth, counts),
+            histogram=found.histogram[unit].numpy(),
+            edges=(float(found.edges[unit, 0]), float(found.edges[unit, -1])),
+            maximum=float(found.maximum[unit]),
+            minimum=float(found.minimum[unit]),
+            mean=float(found.mean[unit]),
+            deviation=float(found.variance[unit].sqrt()),
+            skewness=float(found.skewness[unit]),
+            fraction_active=float(found.fraction_active[unit]),
+            contexts=float(found.contexts[unit]),
+            contexts_shuffled=shuffled,
+            token_lists=token_lists,
+            unit_lists=unit_lists,
+        )
+
+
+class _Windows:
+    """Makes example records: the tokens around an example and the activations that were kept."""
+
+    def __init__(self, scan: NeuronScan, strings: Sequence[str]):
+        self.reach = scan.settings.reach
+        self.documents = {number: [strings[token] for token in tokens] for number, tokens in scan.documents.items()}
+
+    def __call__(
+        self, examples: Examples, unit: int, which: slice, around: tuple[int, int], kept: int
+    ) -> list[ExampleRecord]:
+        """``around``: tokens shown before and after; activations go with them and ``kept`` tokens to either side."""
+        records = []
+        for document, place, activation, window in zip(
+            examples.document[unit, which].tolist(),
+            examples.place[unit, which].tolist(),
+            examples.activation[unit, which].tolist(),
+            examples.window[unit, which].float().numpy(),
+            strict=True,
+        ):
+            if document < 0:
+                continue
+            tokens = self.documents[document]
+            first, last = max(0, place - around[0]), min(len(tokens), place + around[1] + 1)
+            from_place = max(0, place - max(around[0], kept), place - self.reach)
+            to_place = min(len(tokens), place + max(around[1], kept) + 1, place + self.reach + 1)
+            start = self.reach - place
+            records.append(
+                ExampleRecord(
+                    document=document,
+                    place=place,
+                    activation=activation,
+                    first=first,
+                    tokens=tokens[first:last],
+                    activations_first=from_place,
+                    activations=window[start + from_place : start + to_place],
+                )
+            )
+        return records
+
+
+def _tenth_counts(found: UnitScan) -> NDArray[np.int64]:
+    """How many tokens each tenth of each unit's range holds, what lies beyond it in the outermost."""
+    inner = found.histogram[:, 1:-1].unflatten(1, (10, -1)).sum(dim=2)
+    inner[:, 0] += found.histogram[:, 0]
+    inner[:, -1] += found.histogram[:, -1]
+    return inner.numpy()
+
+
+def _tenths(
+    found: UnitScan, unit: int, window_of: _Windows, per_tenth: int, counts: NDArray[np.int64]
+) -> list[tuple[str, list[ExampleRecord]]]:
+    low, high = float(found.edges[unit, 0]), float(found.edges[unit, -1])
+    groups = []
+    for tenth in reversed(range(10)):
+        some = window_of(found.tenths, unit, slice(tenth * per_tenth, (tenth + 1) * per_tenth), _AROUND_OTHERS, 0)
+        start, end = (f"{low + (high - low) * edge / 10:.2f}" for edge in (tenth, tenth + 1))
+        span = f"{start} and more" if tenth == 9 else f"up to {end}" if tenth == 0 else f"{start} to {end}"
+        n = int(counts[unit, tenth])
+        groups.append((f"{span}: {n:,} token{'s' if n != 1 else ''}", some))
+    return groups
+
+
+def _has_weights(hook: str) -> bool:
+    return layer_of(hook) >= 0 and hook.endswith(".mlp.hook_post")
+
+
+def _effects(model: Any, hook: str) -> dict[tuple[str, str], TokenEffects]:
+    if not _has_weights(hook):
+        return {}
+    layer = layer_of(hook)
+    return {
+        ("Raises the logits of", "Lowers the logits of"): logit_effects(model, layer, _TOKENS_SHOWN),
+        ("Driven most by", "Driven least by"): input_effects(model, layer, _TOKENS_SHOWN),
+    }
+
+
+def _all_neighbours(model: Any, hook: str) -> dict[str, _Neighbours]:
+    if not _has_weights(hook):
+        return {}
+    names = {"out": "output (cosine)", "in": "input (cosine)"}
+    return {
+        name: _neighbours(neuron_vectors(model, layer_of(hook), weights).similarity())
+        for weights, name in names.items()
+    }
+
+
+def _neighbours(similarity: Float[Tensor, "neuron neuron"]) -> _Neighbours:
+    k = min(_UNITS_SHOWN, len(similarity) - 1)
+    # Itself is no neighbour, neither the most nor the least alike.
+    most = similarity.fill_diagonal_(-2).topk(k)
+    least = similarity.fill_diagonal_(2).topk(k, largest=False)
+    return _Neighbours((most.indices.numpy(), most.values.numpy()), (least.indices.numpy(), least.values.numpy()))
+
+
+def _token_values(tokens: Tensor, effects: Tensor, unit: int, strings: Sequence[str]) -> list[TokenValue]:
+    return [
+        TokenValue(strings[token], value)
+        for token, value in zip(tokens[unit].tolist(), effects[unit].tolist(), strict=True)
+    ]
+
+
+def _unit_values(units: NDArray[np.int64], values: NDArray[np.float32], unit: int) -> list[UnitValue]:
+    return [UnitValue(other, value) for other, value in zip(units[unit].tolist(), values[unit].tolist(), strict=True)]

@@ -1,0 +1,256 @@
+"""Neuroscope: the pages of a scan as a site of their own, and as a section of the report."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_superposition.corpora import load_corpus, token_batches
+from mi_superposition.corpora.tokens import token_strings, visible
+from mi_superposition.errors import RequestError
+from mi_superposition.figures.neurons import distributions
+from mi_superposition.models import load_model, untrained_copy, weights_of
+from mi_superposition.neurons import NeuronScan, ScanSettings
+from mi_superposition.neurons.effects import logit_effects
+from mi_superposition.neurons.scan import (
+    UnitReader,
+    UnitScan,
+    calibrate,
+    documents_needed,
+    layer_of,
+    read_documents,
+    scan_batches,
+    scan_result,
+)
+from mi_superposition.neurons.scan.result import FEWEST_OCCURRENCES, NEAR_DUPLICATE
+from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
+from mi_superposition.runs import content_hash, read_manifest
+from mi_superposition.site import FigureRecord, Page, Section
+from mi_superposition.site.neuron_pages import FOLDER, write_neuron_pages
+from mi_superposition.site.neuron_records import NeuronRecord, ScanRecord, layer_name, layer_slug, neuron_address
+from mi_superposition.site.records import Link, TableRecord
+from mi_superposition.site.write import check_site_folder
+from mi_superposition.studies.neuron_records import document_records, layer_records, neuron_records
+from mi_superposition.studies.neuron_scan import COMMAND as SCAN_COMMAND
+from mi_superposition.studies.neuron_scan import load_scan
+
+TITLE = "Neuroscope"
+# The report scans so many documents of the bundled corpus, with the trained and with an untrained model.
+REPORT_DOCUMENTS = 1000
+_ROWS_AT_ONCE = 32
+_NAMED, _WORDS = 8, 5
+
+
+def write_neuroscope(
+    run: Path, out: Path, *, device: str = "cpu", on_pages: Callable[[int, str], None] = lambda pages, state: None
+) -> int:
+    """The pages of a finished scan as a site of their own; how many neurons have one.
+
+    Raises ``RequestError`` when ``run`` is no finished scan, its model is gone or another one by now, or ``out`` holds
+    other files.
+    """
+    check_site_folder(out)
+    manifest = read_manifest(run, SCAN_COMMAND)
+    scan, asked = load_scan(run), manifest["config"]["model"]
+    model = load_model(asked, device=device)
+    if content_hash(weights_of(model)) != manifest["inputs"]["model"]["sha256"]:
+        raise RequestError(f"{asked!r} is another model than the one {str(run)!r} scanned: scan again")
+    record = scan_record(
+        scan, model, model_name=asked, corpus_name=manifest["config"]["corpus"], config=manifest["config"]
+    )
+    write_scan_pages(scan, model, record, out, site_title=TITLE, index="index.html", on_pages=on_pages)
+    return sum(layer.n_units for layer in record.layers)
+
+
+def write_scan_pages(
+    scan: NeuronScan,
+    model: Any,
+    record: ScanRecord,
+    out: Path,
+    *,
+    site_title: str,
+    index: str,
+    on_pages: Callable[[int, str], None] = lambda pages, state: None,
+) -> None:
+    """The index, tables, pages and documents of a scan under ``out``."""
+
+    def counted() -> Iterator[NeuronRecord]:
+        for neuron in neuron_records(scan, model):
+            yield neuron
+            on_pages(1, neuron.name)
+
+    write_neuron_pages(record, counted(), document_records(scan, model), out, site_title=site_title, index=index)
+
+
+def scan_record(
+    scan: NeuronScan, model: Any, *, model_name: str, corpus_name: str, config: Mapping[str, Any]
+) -> ScanRecord:
+    """What the index says of a scan."""
+    settings = scan.settings
+    precision = "" if config.get("precision", "float32") == "float32" else f", {config['precision']} arithmetic"
+    facts = [
+        ("model", f"{model_name}{precision}"),
+        ("corpus", corpus_name),
+        ("documents", f"{scan.n_documents:,}"),
+        ("tokens", f"{scan.n_tokens:,}"),
+        ("layers", str(len(scan.hooks))),
+    ]
+    remarks = [
+        "Beginning, end and padding tokens never count, neither in the numbers nor among the examples.",
+        f"Largest and least activations: one a document; a document that shares {100 * NEAR_DUPLICATE:.0f} % of its runs of five tokens with a better example is passed over.",
+        "Tenths and histogram divide the range found in the first 64 rows; what lies beyond belongs to the outermost tenths and bars. Examples are drawn uniformly from each tenth.",
+        f"Shading is by the size of the activation (orange above zero, blue below), kept for {settings.reach} tokens before and after an example.",
+        f"Fires on: the tokens with the largest mean activation among those seen at least {FEWEST_OCCURRENCES} times.",
+        f"Active: above {settings.active_above:g}. Contexts: the effective number of different contexts among the largest activations, in the model's own representation, beside the same for examples dealt at random. One feature in varied surroundings also counts as several.",
+        "Raises and lowers: W_out W_U with the final normalisation's centring and weight folded in, its division left out, the mean over tokens taken off. Later layers, which may undo it, are not in it.",
+        "Driven by: what each token's embedding alone, normalised, adds to the neuron's input; no position, no attention, no earlier layer.",
+    ]
+    if settings.correlation_share:
+        share = 100 * settings.correlation_share
+        remarks.append(f"Correlations are computed from {share:.3g} % of the tokens, drawn at random.")
+    return ScanRecord(f"The neurons of {Path(model_name).name}", facts, remarks, layer_records(scan, model))
+
+
+def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
+    """The report's section: every neuron of the bundled story model has its page; how many contexts each serves, beside
+    an untrained model; the most telling neurons and those that tell least, by rule.
+    """
+    model = load_model("stories", device="cpu")
+    scans = {}
+    for name, network in (("trained", model), ("untrained", untrained_copy(model, 0))):
+        on_stage(f"neurons, scan, {name}")
+        scans[name] = _scan_stories(network, model.tokenizer)
+    scan = scans["trained"]
+    found = next(reversed(scan.hooks.values()))
+    last = layer_name(next(reversed(scan.hooks)))
+    medians = {name: float(next(reversed(one.hooks.values())).contexts.median()) for name, one in scans.items()}
+    dealt = float(found.contexts_shuffled.median())
+    record = scan_record(scan, model, model_name="stories", corpus_name="stories", config={})
+    page = Page(
+        slug="neuroscope",
+        title="What makes each neuron fire",
+        intro=f"The bundled story model on {scan.n_documents:,} documents ({scan.n_tokens:,} tokens) of the bundled corpus: a page for every one of its {sum(one.n_units for one in scan.hooks.values()):,} neurons.",
+        items=[
+            _every_layer(scan),
+            FigureRecord(
+                id="contexts",
+                title="How many contexts a neuron serves",
+                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 if no two do. One feature in varied surroundings also counts as several.",
+                number=f"{medians['trained']:.1f} contexts: median of {last} (of 20 examples)",
+                control=f"{dealt:.1f} when examples are dealt at random among neurons; {medians['untrained']:.1f} in the untrained model",
+                figure=distributions(_context_groups(scans), "effective number of contexts", "share of neurons"),
+            ),
+            _neuron_table(scan, model, most=True),
+            _neuron_table(scan, model, most=False),
+        ],
+    )
+    return Section(
+        slug="neuroscope",
+        title="What makes each neuron fire",
+        summary="A page for every neuron: the texts it fires on most and least, examples from its whole range, its histogram, what it writes, and its neighbours. How many different contexts does one neuron serve?",
+        number=f"{medians['trained']:.1f} contexts",
+        number_is=f"median effective number of contexts among a neuron's 20 largest activations ({last})",
+        control=f"{dealt:.1f} with examples dealt at random; {medians['untrained']:.1f} in an untrained model",
+        page=page,
+        folder=lambda out, title: write_scan_pages(
+            scan, model, record, out, site_title=title, index=f"{FOLDER}/index.html"
+        ),
+    )
+
+
+def _scan_stories(model: Any, tokenizer: Any) -> NeuronScan:
+    """The first documents of the bundled corpus."""
+    texts = list(itertools.islice(load_corpus("stories"), REPORT_DOCUMENTS))
+
+    def batches(some: list[str]) -> Any:
+        return token_batches(some, tokenizer, _ROWS_AT_ONCE, model.cfg.n_ctx, by_length=True)
+
+    reader = UnitReader.of(model)
+    accumulator = scan_batches(
+        reader, batches(texts), calibrate(reader, batches(texts[:CALIBRATION_ROWS])), ScanSettings()
+    )
+    return scan_result(accumulator, read_documents(batches(texts), documents_needed(accumulator)))
+
+
+def _context_groups(scans: Mapping[str, NeuronScan]) -> dict[str, Float[Tensor, " unit"]]:
+    groups = {}
+    for name, scan in scans.items():
+        for hook, found in scan.hooks.items():
+            groups[f"{layer_name(hook)}, {name}"] = found.contexts
+            if name == "trained":
+                groups[f"{layer_name(hook)}, dealt at random"] = found.contexts_shuffled
+    return groups
+
+
+def _every_layer(scan: NeuronScan) -> TableRecord:
+    rows: list[list[str | Link]] = []
+    for hook, found in scan.hooks.items():
+        rows.append(
+            [
+                Link(layer_name(hook), f"{FOLDER}/{layer_slug(hook)}.html"),
+                f"{found.n_units:,}",
+                f"{100 * float(found.fraction_active.median()):.1f} %",
+                f"{float(found.maximum.median()):.2f}",
+                f"{float(found.skewness.median()):.1f}",
+                f"{float(found.contexts.median()):.1f}",
+                f"{float(found.contexts_shuffled.median()):.1f}",
+            ]
+        )
+    return TableRecord(
+        id="every-neuron",
+        title="Every neuron",
+        look_at="Each layer's table leads to its neurons. Medians over neurons.",
+        columns=["layer", "neurons", "active", "largest", "skew", "contexts", "dealt at random"],
+        rows=rows,
+        further=Link("Index and search of all neurons", f"{FOLDER}/index.html"),
+    )
+
+
+def _neuron_table(scan: NeuronScan, model: Any, *, most: bool) -> TableRecord:
+    """Neurons by how many different tokens their examples peak on for every context they serve."""
+    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    rows: list[list[str | Link]] = []
+    for hook, found in scan.hooks.items():
+        words = [_peak_words(scan, found, unit, strings) for unit in range(found.n_units)]
+        different = torch.tensor([len(some) for some in words])
+        order = (
+            (different / found.contexts).argsort(descending=True) if most else found.contexts.argsort(descending=True)
+        )
+        raised = logit_effects(model, layer_of(hook), _WORDS).top
+        for unit in order[:_NAMED].tolist():
+            rows.append(
+                [
+                    Link(f"layer {layer_of(hook)}, {unit}", neuron_address(layer_of(hook), unit)),
+                    f"{float(found.contexts[unit]):.1f}",
+                    str(int(different[unit])),
+                    " ".join(words[unit][:_WORDS]),
+                    " ".join(strings[token].strip() or "␣" for token in raised[unit].tolist()),
+                ]
+            )
+    return TableRecord(
+        id="telling" if most else "not-telling",
+        title="The most telling neurons" if most else "Neurons that tell least",
+        look_at=(
+            f"Chosen by rule: of each layer the {_NAMED} neurons whose largest activations stand on the most different tokens for every context they serve: many words, one meaning to the model."
+            if most
+            else f"Chosen by rule: of each layer the {_NAMED} neurons with the most contexts. To the model nothing joins their examples."
+        ),
+        columns=["neuron", "contexts", "different tokens", "largest activations on", "raises the logits of"],
+        rows=rows,
+        words={"largest activations on", "raises the logits of"},
+    )
+
+
+def _peak_words(scan: NeuronScan, found: UnitScan, unit: int, strings: list[str]) -> list[str]:
+    """The different tokens a unit's largest activations stand on, the strongest first, without spaces and capitals."""
+    words: dict[str, None] = {}
+    for document, place in zip(found.top.document[unit].tolist(), found.top.place[unit].tolist(), strict=True):
+        if document >= 0:
+            words[strings[scan.documents[document][place]].strip().lower()] = None
+    return list(words)

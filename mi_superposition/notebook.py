@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -40,6 +40,18 @@ def load_circuitsvis() -> View:
 def attention_heads(tokens: Sequence[str], attention: Float[Tensor, "head query key"]) -> View:
     """circuitsvis's attention heads for one sequence: choose a head, then hover a token."""
     return _view("AttentionHeads", tokens=list(tokens), attention=attention.tolist())
+
+
+def topk_samples(samples: Mapping[str, Sequence[tuple[Sequence[str], Sequence[float]]]]) -> View:
+    """circuitsvis's samples, the strongest first: by a neuron's name the tokens and activations of its examples."""
+    return _view(
+        "TopkSamples",
+        tokens=[[[list(tokens) for tokens, _ in some] for some in samples.values()]],
+        activations=[[[list(values) for _, values in some] for some in samples.values()]],
+        zerothDimensionName="Scan",
+        firstDimensionName="Neuron",
+        firstDimensionLabels=list(samples),
+    )
 
 
 def _view(element: str, **properties: object) -> View:

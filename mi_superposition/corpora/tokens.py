@@ -15,13 +15,15 @@ _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each token of the vocabulary stands for, by its number; a byte that is no whole character as ``\\xe2``.
+def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
+    """What each of ``d_vocab`` tokens stands for, by its number; a byte that is no whole character as ``\\xe2``.
 
-    A number without a token gives ``<12>``.
+    A number without a token, as models have that round their vocabulary up, gives ``<12>``.
     """
-    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    byte_level = '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
+    known = min(len(tokenizer), d_vocab)
+    names = [*tokenizer.convert_ids_to_tokens(list(range(known))), *[None] * (d_vocab - known)]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    byte_level = backend is not None and '"ByteLevel"' in backend.to_str()
     to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
     special = set(tokenizer.all_special_tokens)
     strings = []

@@ -75,6 +75,10 @@ class NeuronRecord:
         """As a heading has it."""
         return f"{layer_name(self.hook)}, {unit_word(self.hook)} {self.unit}"
 
+    def samples(self) -> list[tuple[list[str], list[float]]]:
+        """Tokens and activations of the largest examples, for circuitsvis; 0 where none was kept."""
+        return [(list(example.tokens), np.nan_to_num(_shown(example)).tolist()) for example in self.top]
+
     def _repr_html_(self) -> str:
         """The ten best examples, shaded, and the first lists, for a notebook."""
         rows = [
@@ -159,17 +163,24 @@ def neuron_address(layer: int, neuron: int) -> str:
     return f"neurons/{unit_slug(f'blocks.{layer}.mlp.hook_post', neuron)}.html"
 
 
+def _shown(example: ExampleRecord) -> NDArray[np.float64]:
+    """The activation of each token shown; NaN where none was kept."""
+    places = np.arange(len(example.tokens)) + example.first - example.activations_first
+    kept = (places >= 0) & (places < len(example.activations))
+    values = np.full(len(places), np.nan)
+    values[kept] = example.activations[places[kept]]
+    return values
+
+
 def _shaded(example: ExampleRecord, maximum: float) -> Markup:
     """The tokens of an example, each on a ground as deep as its activation."""
     shaded = []
-    for place, token in enumerate(example.tokens, example.first):
-        offset = place - example.activations_first
-        value = float(example.activations[offset]) if 0 <= offset < len(example.activations) else float("nan")
-        depth = 0.0 if value != value or maximum <= 0 else min(max(value / maximum, 0.0), 1.0)
-        title = "not seen together" if value != value else f"{value:.3f}"
+    for token, value in zip(example.tokens, _shown(example).tolist(), strict=True):
+        known = value == value
+        depth = min(max(value / maximum, 0.0), 1.0) if known and maximum > 0 else 0.0
         shaded.append(
-            Markup("<span title='{}' style='background: rgba(230, 120, 30, {})'>{}</span>").format(
-                title, f"{0.6 * depth:.2f}", token
+            Markup("<span title='{}' style='background: rgba(226, 110, 20, {})'>{}</span>").format(
+                f"{value:.3f}" if known else "none kept", f"{0.62 * depth:.2f}", token
             )
         )
     return Markup("").join(shaded)

@@ -51,7 +51,7 @@ def neuron_records(
 
     For MLP neurons with direct effects and similar neurons; for other units with what the scan knows.
     """
-    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
     for hook in hooks or scan.hooks:
         if hook not in scan.hooks:
             raise RequestError(f"hook {hook!r} was not scanned: the scan has {', '.join(map(repr, scan.hooks))}")
@@ -68,7 +68,7 @@ def neuron_record(scan: NeuronScan, model: Any, layer: int, neuron: int) -> Neur
 
 def layer_records(scan: NeuronScan, model: Any) -> list[LayerRecord]:
     """The tables of all hooks."""
-    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
     records = []
     for hook, found in scan.hooks.items():
         columns = {
@@ -89,7 +89,7 @@ def layer_records(scan: NeuronScan, model: Any) -> list[LayerRecord]:
 
 def document_records(scan: NeuronScan, model: Any) -> Iterator[DocumentRecord]:
     """The documents that any page shows, by number."""
-    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
     for number, tokens in scan.documents.items():
         yield DocumentRecord(number, [strings[token] for token in tokens])
 

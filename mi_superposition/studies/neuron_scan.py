@@ -214,17 +214,14 @@ def _merged_shards(
                 yield shard
 
     done_before, saved_at = done, time.monotonic()
-    if engine == "local":
-        parts = (
-            (len(shard.documents), _scan_here(reader, shard, lambda tokens: stop_if_asked())) for shard in shards()
-        )
-    else:
-        results = results_of(
-            scan_shard, shards(), engine=engine, address=ray_address, cpus=request.threads,
-            gpus=int(request.device.startswith("cuda")),
-        )  # fmt: skip
-        parts = ((n, _read_part(path, calibrations, request)) for n, path in results)
-    for n, part in parts:
+
+    def scan_here(shard: Shard) -> tuple[int, ScanAccumulator]:
+        return len(shard.documents), _scan_here(reader, shard, lambda tokens: stop_if_asked())
+
+    work: Callable[[Shard], tuple[int, ScanAccumulator | Path]] = scan_here if engine == "local" else scan_shard
+    gpus = int(torch.device(reader.model.W_E.device).type == "cuda")
+    for n, found in results_of(work, shards(), engine=engine, address=ray_address, cpus=request.threads, gpus=gpus):
+        part = _read_part(found, calibrations, request) if isinstance(found, Path) else found
         accumulator.merge(part)
         done += 1
         on_documents(n, f"{accumulator.n_tokens:,} tokens")

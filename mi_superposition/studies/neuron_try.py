@@ -44,7 +44,7 @@ def neuron_try(text: str, neuron: str, model_name: str = "stories", *, coloured:
         )
     hook = f"blocks.{layer}.mlp.hook_post"
     activations = UnitReader.of(model, [hook]).read(batch.tokens)[hook][0][batch.mask][:, number].tolist()
-    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
     tokens = [strings[token] for token in batch.tokens[batch.mask].tolist()]
     reach = max(map(abs, activations)) or 1.0
     if coloured:

@@ -42,7 +42,7 @@ from mi_superposition.studies.neuron_scan import load_scan
 
 TITLE = "Neuroscope"
 # The report scans so many documents of the bundled corpus, with the trained and with an untrained model.
-REPORT_DOCUMENTS = 1000
+REPORT_DOCUMENTS = 500
 _ROWS_AT_ONCE = 32
 _NAMED, _WORDS = 8, 5
 
@@ -214,7 +214,7 @@ def _every_layer(scan: NeuronScan) -> TableRecord:
 
 def _neuron_table(scan: NeuronScan, model: Any, *, most: bool) -> TableRecord:
     """Neurons by how many different tokens their examples peak on for every context they serve."""
-    strings = [visible(string) for string in token_strings(model.tokenizer)]
+    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
     rows: list[list[str | Link]] = []
     for hook, found in scan.hooks.items():
         words = [_peak_words(scan, found, unit, strings) for unit in range(found.n_units)]

@@ -320,8 +320,9 @@ def test_tokens_are_made_visible():
 
 
 def test_every_token_has_a_string(tiny_gpt2):
-    strings = token_strings(tiny_gpt2.hooked.tokenizer)
-    assert len(strings) == 300
+    strings = token_strings(tiny_gpt2.hooked.tokenizer, 303)
+    assert strings[300:] == ["<300>", "<301>", "<302>"]
+    assert len(token_strings(tiny_gpt2.hooked.tokenizer, 200)) == 200
     tokenizer = tiny_gpt2.hooked.tokenizer
     for number in tokenizer(" the cat", add_special_tokens=False)["input_ids"]:
         assert strings[number] == tokenizer.decode([number])

@@ -94,7 +94,7 @@ def test_documents_are_those_of_the_scan(site, run):
     from mi_superposition.corpora.tokens import token_strings
 
     scan, model = load_scan(run), load_model(run and json.loads((run / "manifest.json").read_text())["config"]["model"])
-    strings = token_strings(model.tokenizer)
+    strings = token_strings(model.tokenizer, model.cfg.d_vocab)
     found = {}
     for path in (site / "neurons" / "documents").iterdir():
         found |= json.loads(re.fullmatch(r"neuronDocuments\((.*)\);\n", path.read_text())[1])

@@ -1,0 +1,228 @@
+"""The scan of a corpus against the bare forward pass and the usual ways, interleaved, medians, one process, one machine.
+
+    python benchmarks/scan.py                        # the bundled model and corpus
+    python benchmarks/scan.py --tiny-stories-33m     # the scan alone, at the shape of TinyStories-33M, random weights
+
+(a) the bare forward pass to the last layer, no hooks, which is the floor; (b) `scan_neurons` with everything on, first
+sample and result included; (c) `run_with_cache` and `torch.topk`, a batch at a time, for the largest activations alone;
+(d) the way the public Neuroscope does it: a tracker for each statistic, then one run of the model for every neuron's page
+on its twenty best texts. The page runs of (d) are timed on some neurons and counted for all. End to end, ours includes
+writing all pages; (d) writes none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+from mi_superposition import load_corpus, load_model
+from mi_superposition.corpora import TokenBatch, token_batches
+from mi_superposition.neurons.scan import ScanSettings, UnitReader, calibrate, mlp_hooks, scan_batches, scan_neurons
+from mi_superposition.studies.neuroscope import scan_record, write_scan_pages
+
+TOP_K = 20
+PAGE_RUNS = 24
+
+
+def bare_forward(model: Any, batches: list[TokenBatch]) -> None:
+    """(a)"""
+    for batch in batches:
+        model(batch.tokens, stop_at_layer=model.cfg.n_layers)
+
+
+def cache_and_topk(model: Any, batches: list[TokenBatch]) -> None:
+    """(c): the largest activations of every neuron and where they are."""
+    hooks = set(mlp_hooks(model))
+    best: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for number, batch in enumerate(batches):
+        _, cache = model.run_with_cache(batch.tokens, names_filter=lambda name: name in hooks)
+        for hook in hooks:
+            values = cache[hook].masked_fill(~batch.mask[:, :, None], -torch.inf).amax(dim=1)
+            where = (number * 1000 + torch.arange(len(values)))[:, None].expand_as(values)
+            if hook in best:
+                values, where = torch.cat((best[hook][0], values)), torch.cat((best[hook][1], where))
+            top = values.topk(min(TOP_K, len(values)), dim=0)
+            best[hook] = (top.values, where.gather(0, top.indices))
+
+
+class Tracker:
+    """(d): keeps one statistic of one hook, and is called with all of a batch's activations."""
+
+    def __init__(self, sign: float):
+        self.sign = sign
+        self.values = torch.zeros(0, 0)
+        self.rows = torch.zeros(0, 0, dtype=torch.long)
+
+    def update(self, activations: torch.Tensor, mask: torch.Tensor, first_row: int) -> None:
+        """Take up the largest (``sign`` 1) or least (-1) activation of every row."""
+        values = (self.sign * activations).masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)
+        rows = (first_row + torch.arange(len(values)))[:, None].expand_as(values)
+        if len(self.values):
+            values, rows = torch.cat((self.values, values)), torch.cat((self.rows, rows))
+        top = values.topk(min(TOP_K, len(values)), dim=0)
+        self.values, self.rows = top.values, rows.gather(0, top.indices)
+
+
+def public_way(model: Any, batches: list[TokenBatch]) -> dict[str, Tracker]:
+    """(d), its pass over the corpus: trackers of the largest and the least, and of mean, square and share active."""
+    trackers = {hook: (Tracker(1.0), Tracker(-1.0)) for hook in mlp_hooks(model)}
+    sums = {hook: torch.zeros(3, model.cfg.d_mlp) for hook in trackers}
+    row = 0
+    for batch in batches:
+
+        def track(activations: torch.Tensor, hook: Any, batch: TokenBatch = batch, row: int = row) -> None:
+            for tracker in trackers[hook.name]:
+                tracker.update(activations, batch.mask, row)
+            counted = activations[batch.mask]
+            sums[hook.name] += torch.stack((counted.sum(0), counted.square().sum(0), (counted > 0).sum(0)))
+
+        model.run_with_hooks(batch.tokens, fwd_hooks=[(hook, track) for hook in trackers], return_type=None)
+        row += len(batch.tokens)
+    return {hook: most for hook, (most, _) in trackers.items()}
+
+
+def page_run(model: Any, tokens: torch.Tensor, hook: str, neuron: int) -> torch.Tensor:
+    """(d), its run for one page: the neuron's activations on its best texts."""
+    _, cache = model.run_with_cache(tokens, names_filter=hook)
+    return cache[hook][:, :, neuron]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def bundled(documents: int, repeats: int) -> None:
+    """All four ways on the bundled model."""
+    model = load_model("stories", device="cpu")
+    texts = list(itertools.islice(load_corpus("stories"), documents))
+    batches = list(token_batches(texts, model.tokenizer, 32, model.cfg.n_ctx, by_length=True))
+    n = sum(int(batch.mask.sum()) for batch in batches)
+    padded = [row for batch in batches for row in _rows(batch)]
+    print(f"{len(texts):,} documents, {n:,} tokens, {2 * model.cfg.d_mlp:,} neurons\n")
+
+    ways: dict[str, Callable[[], Any]] = {
+        "(a) bare forward pass": lambda: bare_forward(model, batches),
+        "(b) our scan, everything on": lambda: scan_neurons(model, batches),
+        "(b) without correlations": lambda: scan_neurons(model, batches, settings=ScanSettings(correlation_share=0.0)),
+        "(b) bfloat16 autocast": lambda: scan_neurons(model, batches, precision="bfloat16"),
+        "(c) run_with_cache + topk": lambda: cache_and_topk(model, batches),
+        "(d) trackers, pass only": lambda: public_way(model, batches),
+    }
+    for work in ways.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, work in ways.items():
+            times[name].append(timed(work))
+    floor = statistics.median(times["(a) bare forward pass"])
+    print(f"{'way':30} {'tokens/s':>9} {'ratio to (a)':>12}")
+    for name, taken in times.items():
+        middle = statistics.median(taken)
+        print(f"{name:30} {n / middle:9,.0f} {floor / middle:12.2f}")
+
+    best = public_way(model, batches)
+    runs = []
+    for hook, tracker in best.items():
+        for neuron in range(0, model.cfg.d_mlp, 2 * model.cfg.d_mlp // PAGE_RUNS):
+            tokens = _stacked([padded[row] for row in tracker.rows[:, neuron].tolist()])
+            runs.append(timed(lambda tokens=tokens, hook=hook, neuron=neuron: page_run(model, tokens, hook, neuron)))
+    scan = scan_neurons(model, batches)
+    record = scan_record(scan, model, model_name="stories", corpus_name="stories", config={})
+    with tempfile.TemporaryDirectory() as folder:
+        pages = timed(lambda: write_scan_pages(scan, model, record, Path(folder), site_title="s", index="index.html"))
+    units = len(best) * model.cfg.d_mlp
+    ours = statistics.median(times["(b) our scan, everything on"]) + pages
+    theirs = statistics.median(times["(d) trackers, pass only"]) + units * statistics.median(runs)
+    print(
+        f"\nend to end, {units:,} neurons: ours {ours:.0f} s with pages ({units / pages:.0f} pages/s), (d) {theirs:.0f} s"
+    )
+    print(
+        f"(d) / ours {theirs / ours:.1f} (one page run of {len(runs)} timed: {1000 * statistics.median(runs):.0f} ms)"
+    )
+
+    half = scan_neurons(model, batches, precision="bfloat16")
+    for hook, found in scan.hooks.items():
+        other = half.hooks[hook]
+        same = (found.top.document[:, :, None] == other.top.document[:, None]).any(dim=2).float().mean()
+        moved = ((other.maximum - found.maximum).abs() / found.maximum).median()
+        print(
+            f"bfloat16, {hook}: {100 * same:.1f} % of the top 20 the same; largest activations moved by {100 * moved:.2f} % (median)"
+        )
+
+
+def _rows(batch: TokenBatch) -> list[torch.Tensor]:
+    return [row[: int(mask.nonzero().max()) + 1] for row, mask in zip(batch.tokens, batch.mask, strict=True)]
+
+
+def _stacked(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def tiny_stories_33m(repeats: int) -> None:
+    """The scan's throughput where the weights do not matter: a random GPT-Neo of that shape, rows of 220 tokens."""
+    config = GPTNeoConfig(
+        vocab_size=50257, hidden_size=768, num_layers=4, num_heads=16, max_position_embeddings=2048,
+        attention_types=[[["global", "local"], 2]], intermediate_size=None,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        GPTNeoForCausalLM(config).save_pretrained(folder)
+        model = load_model(folder, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    rows = 32
+    batches = []
+    for number in range(8):
+        # Tokens are as uneven as words are.
+        tokens = (50257 ** torch.rand(rows, 220, generator=generator)).long()
+        document = (number * rows + torch.arange(rows))[:, None].expand(rows, 220)
+        batches.append(
+            TokenBatch(tokens, torch.ones(rows, 220, dtype=torch.bool), document, torch.arange(220).expand(rows, 220))
+        )
+    reader = UnitReader.of(model)
+    calibrations = calibrate(reader, batches)
+    n = sum(batch.tokens.numel() for batch in batches)
+    settings = ScanSettings(correlation_share=0.0)
+    scan_batches(reader, batches[:1], calibrations, settings)
+    forward, scan = [], []
+    for _ in range(repeats):
+        forward.append(timed(lambda: bare_forward(model, batches)))
+        scan.append(timed(lambda: scan_batches(reader, batches, calibrations, settings)))
+    a, b = statistics.median(forward), statistics.median(scan)
+    print(
+        f"{4 * 3072:,} neurons, {n:,} tokens: forward {n / a:,.0f} tokens/s, scan {n / b:,.0f} tokens/s, ratio {a / b:.2f}"
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=2500)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tiny-stories-33m", action="store_true")
+    options = parser.parse_args()
+    print(
+        f"{os.cpu_count()} × {platform.processor() or platform.machine()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of {options.repeats}"
+    )
+    with torch.no_grad():
+        if options.tiny_stories_33m:
+            tiny_stories_33m(options.repeats)
+        else:
+            bundled(options.documents, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

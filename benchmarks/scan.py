@@ -112,7 +112,7 @@ def bundled(documents: int, repeats: int) -> None:
     batches = list(token_batches(texts, model.tokenizer, 32, model.cfg.n_ctx, by_length=True))
     n = sum(int(batch.mask.sum()) for batch in batches)
     padded = [row for batch in batches for row in _rows(batch)]
-    print(f"{len(texts):,} documents, {n:,} tokens, {2 * model.cfg.d_mlp:,} neurons\n")
+    print(f"{len(texts):,} documents, {n:,} tokens, {2 * model.cfg.d_mlp:,} neurons\n", flush=True)
 
     ways: dict[str, Callable[[], Any]] = {
         "(a) bare forward pass": lambda: bare_forward(model, batches),
@@ -141,7 +141,7 @@ def bundled(documents: int, repeats: int) -> None:
             tokens = _stacked([padded[row] for row in tracker.rows[:, neuron].tolist()])
             runs.append(timed(lambda tokens=tokens, hook=hook, neuron=neuron: page_run(model, tokens, hook, neuron)))
     scan = scan_neurons(model, batches)
-    record = scan_record(scan, model, model_name="stories", corpus_name="stories", config={})
+    record = scan_record(scan, model, model_name="stories", corpus_name="stories")
     with tempfile.TemporaryDirectory() as folder:
         pages = timed(lambda: write_scan_pages(scan, model, record, Path(folder), site_title="s", index="index.html"))
     units = len(best) * model.cfg.d_mlp
@@ -184,7 +184,7 @@ def tiny_stories_33m(repeats: int) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = 32
     batches = []
-    for number in range(8):
+    for number in range(3):
         # Tokens are as uneven as words are.
         tokens = (50257 ** torch.rand(rows, 220, generator=generator)).long()
         document = (number * rows + torch.arange(rows))[:, None].expand(rows, 220)
@@ -209,7 +209,7 @@ def tiny_stories_33m(repeats: int) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=2500)
+    parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny-stories-33m", action="store_true")
     options = parser.parse_args()

@@ -54,16 +54,20 @@ def results_of(
     except (ConnectionError, OSError, ValueError) as error:
         raise RequestError(f"ray address {address!r}: {str(error).strip().splitlines()[0]}") from error
     try:
-        room = ray.cluster_resources()
-        if room.get("CPU", 0) < cpus or room.get("GPU", 0) < gpus:
-            raise RequestError(
-                f"a piece takes {cpus} cores and {gpus} GPUs; the cluster has {int(room.get('CPU', 0))} and "
-                f"{int(room.get('GPU', 0))}"
-            )
-        yield from _from_ray(ray, work, pieces, cpus, gpus, at_once=2 * max(1, int(room["CPU"] // cpus)))
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        workers = sum(_fitting(machine, cpus, gpus) for machine in machines)
+        if not workers:
+            raise RequestError(f"a piece takes {cpus} cores and {gpus} GPUs: no machine of the cluster has so many")
+        yield from _from_ray(ray, work, pieces, cpus, gpus, at_once=2 * workers)
     finally:
         if began:
             ray.shutdown()
+
+
+def _fitting(machine: dict[str, float], cpus: int, gpus: int) -> int:
+    """How many pieces a machine can take at once."""
+    by_core = int(machine.get("CPU", 0) // cpus)
+    return min(by_core, int(machine.get("GPU", 0) // gpus)) if gpus else by_core
 
 
 def _from_ray(

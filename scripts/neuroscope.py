@@ -3,7 +3,8 @@
     python scripts/neuroscope.py --out site                  # the bundled story model on the bundled corpus
     python scripts/neuroscope.py --out site --model roneneldan/TinyStories-2Layers-33M --corpus train.parquet
 
-`mi-superposition neurons scan` and `neurons pages` do the same with a run folder that can be stopped and gone on with.
+`mi-superposition neurons scan` and `neurons pages` do it with a run folder that can be stopped and gone on with, and find
+the ranges of the tenths in the first documents instead.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ def main() -> None:
 
     model = load_model(options.model)
     texts = list(itertools.islice(load_corpus(options.corpus), options.documents))
-    # Longest rows first: little padding, and the first sample is of the longest documents.
+    # Longest rows first: little padding; ranges are then found in the longest documents.
     batches = list(token_batches(texts, model.tokenizer, 32, model.cfg.n_ctx, by_length=True))
     scan = scan_neurons(model, batches, top_k=20)
     print(f"{scan.n_documents:,} documents, {scan.n_tokens:,} tokens")
 
-    record = scan_record(scan, model, model_name=options.model, corpus_name=options.corpus, config={})
+    record = scan_record(scan, model, model_name=options.model, corpus_name=options.corpus)
     write_scan_pages(scan, model, record, options.out, site_title="Neuroscope", index="index.html")
     print(f"pages: {options.out / 'index.html'}")
 

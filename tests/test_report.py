@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from mi_superposition.cli import main
 from mi_superposition.report import SECTIONS, write_report
 
@@ -54,5 +56,36 @@ def test_a_finished_report_is_left_alone(report_site, capsys):
 
 def test_the_report_is_the_same_bytes_again(report_site, tmp_path):
     assert write_report(tmp_path / "again")
-    for path in report_site.rglob("*.html"):
-        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    for path in report_site.rglob("*"):
+        if path.suffix in (".html", ".js"):
+            assert (tmp_path / "again" / path.relative_to(report_site)).read_bytes() == path.read_bytes()
+
+
+def test_every_neuron_has_a_small_page(report_site):
+    """2,048 of them: median at most 40 kB, none above 120 kB, with all documents and tables at most 60 MB."""
+    sizes = sorted(path.stat().st_size for path in (report_site / "neurons").glob("L*N*.html"))
+    assert len(sizes) == 2048
+    assert sizes[1024] <= 40_000
+    assert sizes[-1] <= 120_000
+    assert sum(path.stat().st_size for path in (report_site / "neurons").rglob("*") if path.is_file()) <= 60_000_000
+
+
+@pytest.mark.browser
+def test_from_the_order_to_a_neuron_and_to_the_search(report_site, browser):
+    """Real pages in a real browser: a spot's neuron, its page, a token of its own, the search for it."""
+    page = browser.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((report_site / "neuron-order.html").as_uri())
+    page.locator("#spots a").first.click()
+    page.wait_for_url("**/neurons/L1N*.html")
+    assert page.locator("#top + ol .text span").count() > 200
+    token = page.locator(".tokens code").first.inner_text()
+    number = page.inner_text("h1").split()[-1]
+    page.locator("#search").click()
+    page.wait_for_url("**/neurons/index.html#search")
+    page.fill("#search", token)
+    page.wait_for_selector("#results a")
+    assert number in page.locator("#results a").all_text_contents()
+    assert problems == []
+    page.close()

@@ -40,6 +40,16 @@ def test_the_order_of_neurons_of_a_folder(tiny_gpt2, tmp_path):
     assert "spots" in said
 
 
+def test_the_neuroscope_of_a_folder(tiny_gpt2, tmp_path):
+    documents = [f"a cat ran to dog {n} and there was play" for n in range(40)]
+    (tmp_path / "words.txt").write_text("<|endoftext|>".join(documents))
+    options = ["--model", tiny_gpt2.folder, "--corpus", "words.txt", "--documents", 30]
+    said = run_script("neuroscope.py", "--out", "site", *options, cwd=tmp_path)
+    assert said.startswith("30 documents")
+    assert said.count("fires on") == 20
+    assert (tmp_path / "site" / "neurons" / "L1N47.html").exists()
+
+
 def test_stories_are_trained_measured_and_sampled(tmp_path):
     words = ["cat", "dog", "fox", "owl", "hen", "cow", "pig"]
     stories = [

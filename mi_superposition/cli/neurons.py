@@ -93,6 +93,8 @@ class NeuronsScan(Command):
     """Hooks whose units are scanned, such as blocks.0.hook_resid_pre. Default: the MLP neurons of all layers."""
     top_k: int = 20
     """Largest, and least, activations kept of each unit, one a document."""
+    spare: int = 10
+    """Further ones kept while scanning, to stand in for near-duplicates of better ones."""
     per_tenth: int = 4
     """Examples drawn from each tenth of a unit's range."""
     reach: int = 32
@@ -104,11 +106,12 @@ class NeuronsScan(Command):
     context: int | None = None
     """Tokens in a row; longer documents go on in the next. Default: the model's context."""
     shard: int = 500
-    """Documents in a shard, which is what a worker takes at a time and what a stop can lose."""
+    """Documents in a shard, which is what a worker takes at a time and what a stop can lose. For millions of documents
+    or many units take more: a worker writes all it remembers for each."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the model's arithmetic; 'bfloat16' runs it under autocast."""
     threads: int | None = None
-    """CPU threads, of each worker; the result is bit-identical for the same number. Default: all cores."""
+    """CPU threads, of each worker; the result is bit-identical for the same number. Default: all cores, 1 for Ray."""
     seed: int = 0
     """Seed of the examples drawn from the tenths."""
     device: str = "auto"
@@ -127,11 +130,15 @@ class NeuronsScan(Command):
 
         settings = ScanSettings(
             top_k=self.top_k,
+            spare=self.spare,
             per_tenth=self.per_tenth,
             reach=self.reach,
             correlation_share=self.correlation_share,
             seed=self.seed,
         )
+        threads = self.threads
+        if threads is None:
+            threads = 1 if self.engine == "ray" else torch.get_num_threads()
         request = ScanRequest(
             model=self.model,
             corpus=self.corpus,
@@ -143,7 +150,7 @@ class NeuronsScan(Command):
             batch=self.batch,
             context=self.context,
             precision=self.precision,
-            threads=torch.get_num_threads() if self.threads is None else self.threads,
+            threads=threads,
             device=self.device,
             settings=settings,
         )

@@ -17,7 +17,7 @@ from mi_superposition.corpora.files import (
 )
 from mi_superposition.corpora.hub import hub_documents
 from mi_superposition.errors import RequestError
-from mi_superposition.runs import file_hash
+from mi_superposition.runs import file_hash, text_hash
 
 BUNDLED_CORPORA = {"stories": Path(__file__).parent.parent / "bundled" / "stories-corpus" / "stories.parquet"}
 END_OF_TEXT = "<|endoftext|>"
@@ -81,10 +81,14 @@ class Corpus:
         self.counts = counts
 
     def identity(self) -> dict[str, str]:
-        """Name and, for a file, the SHA-256 of its bytes: what a run folder records of its corpus."""
-        if self.location is None or not self.location.is_file():
+        """Name and, for what lies on this machine, the SHA-256 of its bytes: what a run folder records of its corpus."""
+        if self.location is None:
             return {"name": self.name}
-        return {"name": self.name, "sha256": file_hash(self.location)}
+        if self.location.is_file():
+            return {"name": self.name, "sha256": file_hash(self.location)}
+        parts = sorted(path for path in self.location.rglob("*") if path.is_file())
+        names = [f"{path.relative_to(self.location)} {file_hash(path)}" for path in parts]
+        return {"name": self.name, "sha256": text_hash(names)}
 
 
 def load_corpus(

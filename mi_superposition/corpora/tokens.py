@@ -50,7 +50,7 @@ def visible(token: str) -> str:
     if token.isascii() and token.isprintable() and len(token) <= LONGEST_SHOWN:
         return token
     shown = "".join(_NAMED.get(character) or _escaped(character) for character in token[: LONGEST_SHOWN + 1])
-    if len(token) > LONGEST_SHOWN:
+    if len(token) > LONGEST_SHOWN or len(shown) > 2 * LONGEST_SHOWN:
         return f"{shown[:LONGEST_SHOWN]}… ({len(token):,} characters)"
     return shown
 

@@ -30,7 +30,7 @@ from mi_superposition.site.neuron_records import (
     unit_slug,
     unit_word,
 )
-from mi_superposition.site.write import environment, script_json, write_assets
+from mi_superposition.site.write import check_site_folder, environment, script_json, write_assets
 
 FOLDER = "neurons"
 # Documents in a file.
@@ -52,20 +52,29 @@ def write_neuron_pages(
 ) -> None:
     """Write ``neurons/`` under ``out`` and, last, the index at ``index``; the same records give the same bytes.
 
-    Neurons are taken one at a time, so they need not fit into memory. Raises ``WorkError`` when the disk refuses.
+    Neurons are taken one at a time, so they need not fit into memory. What an earlier export left in ``neurons/`` and
+    this one does not write is removed. Raises ``RequestError`` when ``out`` holds other things than a site of ours,
+    ``WorkError`` when the disk refuses.
     """
+    check_site_folder(out)
     write_assets(out, figures=False)
     folder = out / FOLDER
     templates = _environment()
     layers = {layer.hook: layer for layer in scan.layers}
     # The way from a page in the folder to the index, and from the index to the folder.
     inside = index.startswith(f"{FOLDER}/")
-    common = {"site_title": site_title, "layers": list(layers), "asset_version": templates.globals["asset_version"]}
+    common = {"site_title": site_title, "layers": list(layers)}
     to_index = index.removeprefix(f"{FOLDER}/") if inside else f"../{index}"
     within = common | {"root": "../", "folder": "", "index": to_index}
+    written = set()
+
+    def write(path: Path, text: str) -> None:
+        written.add(path)
+        write_file(path, text.encode("utf-8", "backslashreplace"))
+
     for number, group in itertools.groupby(documents, key=lambda document: document.number // DOCUMENTS_TOGETHER):
         content = {str(document.number): list(document.tokens) for document in group}
-        write_file(folder / "documents" / f"{number}.js", f"neuronDocuments({script_json(content)});\n".encode())
+        write(folder / "documents" / f"{number}.js", f"neuronDocuments({script_json(content)});\n")
     page = templates.get_template("neuron.html")
     for neuron in neurons:
         top, bottom, *tenths = _packed(neuron)
@@ -80,14 +89,17 @@ def write_neuron_pages(
             scale=max(abs(neuron.maximum), abs(neuron.minimum)),
             word=unit_word(neuron.hook),
         )
-        write_file(folder / f"{unit_slug(neuron.hook, neuron.unit)}.html", html.encode("utf-8", "backslashreplace"))
+        write(folder / f"{unit_slug(neuron.hook, neuron.unit)}.html", html)
     for hook, layer in layers.items():
         html = templates.get_template("layer.html").render(within, hook=hook, layer=layer, word=unit_word(hook))
-        write_file(folder / f"{layer_slug(hook)}.html", html.encode("utf-8", "backslashreplace"))
-    write_file(folder / "search.js", f"neuronSearch({script_json(_search_index(scan.layers))});\n".encode())
+        write(folder / f"{layer_slug(hook)}.html", html)
+    write(folder / "search.js", f"neuronSearch({script_json(_search_index(scan.layers))});\n")
     outside = common | {"root": "", "folder": f"{FOLDER}/", "index": index}
     html = templates.get_template("neurons.html").render(within if inside else outside, hook=None, scan=scan)
-    write_file(out / index, html.encode("utf-8", "backslashreplace"))
+    write(out / index, html)
+    for path in [*folder.glob("*.html"), *(folder / "documents").glob("*.js")]:
+        if path not in written:
+            path.unlink()
 
 
 def _environment() -> Any:
@@ -97,7 +109,7 @@ def _environment() -> Any:
         "layer_json": _layer_json,
         "layer_name": layer_name,
         "layer_slug": layer_slug,
-        "number": _number,
+        "number": shown_number,
         "spaced": lambda token: token.replace(" ", "\u00b7"),
         "unit_slug": unit_slug,
         "unit_word": unit_word,
@@ -105,7 +117,7 @@ def _environment() -> Any:
     return templates
 
 
-def _number(value: float, scale: float = 1.0) -> str:
+def shown_number(value: float, scale: float = 1.0) -> str:
     """To two decimals, or as many as tell numbers of the size of ``scale`` apart."""
     decimals = 2 if scale >= 0.1 or scale <= 0 else 2 - math.floor(math.log10(scale))
     return f"{value:.{decimals}f}"

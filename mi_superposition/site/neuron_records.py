@@ -144,6 +144,8 @@ def layer_name(hook: str) -> str:
 
 def unit_word(hook: str) -> str:
     """What its units are called."""
+    if hook.endswith(".features"):
+        return "feature"
     return "unit" if _mlp_layer(hook) is None else "neuron"
 
 

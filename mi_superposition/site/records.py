@@ -114,7 +114,7 @@ class Section:
     """One subject of the report: a card on the index and a page, with further pages behind it.
 
     ``number`` is the section's one figure as shown on the card, ``number_is`` what it measures and ``control`` what
-    it would be by chance. ``folder`` writes pages of the section's own into the site, given its folder and its title.
+    it would be by chance. ``write_more`` writes pages of the section's own into the site, given its folder and its title.
     """
 
     slug: str
@@ -125,4 +125,4 @@ class Section:
     control: str
     page: Page
     more: Sequence[Page] = field(default=())
-    folder: Callable[[Path, str], None] | None = None
+    write_more: Callable[[Path, str], None] | None = None

@@ -44,8 +44,8 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
                 site_title=title, sections=sections, section=section, page=page
             )
             write_file(out / f"{page.slug}.html", html.encode("utf-8", "backslashreplace"))
-        if section.folder is not None:
-            section.folder(out, title)
+        if section.write_more is not None:
+            section.write_more(out, title)
     # Last, so that a reader who finds an index finds everything it links to.
     html = templates.get_template("index.html").render(site_title=title, lead=lead, sections=sections)
     write_file(out / "index.html", html.encode("utf-8", "backslashreplace"))

@@ -16,6 +16,8 @@ from mi_superposition.errors import RequestError
 from mi_superposition.neurons import neuron_vectors
 from mi_superposition.neurons.effects import TokenEffects, input_effects, logit_effects
 from mi_superposition.neurons.scan import Examples, NeuronScan, UnitScan, layer_of
+from mi_superposition.neurons.scan.kernel import N_TENTHS
+from mi_superposition.site.neuron_pages import shown_number
 from mi_superposition.site.neuron_records import (
     DocumentRecord,
     ExampleRecord,
@@ -80,7 +82,7 @@ def layer_records(scan: NeuronScan, model: Any) -> list[LayerRecord]:
         }
         fires = [[strings[token] for token in row] for row in found.top_tokens[:, :_SEARCHED].tolist()]
         raises: list[list[str]] = [[] for _ in fires]
-        if _has_weights(hook):
+        if _writes_plainly(model, hook):
             top = logit_effects(model, layer_of(hook), _SEARCHED).top
             raises = [[strings[token] for token in row] for row in top.tolist()]
         records.append(LayerRecord(hook, {name: values.tolist() for name, values in columns.items()}, fires, raises))
@@ -189,7 +191,7 @@ class _Windows:
 
 def _tenth_counts(found: UnitScan) -> NDArray[np.int64]:
     """How many tokens each tenth of each unit's range holds, what lies beyond it in the outermost."""
-    inner = found.histogram[:, 1:-1].unflatten(1, (10, -1)).sum(dim=2)
+    inner = found.histogram[:, 1:-1].unflatten(1, (N_TENTHS, -1)).sum(dim=2)
     inner[:, 0] += found.histogram[:, 0]
     inner[:, -1] += found.histogram[:, -1]
     return inner.numpy()
@@ -200,10 +202,11 @@ def _tenths(
 ) -> list[tuple[str, list[ExampleRecord]]]:
     low, high = float(found.edges[unit, 0]), float(found.edges[unit, -1])
     groups = []
-    for tenth in reversed(range(10)):
+    scale = max(abs(low), abs(high))
+    for tenth in reversed(range(N_TENTHS)):
         some = window_of(found.tenths, unit, slice(tenth * per_tenth, (tenth + 1) * per_tenth), _AROUND_OTHERS, 0)
-        start, end = (f"{low + (high - low) * edge / 10:.2f}" for edge in (tenth, tenth + 1))
-        span = f"{start} and more" if tenth == 9 else f"up to {end}" if tenth == 0 else f"{start} to {end}"
+        start, end = (shown_number(low + (high - low) * edge / N_TENTHS, scale) for edge in (tenth, tenth + 1))
+        span = f"{start} and more" if tenth == N_TENTHS - 1 else f"up to {end}" if tenth == 0 else f"{start} to {end}"
         n = int(counts[unit, tenth])
         groups.append((f"{span}: {n:,} token{'s' if n != 1 else ''}", some))
     return groups
@@ -213,20 +216,31 @@ def _has_weights(hook: str) -> bool:
     return layer_of(hook) >= 0 and hook.endswith(".mlp.hook_post")
 
 
+def _reads_plainly(model: Any, hook: str) -> bool:
+    """Whether a neuron's input is one direction: in a gated MLP it is two, multiplied."""
+    return _has_weights(hook) and not getattr(model.cfg, "gated_mlp", False)
+
+
+def _writes_plainly(model: Any, hook: str) -> bool:
+    """Whether what a neuron writes reaches the residual stream as it is, without a normalisation on the way."""
+    return _has_weights(hook) and not getattr(model.cfg, "use_normalization_before_and_after", False)
+
+
 def _effects(model: Any, hook: str) -> dict[tuple[str, str], TokenEffects]:
-    if not _has_weights(hook):
-        return {}
-    layer = layer_of(hook)
-    return {
-        ("Raises the logits of", "Lowers the logits of"): logit_effects(model, layer, _TOKENS_SHOWN),
-        ("Driven most by", "Driven least by"): input_effects(model, layer, _TOKENS_SHOWN),
-    }
+    layer, effects = layer_of(hook), {}
+    if _writes_plainly(model, hook):
+        effects[("Raises the logits of", "Lowers the logits of")] = logit_effects(model, layer, _TOKENS_SHOWN)
+    if _reads_plainly(model, hook):
+        effects[("Driven most by", "Driven least by")] = input_effects(model, layer, _TOKENS_SHOWN)
+    return effects
 
 
 def _all_neighbours(model: Any, hook: str) -> dict[str, _Neighbours]:
-    if not _has_weights(hook):
-        return {}
-    names = {"out": "output (cosine)", "in": "input (cosine)"}
+    names = {}
+    if _has_weights(hook):
+        names["out"] = "output (cosine)"
+    if _reads_plainly(model, hook):
+        names["in"] = "input (cosine)"
     return {
         name: _neighbours(neuron_vectors(model, layer_of(hook), weights).similarity())
         for weights, name in names.items()

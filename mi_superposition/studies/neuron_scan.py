@@ -7,14 +7,13 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mi_superposition.corpora import Corpus, load_corpus, token_batches
+from mi_superposition.corpora import Corpus, TokenBatches, load_corpus, token_batches
 from mi_superposition.engine import Engine, check_engine, results_of
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import load_model, weights_of
@@ -38,6 +37,7 @@ from mi_superposition.runs import (
     read_manifest,
     read_state,
     read_tensors,
+    text_hash,
     write_state,
     write_tensors,
 )
@@ -88,6 +88,7 @@ class Shard:
     documents: list[str]
     request: ScanRequest
     calibrations: dict[str, Calibration]
+    model_sha256: str
     out: Path
 
 
@@ -111,21 +112,27 @@ def write_scan_run(
     check_engine(engine)
     model = load_model(request.model, device=request.device)
     _check_model(model, request)
+    # Workers of a cluster stand in other folders, and perhaps on machines with other devices.
+    place = str(Path(request.model).resolve()) if Path(request.model).is_dir() else request.model
+    sent = replace(request, model=place, device=torch.device(model.W_E.device).type)
     reader = UnitReader.of(model, request.hooks or None, request.precision)
     corpus = load_corpus(request.corpus, split=request.split, column=request.column)
     inputs = {
         "model": {"name": request.model, "sha256": content_hash(weights_of(model))},
         "corpus": corpus.identity(),
+        "tokenizer": {"sha256": _tokenizer_hash(model)},
     }
-    config = asdict(request) | {"device": torch.device(model.W_E.device).type}
+    config = asdict(request) | {"device": sent.device}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
+            # A process killed between the last word of a run and its tidying up leaves that to the next one.
+            _tidy(run)
             return False
         on_documents(0, "first sample")
         with fixed_arithmetic(request.threads):
             calibrations = _calibrations(run, reader, corpus, request)
             accumulator = _merged_shards(
-                run, reader, corpus, request, calibrations, engine, ray_address, on_documents, should_stop
+                run, reader, corpus, sent, calibrations, engine, ray_address, on_documents, should_stop
             )
             on_documents(0, "examples")
             _finish(run, accumulator, _documents_of(corpus, model, request, documents_needed(accumulator)))
@@ -138,7 +145,17 @@ def load_scan(run: Path) -> NeuronScan:
     tensors, metadata = read_tensors(run / SCAN)
     counts = json.loads(metadata["counts"])
     settings = ScanSettings(**manifest["config"]["settings"])
-    return NeuronScan.from_tensors(tensors, counts["documents"], counts["tokens"], settings)
+    return NeuronScan.from_tensors(
+        tensors,
+        hooks=counts["hooks"],
+        n_documents=counts["documents"],
+        n_tokens=counts["tokens"],
+        settings=settings,
+    )
+
+
+def _tokenizer_hash(model: Any) -> str:
+    return text_hash([json.dumps(sorted(model.tokenizer.get_vocab().items()))])
 
 
 def _check_model(model: Any, request: ScanRequest) -> None:
@@ -149,7 +166,9 @@ def _check_model(model: Any, request: ScanRequest) -> None:
         raise RequestError(f"context = {request.context}: must be 2 to {n_ctx}, the context of {request.model!r}")
 
 
-def _batches(model: Any, documents: Iterable[str], request: ScanRequest, first_document: int):
+def _batches(
+    model: Any, documents: Iterable[str], request: ScanRequest, first_document: int, *, by_length: bool = True
+) -> TokenBatches:
     prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
     return token_batches(
         documents,
@@ -157,7 +176,7 @@ def _batches(model: Any, documents: Iterable[str], request: ScanRequest, first_d
         request.batch,
         request.context or model.cfg.n_ctx,
         prepend_bos=prepend_bos,
-        by_length=True,
+        by_length=by_length,
         first_document=first_document,
     )
 
@@ -170,11 +189,8 @@ def _calibrations(run: Run, reader: UnitReader, corpus: Corpus, request: ScanReq
         found = calibrate(reader, _batches(reader.model, first, request, 0))
         write_tensors(path, {f"{hook}/{name}": value for hook, c in found.items() for name, value in vars(c).items()})
     tensors, _ = read_tensors(path)
-    named: dict[str, dict[str, Tensor]] = {hook: {} for hook in reader.hooks}
-    for name, value in tensors.items():
-        hook, field = name.rsplit("/", 1)
-        named[hook][field] = value
-    return {hook: Calibration(**parts) for hook, parts in named.items()}
+    names = [field.name for field in fields(Calibration)]
+    return {hook: Calibration(**{name: tensors[f"{hook}/{name}"] for name in names}) for hook in reader.hooks}
 
 
 def _merged_shards(
@@ -188,7 +204,7 @@ def _merged_shards(
     on_documents: Callable[[int, str], None],
     should_stop: Callable[[], bool],
 ) -> ScanAccumulator:
-    checkpoint = run.path / CHECKPOINT
+    checkpoint, folder = run.path / CHECKPOINT, run.path.resolve() / SHARDS
     accumulator = _empty(calibrations, request)
     done = 0
     if checkpoint.exists():
@@ -209,7 +225,7 @@ def _merged_shards(
             raise Stopped(done, "shard")
 
     def shards() -> Iterator[Shard]:
-        for shard in _shards(corpus, request, calibrations, run.path / SHARDS):
+        for shard in _shards(corpus, request, calibrations, run.manifest["inputs"]["model"]["sha256"], folder):
             if shard.number >= done_before:
                 yield shard
 
@@ -219,7 +235,7 @@ def _merged_shards(
         return len(shard.documents), _scan_here(reader, shard, lambda tokens: stop_if_asked())
 
     work: Callable[[Shard], tuple[int, ScanAccumulator | Path]] = scan_here if engine == "local" else scan_shard
-    gpus = int(torch.device(reader.model.W_E.device).type == "cuda")
+    gpus = int(request.device == "cuda")
     for n, found in results_of(work, shards(), engine=engine, address=ray_address, cpus=request.threads, gpus=gpus):
         part = _read_part(found, calibrations, request) if isinstance(found, Path) else found
         accumulator.merge(part)
@@ -233,7 +249,7 @@ def _merged_shards(
 
 
 def _shards(
-    corpus: Corpus, request: ScanRequest, calibrations: dict[str, Calibration], folder: Path
+    corpus: Corpus, request: ScanRequest, calibrations: dict[str, Calibration], model_sha256: str, folder: Path
 ) -> Iterator[Shard]:
     documents = itertools.islice(iter(corpus), request.documents)
     for number in itertools.count():
@@ -241,12 +257,11 @@ def _shards(
         if not texts:
             return
         out = folder / f"{number:06d}.safetensors"
-        yield Shard(number, number * request.shard, texts, request, calibrations, out)
+        yield Shard(number, number * request.shard, texts, request, calibrations, model_sha256, out)
 
 
 def _empty(calibrations: dict[str, Calibration], request: ScanRequest) -> ScanAccumulator:
-    d_vector = len(next(iter(calibrations.values())).representation)
-    return ScanAccumulator(calibrations, d_vector, request.settings)
+    return ScanAccumulator(calibrations, request.settings)
 
 
 def _scan_here(reader: UnitReader, shard: Shard, on_tokens: Callable[[int], None]) -> ScanAccumulator:
@@ -257,19 +272,24 @@ def _scan_here(reader: UnitReader, shard: Shard, on_tokens: Callable[[int], None
 def scan_shard(shard: Shard) -> tuple[int, Path]:
     """What a worker does: scan a shard and leave the result at its place; how many documents, and where.
 
-    A result that is there already, of a run that was stopped, is left as it is.
+    A result that is there already, of a run that was stopped, is left as it is. Raises ``WorkError`` when the worker's
+    model is another one than the driver's.
     """
     if not shard.out.exists():
-        reader = _worker_reader(shard.request.model, shard.request.device, shard.request.hooks, shard.request.precision)
+        request = shard.request
+        reader, sha256 = _worker_reader(request.model, request.device, request.hooks, request.precision)
+        if sha256 != shard.model_sha256:
+            raise WorkError(f"{request.model!r} is another model on a worker than where the scan was started")
         with fixed_arithmetic(shard.request.threads):
             write_state(shard.out, _scan_here(reader, shard, lambda tokens: None).state())
     return len(shard.documents), shard.out
 
 
 @functools.lru_cache(maxsize=1)
-def _worker_reader(model: str, device: str, hooks: tuple[str, ...], precision: str) -> UnitReader:
-    """A worker loads its model once for all its shards."""
-    return UnitReader.of(load_model(model, device=device), hooks or None, precision)
+def _worker_reader(model: str, device: str, hooks: tuple[str, ...], precision: str) -> tuple[UnitReader, str]:
+    """A worker loads its model once for all its shards; with the hash of its weights."""
+    loaded = load_model(model, device=device)
+    return UnitReader.of(loaded, hooks or None, precision), content_hash(weights_of(loaded))
 
 
 def _read_part(path: Path, calibrations: dict[str, Calibration], request: ScanRequest) -> ScanAccumulator:
@@ -284,14 +304,15 @@ def _documents_of(corpus: Corpus, model: Any, request: ScanRequest, needed: set[
     """The tokens of the documents shown, read a second time."""
     numbers = sorted(needed)
     texts = (text for number, text in enumerate(corpus) if number in needed)
-    found = read_documents(_batches(model, itertools.islice(texts, len(numbers)), request, 0), set(range(len(numbers))))
+    batches = _batches(model, itertools.islice(texts, len(numbers)), request, 0, by_length=False)
+    found = read_documents(batches, set(range(len(numbers))))
     return {numbers[place]: tokens for place, tokens in found.items()}
 
 
 def _finish(run: Run, accumulator: ScanAccumulator, documents: dict[int, list[int]]) -> None:
     scan = scan_result(accumulator, documents)
     # One entry: safetensors writes several in no fixed order.
-    counts = json.dumps({"documents": scan.n_documents, "tokens": scan.n_tokens})
+    counts = json.dumps({"documents": scan.n_documents, "tokens": scan.n_tokens, "hooks": list(scan.hooks)})
     write_tensors(run.path / SCAN, scan.tensors(), {"counts": counts})
     metrics: dict[str, float | int] = {
         "documents": scan.n_documents,
@@ -306,6 +327,11 @@ def _finish(run: Run, accumulator: ScanAccumulator, documents: dict[int, list[in
             f"{hook}/contexts_shuffled_median": float(found.contexts_shuffled.median()),
         }
     run.finish(metrics)
+    _tidy(run)
+
+
+def _tidy(run: Run) -> None:
+    """Remove what was kept only to go on with."""
     (run.path / CHECKPOINT).unlink(missing_ok=True)
     for path in (run.path / SHARDS).glob("*.safetensors"):
         path.unlink()

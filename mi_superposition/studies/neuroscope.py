@@ -62,7 +62,11 @@ def write_neuroscope(
     if content_hash(weights_of(model)) != manifest["inputs"]["model"]["sha256"]:
         raise RequestError(f"{asked!r} is another model than the one {str(run)!r} scanned: scan again")
     record = scan_record(
-        scan, model, model_name=asked, corpus_name=manifest["config"]["corpus"], config=manifest["config"]
+        scan,
+        model,
+        model_name=asked,
+        corpus_name=manifest["config"]["corpus"],
+        precision=manifest["config"]["precision"],
     )
     write_scan_pages(scan, model, record, out, site_title=TITLE, index="index.html", on_pages=on_pages)
     return sum(layer.n_units for layer in record.layers)
@@ -89,25 +93,27 @@ def write_scan_pages(
 
 
 def scan_record(
-    scan: NeuronScan, model: Any, *, model_name: str, corpus_name: str, config: Mapping[str, Any]
+    scan: NeuronScan, model: Any, *, model_name: str, corpus_name: str, precision: str = "float32"
 ) -> ScanRecord:
-    """What the index says of a scan."""
+    """What the index says of a scan. Of a path on this machine it shows the last part."""
     settings = scan.settings
-    precision = "" if config.get("precision", "float32") == "float32" else f", {config['precision']} arithmetic"
+    names = [Path(name).name if Path(name).exists() else name for name in (model_name, corpus_name)]
     facts = [
-        ("model", f"{model_name}{precision}"),
-        ("corpus", corpus_name),
+        ("model", names[0] if precision == "float32" else f"{names[0]}, {precision} arithmetic"),
+        ("corpus", names[1]),
         ("documents", f"{scan.n_documents:,}"),
         ("tokens", f"{scan.n_tokens:,}"),
         ("layers", str(len(scan.hooks))),
     ]
     remarks = [
         "Beginning, end and padding tokens never count, neither in the numbers nor among the examples.",
-        f"Largest and least activations: one a document; a document that shares {100 * NEAR_DUPLICATE:.0f} % of its runs of five tokens with a better example is passed over.",
+        "The model reads a document longer than its context in pieces, each without what came before.",
+        f"Largest and least activations: one a document. A document is passed over as a near-duplicate of a better example when, of the runs of five tokens in either, both have {100 * NEAR_DUPLICATE:.0f} % (estimated by min-hashes); {settings.spare} further candidates are kept to stand in, so with more near-duplicates there are fewer examples.",
         "Tenths and histogram divide the range found in the first 64 rows; what lies beyond belongs to the outermost tenths and bars. Examples are drawn uniformly from each tenth.",
-        f"Shading is by the size of the activation (orange above zero, blue below), kept for {settings.reach} tokens before and after an example.",
+        f"Shading is by the size of the activation (orange above zero, blue below), kept for {settings.reach} tokens before and after the largest activations, and for the tokens shown around the others.",
         f"Fires on: the tokens with the largest mean activation among those seen at least {FEWEST_OCCURRENCES} times.",
-        f"Active: above {settings.active_above:g}. Contexts: the effective number of different contexts among the largest activations, in the model's own representation, beside the same for examples dealt at random. One feature in varied surroundings also counts as several.",
+        f"Active: above {settings.active_above:g}. Contexts: the effective number of different contexts among the largest activations, in the model's own representation (on 64 random directions), beside the same for examples dealt at random. One feature in varied surroundings also counts as several.",
+        "Lists of weights (raises, lowers, driven by, alike) are left out where they would mislead: for units that are no MLP neurons, inputs of gated MLPs, outputs that a further normalisation follows.",
         "Raises and lowers: W_out W_U with the final normalisation's centring and weight folded in, its division left out, the mean over tokens taken off. Later layers, which may undo it, are not in it.",
         "Driven by: what each token's embedding alone, normalised, adds to the neuron's input; no position, no attention, no earlier layer.",
     ]
@@ -131,7 +137,7 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
     last = layer_name(next(reversed(scan.hooks)))
     medians = {name: float(next(reversed(one.hooks.values())).contexts.median()) for name, one in scans.items()}
     dealt = float(found.contexts_shuffled.median())
-    record = scan_record(scan, model, model_name="stories", corpus_name="stories", config={})
+    record = scan_record(scan, model, model_name="stories", corpus_name="stories")
     page = Page(
         slug="neuroscope",
         title="What makes each neuron fire",
@@ -141,7 +147,7 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
             FigureRecord(
                 id="contexts",
                 title="How many contexts a neuron serves",
-                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 if no two do. One feature in varied surroundings also counts as several.",
+                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 at most. One feature in varied surroundings also counts as several.",
                 number=f"{medians['trained']:.1f} contexts: median of {last} (of 20 examples)",
                 control=f"{dealt:.1f} when examples are dealt at random among neurons; {medians['untrained']:.1f} in the untrained model",
                 figure=distributions(_context_groups(scans), "effective number of contexts", "share of neurons"),
@@ -158,7 +164,7 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
         number_is=f"median effective number of contexts among a neuron's 20 largest activations ({last})",
         control=f"{dealt:.1f} with examples dealt at random; {medians['untrained']:.1f} in an untrained model",
         page=page,
-        folder=lambda out, title: write_scan_pages(
+        write_more=lambda out, title: write_scan_pages(
             scan, model, record, out, site_title=title, index=f"{FOLDER}/index.html"
         ),
     )

@@ -1,5 +1,6 @@
 """The effective number of contexts on planted units, where it is known."""
 
+import pytest
 import torch
 
 from mi_superposition.corpora import TokenBatch
@@ -60,19 +61,19 @@ def test_dealing_moves_examples_and_loses_none():
 
 
 def test_planted_through_a_whole_scan(tiny_gpt2):
-    """Units made of the stream itself: one fires on one token, another on three."""
-    model, hook = tiny_gpt2.hooked, "blocks.0.hook_resid_pre"
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(100, 160, (60, 20), generator=generator)
+    """Units made of the embedding: one fires on one token, another on three, the last on all fifteen alike."""
+    model, hook = tiny_gpt2.hooked, "hook_embed"
+    tokens = torch.randint(100, 115, (60, 20), generator=torch.Generator().manual_seed(0))
     place = torch.arange(20).expand(60, 20)
     batch = TokenBatch(tokens, place > 0, torch.arange(60)[:, None].expand(60, 20), place)
 
-    def fires_on(stream):
-        """The position's part of the stream is taken off, and what is left is compared with each token's embedding."""
-        embedded = (stream - model.W_pos[: stream.shape[1]]) @ torch.linalg.pinv(model.W_E[100:160])
-        near = (embedded == embedded.amax(dim=-1, keepdim=True)).float()
-        return torch.stack([near[..., 0], near[..., :3].sum(-1), near.sum(-1)], dim=-1)
+    def fires_on(embedded):
+        which = torch.cdist(embedded, model.W_E[100:115][None]).argmin(dim=-1)
+        strength = 1 + (torch.arange(embedded.shape[0] * 20).reshape(-1, 20) * 7919 % 1000) / 1000
+        return torch.stack([(which < most) * strength for most in (1, 3, 15)], dim=-1)
 
-    found = scan_neurons(model, [batch], hooks={hook: fires_on}, top_k=20).hooks[hook]
+    found = scan_neurons(model, [batch], hooks={hook: fires_on}, top_k=20).hooks[f"{hook}.features"]
     one, three, everything = found.contexts.tolist()
-    assert one < three < everything
+    assert one == pytest.approx(1, abs=0.01)
+    assert three == pytest.approx(3, abs=0.4)
+    assert everything > 6

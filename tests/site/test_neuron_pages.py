@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mi_superposition.corpora.tokens import LONGEST_SHOWN, token_strings, visible
+from mi_superposition.errors import RequestError
 from mi_superposition.site.neuron_pages import write_neuron_pages
 from mi_superposition.site.neuron_records import (
     DocumentRecord,
@@ -223,24 +224,18 @@ def test_a_layer_sorts_and_filters(visit):
     assert rows.locator("th").all_text_contents() == ["17"]
 
 
-def test_thousands_of_rows_without_lag(browser, tmp_path):
-    """8,192 rows: sorting and filtering each within a tenth of a second on the page's own clock."""
+def test_of_thousands_of_rows_a_few_hundred_are_drawn(browser, tmp_path):
+    """What makes a table of 8,192 neurons quick: sorting it touches numbers, and only the first rows become elements."""
     n = 8192
     write_neuron_pages(ScanRecord("Many", [], [], [layer(HOOK, n, 5)]), [], [], tmp_path / "s", site_title="s")
     page = browser.new_page()
     page.goto((tmp_path / "s" / "neurons" / "L0.html").as_uri())
-    took = page.evaluate("""() => {
-        const began = performance.now();
-        document.querySelectorAll("#units thead button")[1].click();
-        const sorted = performance.now();
-        const filter = document.getElementById("filter");
-        filter.value = "planted";
-        filter.dispatchEvent(new Event("input"));
-        return [sorted - began, performance.now() - sorted];
-    }""")
-    assert page.locator("#units tbody tr").count() == 1
-    # Ten times what it takes, for a busy machine.
-    assert max(took) < 1000, took
+    rows = page.locator("#units tbody tr")
+    page.get_by_role("button", name="max").click()
+    assert rows.first.locator("td").first.text_content() == str(n - 1)
+    assert rows.count() == 200
+    page.fill("#filter", "planted")
+    assert rows.locator("th").all_text_contents() == ["5"]
     page.close()
 
 
@@ -329,3 +324,33 @@ def test_every_token_has_a_string(tiny_gpt2):
     # A byte that begins a character of several shows as what it is.
     assert "\\xe2" in strings
     assert all(visible(string) for string in strings)
+
+
+def test_a_smaller_export_removes_what_it_does_not_write(tmp_path):
+    write(tmp_path / "s")
+    few = ScanRecord("Few", [], [], [layer(HOOK, 2)])
+    write_neuron_pages(few, [record(HOOK, 0, 2)], [], tmp_path / "s", site_title="s")
+    left = {path.name for path in (tmp_path / "s" / "neurons").rglob("*") if path.is_file()}
+    assert left == {"L0N0.html", "L0.html", "index.html", "search.js"}
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "thesis.partial").write_text("mine")
+    with pytest.raises(RequestError, match="holds other files"):
+        write(tmp_path)
+    assert (tmp_path / "thesis.partial").exists()
+
+
+def test_circuitsvis_draws_a_record(browser, tmp_path):
+    from mi_superposition.notebook import load_circuitsvis, topk_samples
+
+    neuron = record(HOOK, 3, 300)
+    view = topk_samples({neuron.name: neuron.samples()})
+    (tmp_path / "view.html").write_text(
+        f"<!doctype html><meta charset='utf-8'>{load_circuitsvis().html}{view.html}", encoding="utf-8"
+    )
+    page = browser.new_page()
+    page.goto((tmp_path / "view.html").as_uri())
+    page.wait_for_selector("[id^=circuits-vis] *:has-text('word32')")
+    assert page.evaluate("window.broken") is None
+    page.close()

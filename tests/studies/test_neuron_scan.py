@@ -138,7 +138,7 @@ ray_installed = pytest.mark.skipif(
 
 @ray_installed
 def test_two_workers_of_ray_give_the_same_bytes(whole, request_of, tmp_path):
-    """And a worker killed midway changes nothing."""
+    """Of a running cluster, by its address; and a worker killed midway changes nothing."""
     out = tmp_path / "ray"
     program = [sys.executable, "-c", _RAY_THAT_KILLS_A_WORKER, *request_of(out, "--engine", "ray")]
     killed = tmp_path / "killed"
@@ -153,6 +153,7 @@ _RAY_THAT_KILLS_A_WORKER = """
 import os, signal, sys
 from pathlib import Path
 import ray
+from ray.cluster_utils import Cluster
 from mi_superposition.cli import main
 from mi_superposition.studies import neuron_scan
 
@@ -166,15 +167,17 @@ def dies_once(shard):
     return scan_shard(shard)
 
 neuron_scan.scan_shard = dies_once
-ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
-sys.exit(main(sys.argv[1:]))
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+code = main([*sys.argv[1:], "--ray-address", cluster.address])
+cluster.shutdown()
+sys.exit(code)
 """
 
 
 def test_a_worker_leaves_a_finished_shard_alone(tmp_path):
     out = tmp_path / "000000.safetensors"
     out.write_bytes(b"")
-    assert scan_shard(Shard(0, 0, ["a", "b"], ScanRequest(), {}, out)) == (2, out)
+    assert scan_shard(Shard(0, 0, ["a", "b"], ScanRequest(), {}, "", out)) == (2, out)
 
 
 def test_without_ray_a_clear_line(request_of, tmp_path, monkeypatch, capsys):

@@ -31,6 +31,7 @@ from mi_superposition.streaming import CovarianceAccumulator
 
 # A matrix of all their pairs in float64 is 2 GB at this many.
 _MOST_CORRELATED = 16_384
+_CORRELATED_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -74,25 +75,44 @@ class Calibration:
     mean: Float[Tensor, " unit"]
     representation: Float[Tensor, " d"]
 
-    @classmethod
-    def of(cls, activations: Float[Tensor, "sample unit"], representation: Float[Tensor, "sample d"]) -> Calibration:
-        """From a sample. Raises ``RequestError`` for an empty one and ``WorkError`` for a NaN or an infinity."""
+
+class RangeAccumulator:
+    """Range and means of a first sample, a batch at a time."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.low = self.high = self.total = self.representation = torch.zeros(())
+
+    def update(self, activations: Float[Tensor, "sample unit"], representation: Float[Tensor, "sample d"]) -> None:
+        """Add samples. Raises ``WorkError`` for a NaN or an infinity."""
         if not len(activations):
-            raise RequestError("the first sample holds no token that counts: give documents with text")
+            return
         if not activations.isfinite().all():
             raise WorkError("the activations hold a NaN or an infinity")
         low, high = activations.amin(dim=0), activations.amax(dim=0)
-        # A unit that never moved in the sample gets the widest range of the others.
-        widest = float((high - low).max()) or 1.0
-        high = torch.where(high > low, high, low + widest)
-        return cls(low, high, activations.mean(dim=0), representation.mean(dim=0))
+        self.low = torch.minimum(self.low, low) if self.n else low
+        self.high = torch.maximum(self.high, high) if self.n else high
+        self.total = self.total + activations.double().sum(dim=0)
+        self.representation = self.representation + representation.double().sum(dim=0)
+        self.n += len(activations)
+
+    def calibration(self) -> Calibration:
+        """What was found. Raises ``RequestError`` when nothing was."""
+        if not self.n:
+            raise RequestError("the first sample holds no token that counts: there is nothing to scan")
+        width = self.high - self.low
+        # A unit that hardly moved in the sample gets the widest range of the others; bins need some width in float32.
+        least = 1e-4 * torch.maximum(self.low.abs(), self.high.abs()).clamp_min(1e-20)
+        widest = torch.maximum(least, torch.full_like(width, float(width.max()) or 1.0))
+        high = torch.where(width > least, self.high, self.low + widest)
+        return Calibration(self.low, high, (self.total / self.n).float(), (self.representation / self.n).float())
 
 
 class UnitAccumulator:
     """Sums and examples of the units of one hook."""
 
-    def __init__(self, hook: str, calibration: Calibration, d_vector: int, settings: ScanSettings):
-        n = len(calibration.low)
+    def __init__(self, hook: str, calibration: Calibration, settings: ScanSettings):
+        n, d_vector = len(calibration.low), len(calibration.representation)
         if settings.correlation_share and n > _MOST_CORRELATED:
             raise RequestError(
                 f"{hook!r} has {n:,} units: correlations are for {_MOST_CORRELATED:,} at most; set correlation_share = 0"
@@ -114,6 +134,8 @@ class UnitAccumulator:
             for groups, size in ((1, best), (1, best), (N_TENTHS, settings.per_tenth))
         )
         self.covariance = CovarianceAccumulator(n) if settings.correlation_share else None
+        # Tokens drawn for correlations wait until there are many: taking them up is a product of matrices.
+        self._waiting: list[Tensor] = []
 
     def update(self, activations: NDArray[np.float32], vectors: NDArray[np.float32], batch: Batch) -> None:
         """Add a batch, its units shared out among threads. Raises ``WorkError`` for a NaN or an infinity."""
@@ -133,9 +155,15 @@ class UnitAccumulator:
             raise WorkError(f"the activations of unit {bad} hold a NaN or an infinity")
         if self.covariance is not None:
             share = np.uint64(min(int(self.settings.correlation_share * 2**64), 2**64 - 1))
-            drawn = torch.from_numpy(activations[batch.at[batch.number <= share]])
-            if len(drawn):
-                self.covariance.update(drawn)
+            self._waiting.append(torch.from_numpy(activations[batch.at[batch.number <= share]]))
+            if sum(map(len, self._waiting)) >= _CORRELATED_AT_ONCE:
+                self.settle()
+
+    def settle(self) -> None:
+        """Take up the tokens that wait."""
+        if self.covariance is not None and self._waiting:
+            self.covariance.update(torch.cat(self._waiting))
+        self._waiting = []
 
     def make_room(self, n_tokens: int) -> None:
         """Room for the sums of so many different tokens."""
@@ -156,6 +184,8 @@ class UnitAccumulator:
         merge_slots(self.bottom, other.bottom, True)
         merge_slots(self.drawn, other.drawn, False)
         if self.covariance is not None and other.covariance is not None:
+            self.settle()
+            other.settle()
             self.covariance = CovarianceAccumulator.merge(self.covariance, other.covariance)
 
     def state(self, n_tokens: int) -> dict[str, Tensor]:
@@ -168,6 +198,7 @@ class UnitAccumulator:
             for name, array in arrays._asdict().items()
         }
         if self.covariance is not None:
+            self.settle()
             state |= {
                 "covariance.n": torch.tensor(self.covariance.n),
                 "covariance.mean": self.covariance.mean,
@@ -193,14 +224,13 @@ class UnitAccumulator:
 class ScanAccumulator:
     """What a scan has seen so far, at all its hooks."""
 
-    def __init__(self, calibrations: dict[str, Calibration], d_vector: int, settings: ScanSettings):
-        self.calibrations, self.d_vector, self.settings = calibrations, d_vector, settings
-        self.hooks = {hook: UnitAccumulator(hook, found, d_vector, settings) for hook, found in calibrations.items()}
+    def __init__(self, calibrations: dict[str, Calibration], settings: ScanSettings):
+        self.calibrations, self.settings = calibrations, settings
+        self.hooks = {hook: UnitAccumulator(hook, found, settings) for hook, found in calibrations.items()}
         self.tokens: list[int] = []
         self.counts = np.zeros(0, np.int64)
         self.n_documents = 0
         self._row: dict[int, int] = {}
-        self._last_document = NOWHERE
 
     @property
     def n_tokens(self) -> int:

@@ -220,7 +220,7 @@ def _find_bins(line, low, high, n_bins, bin_of):
 
 @njit(cache=True, nogil=True)
 def _draw(numbers, salt, rank_of):
-    """A random rank for every token and this unit: of two random factors, the upper 53 bits of the product."""
+    """A rank for every token and this unit: their random numbers mixed, the upper 53 bits."""
     for t in range(len(numbers)):
         rank_of[t] = ((numbers[t] ^ salt) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)
 

@@ -1,7 +1,7 @@
 """How polysemantic is a unit? The effective number of different contexts among its top examples.
 
-Every example is the place where the model was when the unit acted: its representation of the token, less the mean over
-the corpus. The effective number is exp of the entropy of the eigenvalues of the examples' cosines over their number (the
+Every example is the place where the model was when the unit acted: its representation of the token (on 64 random
+directions at most), less the mean over the first sample. The effective number is exp of the entropy of the eigenvalues of the examples' cosines over their number (the
 Vendi score; Friedman & Dieng 2023, equation 2): 1 when all point the same way, k when they form k groups at right angles
 of the same size. That it is applied to a neuron's examples in the model's own representation is ours.
 

@@ -45,9 +45,9 @@ class UnitReader:
     """Runs a model up to the last hook needed and gives what its units do.
 
     A hook's units are its last axis (several axes after ``batch pos`` are taken as one), or what ``encode`` makes of it,
-    such as ``sae.encode``. Beside each hook it reads where the model is at every token, its *representation*: the residual
-    stream that enters the MLP for neurons, the hooked activation itself for anything else, projected on 64 random
-    directions where it has more axes.
+    such as ``sae.encode``: these go by the name ``HOOK.features``. Beside each hook it reads where the model is at every
+    token, its *representation*: the residual stream before the MLP for neurons, the hooked activation itself for anything
+    else, projected on 64 random directions where it has more axes.
     """
 
     model: Any
@@ -78,7 +78,7 @@ class UnitReader:
         """Activations and representations at every token, float32, on the CPU."""
         device = self.model.W_E.device
         heard: dict[str, Tensor] = {}
-        wanted = {*self.hooks, *map(_representation_of, self.hooks)}
+        wanted = {*self.hooks, *map(self._representation_of, self.hooks)}
 
         # A TransformerBridge calls a hook by another name than the one it was asked for by, so the name comes along.
         def hear(activation: Tensor, hook: Any, name: str) -> None:  # noqa: ARG001
@@ -98,6 +98,8 @@ class UnitReader:
                 self.model(tokens.to(device))
         except _Enough:
             pass
+        if silent := wanted - heard.keys():
+            raise RequestError(f"hook {min(silent)!r} is in the model but gives nothing as it is set up: name another")
         found = {}
         for hook, encode in self.hooks.items():
             units = heard[hook] if encode is None else encode(heard[hook].float())
@@ -105,15 +107,17 @@ class UnitReader:
                 raise RequestError(
                     f"what encode makes of {hook!r} has the shape {tuple(units.shape)}: give (batch, pos, unit)"
                 )
-            found[hook] = (units.float().cpu(), _projected(heard[_representation_of(hook)].float()).cpu())
+            vectors = _projected(heard[self._representation_of(hook)].float())
+            found[hook if encode is None else f"{hook}.features"] = (units.float().cpu(), vectors.cpu())
         return found
 
-
-def _representation_of(hook: str) -> str:
-    """The hook that says where the model is when units of ``hook`` act."""
-    if hook.endswith((".mlp.hook_post", ".mlp.hook_pre")):
-        return f"blocks.{layer_of(hook)}.hook_resid_mid"
-    return hook
+    def _representation_of(self, hook: str) -> str:
+        """The hook that says where the model is when units of ``hook`` act."""
+        if not hook.endswith((".mlp.hook_post", ".mlp.hook_pre")):
+            return hook
+        # Where attention and MLP stand side by side, there is nothing between them.
+        between, before = (f"blocks.{layer_of(hook)}.hook_resid_{place}" for place in ("mid", "pre"))
+        return between if between in self.model.hook_dict else before
 
 
 def _projected(vectors: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos direction"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,7 +50,7 @@ class UnitScan:
     sample; what lies beyond belongs to the outermost tenths), the lowest tenth first; its axis ``example`` is tenth by
     tenth. ``histogram`` counts what lies below the edges, in each bin, and above.
 
-    ``top_tokens``: those with the largest mean activation among tokens seen at least 5 times (-1 where there are fewer).
+    ``top_tokens``: those with the largest mean activation among tokens seen at least 5 times.
     ``partners``: the units whose activations correlate most with it in magnitude; no columns where not asked for.
     ``contexts``: the effective number of different contexts among the top examples, ``contexts_shuffled`` the same where
     every unit was dealt other units' examples (see ``polysemanticity``).
@@ -129,9 +129,15 @@ class NeuronScan:
 
     @classmethod
     def from_tensors(
-        cls, tensors: Mapping[str, Tensor], n_documents: int, n_tokens: int, settings: ScanSettings
+        cls,
+        tensors: Mapping[str, Tensor],
+        *,
+        hooks: Sequence[str],
+        n_documents: int,
+        n_tokens: int,
+        settings: ScanSettings,
     ) -> NeuronScan:
-        """Inverse of ``tensors``."""
+        """Inverse of ``tensors``, with what is no tensor; ``hooks`` in their order."""
         numbers, lengths = tensors["documents.number"].tolist(), tensors["documents.length"].tolist()
         documents = dict(
             zip(numbers, (part.tolist() for part in tensors["documents.tokens"].split(lengths)), strict=True)
@@ -149,7 +155,6 @@ class NeuronScan:
             }
             return UnitScan(**parts)
 
-        hooks = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in tensors if "/" in name))
         return cls({hook: unit_scan(hook) for hook in hooks}, documents, n_documents, n_tokens, settings)
 
 
@@ -291,6 +296,7 @@ def _top_tokens(
 
 def _partners(units: UnitAccumulator) -> tuple[Int[Tensor, "unit partner"], Float[Tensor, "unit partner"]]:
     n = len(units.sums.active)
+    units.settle()
     if units.covariance is None or units.covariance.n < 2:
         return torch.zeros(n, 0, dtype=torch.long), torch.zeros(n, 0)
     correlation = units.covariance.correlation().fill_diagonal_(0)

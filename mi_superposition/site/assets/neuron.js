@@ -11,6 +11,8 @@
   const high = Number(main.dataset.high);
   const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
   const readout = document.getElementById("readout");
+  // As many decimals as tell the steps apart in which activations are kept.
+  const decimals = Math.max(3, 3 - Math.floor(Math.log10(reach)));
 
   function lengths(packed) {
     const found = [];
@@ -66,7 +68,7 @@
       span.textContent = token;
       span.dataset.place = place;
       if (value !== undefined) {
-        span.dataset.value = value.toFixed(3);
+        span.dataset.value = value.toFixed(decimals);
         const depth = Math.min(Math.abs(value) / reach, 1);
         if (depth > 0.02) span.style.backgroundColor = `rgb(var(--${value > 0 ? "fires" : "falls"}) / ${(0.62 * depth).toFixed(3)})`;
       }
@@ -98,7 +100,11 @@
       asked.add(source);
       const script = document.createElement("script");
       script.src = source;
-      script.onerror = () => reject(new Error(`${source} is missing`));
+      script.onerror = () => {
+        asked.delete(source);
+        waiting.delete(number);
+        reject(new Error(`${source} is missing`));
+      };
       document.head.append(script);
       return undefined;
     });
@@ -116,7 +122,7 @@
     text.addEventListener("focus", () => text.children[here] && show(text.children[here]));
     text.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (!step) return;
+      if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
       here = Math.min(Math.max(here + step, 0), text.children.length - 1);
       show(text.children[here]);
@@ -153,7 +159,7 @@
   for (const item of document.querySelectorAll(".examples > li")) prepare(item);
 
   const random = document.getElementById("random");
-  const prefix = location.pathname.split("/").pop().replace(/\d+\.html$/, "");
+  const prefix = document.getElementById("next").getAttribute("href").replace(/\d+\.html$/, "");
   random.addEventListener("click", (event) => {
     event.preventDefault();
     location.href = `${prefix}${Math.floor(Math.random() * Number(main.dataset.units))}.html`;

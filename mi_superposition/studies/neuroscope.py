@@ -109,7 +109,7 @@ def scan_record(
         "Beginning, end and padding tokens never count, neither in the numbers nor among the examples.",
         "The model reads a document longer than its context in pieces, each without what came before.",
         f"Largest and least activations: one a document. A document is passed over as a near-duplicate of a better example when, of the runs of five tokens in either, both have {100 * NEAR_DUPLICATE:.0f} % (estimated by min-hashes); {settings.spare} further candidates are kept to stand in, so with more near-duplicates there are fewer examples.",
-        "Tenths and histogram divide the range found in the first 64 rows; what lies beyond belongs to the outermost tenths and bars. Examples are drawn uniformly from each tenth.",
+        f"Tenths and histogram divide the range found in the first {CALIBRATION_ROWS} rows; what lies beyond belongs to the outermost tenths and bars. Examples are drawn uniformly from each tenth.",
         f"Shading is by the size of the activation (orange above zero, blue below), kept for {settings.reach} tokens before and after the largest activations, and for the tokens shown around the others.",
         f"Fires on: the tokens with the largest mean activation among those seen at least {FEWEST_OCCURRENCES} times.",
         f"Active: above {settings.active_above:g}. Contexts: the effective number of different contexts among the largest activations, in the model's own representation (on 64 random directions), beside the same for examples dealt at random. One feature in varied surroundings also counts as several.",

@@ -315,6 +315,12 @@ def scan_units(activations, vectors, first, last, active_above, batch, bins, sum
     n_bins = sums.histogram.shape[1] - 2
     # The bins outside belong to the outermost tenths.
     tenth_of = np.minimum(np.maximum((np.arange(n_bins + 2) - 1) * N_TENTHS // n_bins, 0), N_TENTHS - 1)
+    longest = _STRETCH
+    for span in range(n_spans):
+        longest = max(longest, batch.span_end[span] - batch.span_start[span])
+    # Allocated once: fresh memory costs more than what is done with it.
+    lines = np.empty((last - first, longest + _PADDING), np.float32)
+    bins_of, ranks_of = np.empty(longest, np.int32), np.empty(longest)
     first_span = 0
     while first_span < n_spans:
         from_token, last_span = batch.span_start[first_span], first_span + 1
@@ -322,8 +328,7 @@ def scan_units(activations, vectors, first, last, active_above, batch, bins, sum
             last_span += 1
         at = batch.at[from_token : batch.span_end[last_span - 1]]
         n = len(at)
-        lines = np.empty((last - first, n + _PADDING), np.float32)
-        bin_of, rank_of = np.empty(n, np.int32), np.empty(n)
+        bin_of, rank_of = bins_of[:n], ranks_of[:n]
         _turn(activations, first, last, at, batch.token[from_token : from_token + n], lines, sums.by_token)
         for unit in range(first, last):
             line = lines[unit - first, :n]

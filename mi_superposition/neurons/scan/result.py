@@ -169,10 +169,11 @@ def documents_needed(accumulator: ScanAccumulator) -> set[int]:
 
 def scan_result(accumulator: ScanAccumulator, documents: Mapping[int, list[int]]) -> NeuronScan:
     """Order what was kept and pass over near-duplicates; ``documents`` are those of ``documents_needed``."""
-    row_of = {number: row for row, number in enumerate(documents)}
+    documents = dict(sorted(documents.items()))
+    numbers = np.array(list(documents), np.int64)
     signatures = np.stack([_min_hashes(tokens) for tokens in documents.values()]) if documents else _NO_SIGNATURES
     hooks = {
-        hook: _unit_scan(units, accumulator.calibrations[hook].representation, accumulator, row_of, signatures)
+        hook: _unit_scan(units, accumulator.calibrations[hook].representation, accumulator, numbers, signatures)
         for hook, units in accumulator.hooks.items()
     }
     shown: set[int] = set()
@@ -187,11 +188,11 @@ def _unit_scan(
     units: UnitAccumulator,
     representation: Float[Tensor, " d"],
     accumulator: ScanAccumulator,
-    row_of: dict[int, int],
+    numbers: NDArray[np.int64],
     signatures: NDArray[np.uint64],
 ) -> UnitScan:
     settings, n = accumulator.settings, accumulator.n_tokens
-    best = [_best(slots, row_of, signatures, settings.top_k) for slots in (units.top, units.bottom)]
+    best = [_best(slots, numbers, signatures, settings.top_k) for slots in (units.top, units.bottom)]
     vectors = torch.from_numpy(np.take_along_axis(units.top.vector, best[0][:, :, None], 1)) - representation
     present = torch.from_numpy(np.take_along_axis(units.top.document, best[0], 1) != NOWHERE)
     present &= torch.from_numpy(best[0] != NOWHERE)
@@ -237,22 +238,27 @@ def _order(slots: Slots) -> NDArray[np.int64]:
     return np.lexsort((slots.place, slots.document, -slots.rank, empty), axis=1)
 
 
-def _best(slots: Slots, row_of: dict[int, int], signatures: NDArray[np.uint64], top_k: int) -> NDArray[np.int64]:
-    """The first ``top_k`` slots of each unit without near-duplicates of a better one; -1 where there are fewer."""
+def _best(slots: Slots, numbers: NDArray[np.int64], signatures: NDArray[np.uint64], top_k: int) -> NDArray[np.int64]:
+    """The first ``top_k`` slots of each unit without near-duplicates of a better one; -1 where there are fewer.
+
+    ``signatures`` are those of the documents with these ``numbers``.
+    """
     order = _order(slots)
+    documents = np.take_along_axis(slots.document, order, 1)
+    rows = np.searchsorted(numbers, documents)
+    how_many = (documents != NOWHERE).sum(axis=1)
     chosen = np.full((len(order), top_k), NOWHERE)
-    for unit, candidates in enumerate(order):
-        documents = slots.document[unit, candidates]
-        candidates = candidates[documents != NOWHERE]
-        rows = signatures[[row_of[document] for document in documents[documents != NOWHERE].tolist()]]
-        alike = (rows[:, None] == rows).mean(axis=2) >= NEAR_DUPLICATE
-        kept: list[int] = []
-        for candidate in range(len(candidates)):
-            if not alike[candidate, kept].any():
-                kept.append(candidate)
-                if len(kept) == top_k:
-                    break
-        chosen[unit, : len(kept)] = candidates[kept]
+    for unit, n in enumerate(how_many.tolist()):
+        some = signatures[rows[unit, :n]]
+        alike = (some[:, None] == some).sum(axis=2) >= NEAR_DUPLICATE * _MIN_HASHES
+        kept = list(range(min(n, top_k)))
+        # Seldom is any document like another one than itself.
+        if alike.sum() > n:
+            kept = []
+            for candidate in range(n):
+                if len(kept) < top_k and not alike[candidate, kept].any():
+                    kept.append(candidate)
+        chosen[unit, : len(kept)] = order[unit, kept]
     return chosen
 
 

@@ -14,7 +14,7 @@ from mi_superposition.neurons.scan.reader import Encode, UnitReader
 from mi_superposition.neurons.scan.result import NeuronScan, documents_needed, scan_result
 
 # Rows from which the range of each unit is found.
-CALIBRATION_ROWS = 64
+CALIBRATION_ROWS = 32
 _TOKENS_IN_A_PART = 2**21
 
 
@@ -51,7 +51,7 @@ def scan_neurons(
 
 
 def calibrate(reader: UnitReader, batches: Iterable[TokenBatch]) -> dict[str, Calibration]:
-    """The range of every unit's activations over the first 64 rows."""
+    """The range of every unit's activations over the first 32 rows."""
     left = CALIBRATION_ROWS
     ranges: dict[str, RangeAccumulator] = {}
     for batch in batches:

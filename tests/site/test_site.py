@@ -97,12 +97,9 @@ def visit(browser, path: Path, *, width: int, scheme: str = "light"):
         ),
     )
     page.goto(path.as_uri())
-    for top in range(0, page.evaluate("document.documentElement.scrollHeight"), 500):
-        page.evaluate(f"window.scrollTo(0, {top})")
-        page.wait_for_timeout(20)
-    page.wait_for_function(
-        "[...document.querySelectorAll('.figure')].every(element => element.querySelector('.main-svg'))", timeout=30_000
-    )
+    for figure in page.locator(".figure").all():
+        figure.scroll_into_view_if_needed()
+        figure.locator(".main-svg").first.wait_for(state="attached")
     return page, problems, requests
 
 

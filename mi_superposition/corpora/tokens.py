@@ -42,6 +42,11 @@ def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]
     return strings
 
 
+def visible_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
+    """``token_strings`` as they are shown: see ``visible``."""
+    return [visible(string) for string in token_strings(tokenizer, d_vocab)]
+
+
 def visible(token: str) -> str:
     """The token with what cannot be seen made visible: line ends as ↵, marks and controls as ``\\u200f``, very long ones cut.
 

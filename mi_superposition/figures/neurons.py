@@ -15,7 +15,6 @@ from mi_superposition.neurons.control import KINDS, Control
 
 _SMOOTHED_OVER = 15
 _POINTS = 512
-_BINS = 40
 
 
 def neighbour_curves(
@@ -75,18 +74,16 @@ def control_scores(score: float, bound: float, unordered: float, controls: Seque
     return styled(figure, height=120 + 46 * max(len(controls), 1), min_width=480)
 
 
-def distributions(groups: Mapping[str, Float[Tensor, " sample"]], what: str, share: str) -> go.Figure:
-    """How often each value occurs in several groups, in bins they share."""
-    low = min(float(values.min()) for values in groups.values())
-    high = max(float(values.max()) for values in groups.values())
-    edges = torch.linspace(low, high, _BINS + 1)
-    middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+def distributions(
+    values: Float[Tensor, " bin"], groups: Mapping[str, Float[Tensor, " bin"]], what: str, share: str
+) -> go.Figure:
+    """How often each value occurs in several groups: their shares by bin, around the same values."""
+    middles = [round(value, 3) for value in values.tolist()]
     figure = go.Figure()
-    for number, (name, values) in enumerate(groups.items()):
-        counts = torch.histc(values.float(), _BINS, low, high) / len(values)
+    for number, (name, shares) in enumerate(groups.items()):
         figure.add_trace(
             go.Scatter(
-                x=[round(x, 3) for x in middles], y=[round(y, 4) for y in counts.tolist()], mode="lines", name=name,
+                x=middles, y=[round(y, 4) for y in shares.tolist()], mode="lines", name=name,
                 line=dict(color=SERIES[number % len(SERIES)], width=2, dash=None if "trained" in name.split() else "dot"),
                 hovertemplate=f"{name}: %{{y:.1%}} at %{{x:.1f}}<extra></extra>",
             )

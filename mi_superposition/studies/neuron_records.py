@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mi_superposition.corpora.tokens import token_strings, visible
+from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons import neuron_vectors
 from mi_superposition.neurons.effects import TokenEffects, input_effects, logit_effects
@@ -53,7 +53,7 @@ def neuron_records(
 
     For MLP neurons with direct effects and similar neurons; for other units with what the scan knows.
     """
-    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
+    strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     for hook in hooks or scan.hooks:
         if hook not in scan.hooks:
             raise RequestError(f"hook {hook!r} was not scanned: the scan has {', '.join(map(repr, scan.hooks))}")
@@ -70,7 +70,7 @@ def neuron_record(scan: NeuronScan, model: Any, layer: int, neuron: int) -> Neur
 
 def layer_records(scan: NeuronScan, model: Any) -> list[LayerRecord]:
     """The tables of all hooks."""
-    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
+    strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     records = []
     for hook, found in scan.hooks.items():
         columns = {
@@ -91,7 +91,7 @@ def layer_records(scan: NeuronScan, model: Any) -> list[LayerRecord]:
 
 def document_records(scan: NeuronScan, model: Any) -> Iterator[DocumentRecord]:
     """The documents that any page shows, by number."""
-    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
+    strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     for number, tokens in scan.documents.items():
         yield DocumentRecord(number, [strings[token] for token in tokens])
 

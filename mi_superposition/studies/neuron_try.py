@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mi_superposition.corpora import token_batches
-from mi_superposition.corpora.tokens import token_strings, visible
+from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.models import load_model
 from mi_superposition.neurons.scan import UnitReader
@@ -44,7 +44,7 @@ def neuron_try(text: str, neuron: str, model_name: str = "stories", *, coloured:
         )
     hook = f"blocks.{layer}.mlp.hook_post"
     activations = UnitReader.of(model, [hook]).read(batch.tokens)[hook][0][batch.mask][:, number].tolist()
-    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
+    strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     tokens = [strings[token] for token in batch.tokens[batch.mask].tolist()]
     reach = max(map(abs, activations)) or 1.0
     if coloured:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_superposition.corpora import load_corpus, token_batches
-from mi_superposition.corpora.tokens import token_strings, visible
+from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.figures.neurons import distributions
 from mi_superposition.models import load_model, untrained_copy, weights_of
@@ -45,6 +45,7 @@ TITLE = "Neuroscope"
 REPORT_DOCUMENTS = 500
 _ROWS_AT_ONCE = 32
 _NAMED, _WORDS = 8, 5
+_BINS = 40
 
 
 def write_neuroscope(
@@ -150,7 +151,9 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
                 look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 at most. One feature in varied surroundings also counts as several.",
                 number=f"{medians['trained']:.1f} contexts: median of {last} (of 20 examples)",
                 control=f"{dealt:.1f} when examples are dealt at random among neurons; {medians['untrained']:.1f} in the untrained model",
-                figure=distributions(_context_groups(scans), "effective number of contexts", "share of neurons"),
+                figure=distributions(
+                    *_shares(_context_groups(scans)), "effective number of contexts", "share of neurons"
+                ),
             ),
             _neuron_table(scan, model, most=True),
             _neuron_table(scan, model, most=False),
@@ -194,6 +197,17 @@ def _context_groups(scans: Mapping[str, NeuronScan]) -> dict[str, Float[Tensor, 
     return groups
 
 
+def _shares(
+    groups: Mapping[str, Float[Tensor, " unit"]],
+) -> tuple[Float[Tensor, " bin"], dict[str, Float[Tensor, " bin"]]]:
+    """The middles of bins that all groups share, and each group's share in every bin."""
+    together = torch.cat(list(groups.values()))
+    low, high = float(together.min()), float(together.max())
+    edges = torch.linspace(low, high, _BINS + 1)
+    shares = {name: torch.histc(values, _BINS, low, high) / len(values) for name, values in groups.items()}
+    return (edges[1:] + edges[:-1]) / 2, shares
+
+
 def _every_layer(scan: NeuronScan) -> TableRecord:
     rows: list[list[str | Link]] = []
     for hook, found in scan.hooks.items():
@@ -220,7 +234,7 @@ def _every_layer(scan: NeuronScan) -> TableRecord:
 
 def _neuron_table(scan: NeuronScan, model: Any, *, most: bool) -> TableRecord:
     """Neurons by how many different tokens their examples peak on for every context they serve."""
-    strings = [visible(string) for string in token_strings(model.tokenizer, model.cfg.d_vocab)]
+    strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     rows: list[list[str | Link]] = []
     for hook, found in scan.hooks.items():
         words = [_peak_words(scan, found, unit, strings) for unit in range(found.n_units)]

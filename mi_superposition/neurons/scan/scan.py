@@ -34,8 +34,9 @@ def scan_neurons(
     ``batches`` come from ``token_batches`` (or are a list of its batches), so that they can be read again for the first
     sample and for the documents shown. Tokens that are masked (BOS, EOS, padding) never count. ``hooks``: names, or names
     with what encodes each activation into units (``{"blocks.1.hook_resid_pre": sae.encode}``, found as
-    ``blocks.1.hook_resid_pre.features``); default: all MLP neurons. ``settings``: everything else that is kept. ``precision="bfloat16"`` runs the model under autocast. ``on_tokens`` is
-    called with the number of tokens of each batch done.
+    ``blocks.1.hook_resid_pre.features``); default: all MLP neurons. ``settings``: everything else that is kept.
+    ``precision="bfloat16"`` runs the model under autocast. ``on_tokens`` is called with the number of tokens of each batch
+    done.
 
     Raises ``RequestError`` for a hook that is not there, batches that can be read only once or hold no text, and
     ``WorkError`` for activations that are not finite.

@@ -35,6 +35,13 @@ class TokenBatch:
     place: Int[Tensor, "batch pos"]
     content: Mapping[int, int] = field(default_factory=dict)
 
+    def pieces(self, n_tokens: int) -> Iterator[TokenBatch]:
+        """Its rows in order, a few at a time: as many as hold ``n_tokens`` positions, at least one."""
+        rows = max(1, n_tokens // self.tokens.shape[1])
+        for first in range(0, len(self.tokens), rows):
+            some = slice(first, first + rows)
+            yield TokenBatch(self.tokens[some], self.mask[some], self.document[some], self.place[some], self.content)
+
 
 @dataclass
 class TokenCounts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
@@ -27,6 +27,7 @@ from mi_superposition.neurons.scan.kernel import (
     merge_slots,
     scan_units,
 )
+from mi_superposition.neurons.scan.reader import Found
 from mi_superposition.streaming import CovarianceAccumulator
 
 # A matrix of all their pairs in float64 is 2 GB at this many.
@@ -49,7 +50,7 @@ class ScanSettings:
     reach: int = 32
     n_bins: int = 40
     active_above: float = 0.0
-    correlation_share: float = 1 / 16
+    correlation_share: float = 1 / 32
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -137,22 +138,24 @@ class UnitAccumulator:
         # Tokens drawn for correlations wait until there are many: taking them up is a product of matrices.
         self._waiting: list[Tensor] = []
 
-    def update(self, activations: NDArray[np.float32], vectors: NDArray[np.float32], batch: Batch) -> None:
-        """Add a batch, its units shared out among threads. Raises ``WorkError`` for a NaN or an infinity."""
-        n = activations.shape[1]
-        bounds = np.linspace(0, n, torch.get_num_threads() + 1).astype(int)
-        parts = [(int(first), int(last)) for first, last in itertools.pairwise(bounds) if last > first]
+    def scan(
+        self, part: int, n_parts: int, activations: NDArray[np.float32], vectors: NDArray[np.float32], batch: Batch
+    ) -> None:
+        """Take up a batch for one part of the units: parts may be scanned by different threads."""
+        first, last = (len(self.sums.active) * edge // n_parts for edge in (part, part + 1))
+        scan_units(
+            activations, vectors, first, last, self.settings.active_above,
+            batch, self.bins, self.sums, self.top, self.bottom, self.drawn,
+        )  # fmt: skip
 
-        def scan(part: tuple[int, int]) -> None:
-            scan_units(
-                activations, vectors, *part, self.settings.active_above,
-                batch, self.bins, self.sums, self.top, self.bottom, self.drawn,
-            )  # fmt: skip
-
-        list(_pool(len(parts)).map(scan, parts)) if len(parts) > 1 else scan(parts[0])
+    def check_finite(self) -> None:
+        """Raise ``WorkError`` when a NaN or an infinity was taken up."""
         if not np.isfinite(self.sums.powers).all():
             bad = int(np.flatnonzero(~np.isfinite(self.sums.powers).all(axis=0))[0])
             raise WorkError(f"the activations of unit {bad} hold a NaN or an infinity")
+
+    def correlate(self, activations: NDArray[np.float32], batch: Batch) -> None:
+        """Take up the share of the batch that correlations are made of."""
         if self.covariance is not None:
             share = np.uint64(min(int(self.settings.correlation_share * 2**64), 2**64 - 1))
             self._waiting.append(torch.from_numpy(activations[batch.at[batch.number <= share]]))
@@ -237,17 +240,32 @@ class ScanAccumulator:
         """Tokens that counted."""
         return int(self.counts.sum())
 
-    def update(
-        self, batch: TokenBatch, found: dict[str, tuple[Float[Tensor, "batch pos unit"], Float[Tensor, "batch pos d"]]]
-    ) -> None:
-        """Add a batch: the activations of every hook, and where the model was at each token."""
-        prepared = self._prepare(batch)
-        if not len(prepared.at):
-            return
-        for hook, (activations, vectors) in found.items():
-            units = self.hooks[hook]
+    def update(self, read: Sequence[tuple[TokenBatch, Found]]) -> None:
+        """Add batches: the activations of every hook, and where the model was at each token.
+
+        Raises ``WorkError`` for a NaN or an infinity.
+        """
+        work: list[tuple[UnitAccumulator, NDArray[np.float32], NDArray[np.float32], Batch]] = []
+        for batch, found in read:
+            prepared = self._prepare(batch)
+            if len(prepared.at):
+                work += [
+                    (self.hooks[hook], activations.flatten(0, 1).numpy(), vectors.flatten(0, 1).numpy(), prepared)
+                    for hook, (activations, vectors) in found.items()
+                ]
+        for units in self.hooks.values():
             units.make_room(len(self.tokens))
-            units.update(activations.flatten(0, 1).numpy(), vectors.flatten(0, 1).numpy(), prepared)
+        n_parts = torch.get_num_threads()
+
+        def scan(part: int) -> None:
+            for units, activations, vectors, prepared in work:
+                units.scan(part, n_parts, activations, vectors, prepared)
+
+        list(_pool(n_parts).map(scan, range(n_parts)))
+        for units in self.hooks.values():
+            units.check_finite()
+        for units, activations, _, prepared in work:
+            units.correlate(activations, prepared)
 
     def _prepare(self, batch: TokenBatch) -> Batch:
         mask = batch.mask.flatten().numpy()

@@ -366,3 +366,27 @@ def merge_slots(into, other, alone):
                 into.window[unit, slot] = other.window[unit, offered]
                 into.vector[unit, slot] = other.vector[unit, offered]
                 _raise_floor(into, unit, group)
+
+
+@njit(cache=True, nogil=True)
+def choose_different(signatures, rows, order, how_many, n_chosen, too_alike):
+    """Of each unit's first ``how_many`` slots in their ``order`` the first ``n_chosen`` whose documents, by their
+    signatures (``rows`` of them), have fewer than ``too_alike`` numbers in common with a better one's. -1 where there are
+    fewer.
+    """
+    chosen = np.full((len(order), n_chosen), NOWHERE)
+    kept = np.empty(n_chosen, np.int64)
+    for unit in range(len(order)):
+        n_kept = 0
+        for candidate in range(how_many[unit]):
+            if n_kept == n_chosen:
+                break
+            signature, alike = signatures[rows[unit, candidate]], False
+            for better in range(n_kept):
+                common = (signatures[kept[better]] == signature).sum()
+                alike = alike or common >= too_alike
+            if not alike:
+                kept[n_kept] = rows[unit, candidate]
+                chosen[unit, n_kept] = order[unit, candidate]
+                n_kept += 1
+    return chosen

@@ -17,7 +17,8 @@ from mi_superposition.errors import RequestError
 from mi_superposition.training import seeded_generator
 
 Encode = Callable[[Tensor], Tensor]
-Found = dict[str, tuple[Float[Tensor, "batch pos unit"], Float[Tensor, "batch pos d"]]]
+# Pieces of batches have different sizes, so their axes are not bound to one another.
+Found = dict[str, tuple[Float[Tensor, "_batch _pos _unit"], Float[Tensor, "_batch _pos _d"]]]
 
 # Enough that cosines are kept to about a tenth (Johnson & Lindenstrauss 1984), few enough to keep one with each example.
 _DIRECTIONS = 64
@@ -73,10 +74,15 @@ class UnitReader:
             raise RequestError(f"precision = {precision!r}: give 'float32' or 'bfloat16'")
         return cls(model, named, precision)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.W_E.device
+
     @torch.no_grad()
     def read(self, tokens: Int[Tensor, "batch pos"]) -> Found:
         """Activations and representations at every token, float32, on the CPU."""
-        device = self.model.W_E.device
+        device = self.device
         heard: dict[str, Tensor] = {}
         wanted = {*self.hooks, *map(self._representation_of, self.hooks)}
 

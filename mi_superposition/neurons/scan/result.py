@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mi_superposition.neurons.scan.accumulator import ScanAccumulator, ScanSettings, UnitAccumulator
-from mi_superposition.neurons.scan.kernel import N_TENTHS, NOWHERE, Slots
+from mi_superposition.neurons.scan.kernel import N_TENTHS, NOWHERE, Slots, choose_different
 from mi_superposition.neurons.scan.polysemanticity import effective_number, shuffled_examples
 
 # Two documents are near-duplicates when they share so many of their runs of five tokens (their Jaccard similarity, as
@@ -247,19 +247,7 @@ def _best(slots: Slots, numbers: NDArray[np.int64], signatures: NDArray[np.uint6
     documents = np.take_along_axis(slots.document, order, 1)
     rows = np.searchsorted(numbers, documents)
     how_many = (documents != NOWHERE).sum(axis=1)
-    chosen = np.full((len(order), top_k), NOWHERE)
-    for unit, n in enumerate(how_many.tolist()):
-        some = signatures[rows[unit, :n]]
-        alike = (some[:, None] == some).sum(axis=2) >= NEAR_DUPLICATE * _MIN_HASHES
-        kept = list(range(min(n, top_k)))
-        # Seldom is any document like another one than itself.
-        if alike.sum() > n:
-            kept = []
-            for candidate in range(n):
-                if len(kept) < top_k and not alike[candidate, kept].any():
-                    kept.append(candidate)
-        chosen[unit, : len(kept)] = order[unit, kept]
-    return chosen
+    return choose_different(signatures, rows, order, how_many, top_k, NEAR_DUPLICATE * _MIN_HASHES)
 
 
 def _drawn_order(drawn: Slots, per_tenth: int) -> NDArray[np.int64]:

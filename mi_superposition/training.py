@@ -43,10 +43,18 @@ class Stopped(Exception):
         self.step = step
 
 
-def seeded_generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
-    """An independent CPU generator for each (seed, purpose, index)."""
+def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """A number of 64 bits, independent for each (seed, purpose, index)."""
     digest = hashlib.sha256(f"{seed}|{purpose}|{index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return int.from_bytes(digest[:8], "little")
+
+
+def seeded_generator(seed: int, purpose: str, index: int = 0, device: torch.device | None = None) -> torch.Generator:
+    """An independent generator for each (seed, purpose, index), on the CPU by default."""
+    number = derived_seed(seed, purpose, index)
+    # torch takes the signed number of the same bits.
+    signed = number - 2**64 if number >= 2**63 else number
+    return torch.Generator(device or torch.device("cpu")).manual_seed(signed)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ FLOORS = [
     {"runs", "engine"},
     {"training", "models", "notebook", "linalg", "streaming"},
     {"corpora"},
-    {"heads", "neurons", "stories"},
+    {"heads", "neurons", "stories", "toy"},
     {"addition"},
     {"figures"},
     {"site"},

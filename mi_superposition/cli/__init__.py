@@ -19,6 +19,7 @@ from mi_superposition.cli.command import Command, StoppedByUser
 from mi_superposition.cli.heads import HeadsAblate, HeadsProject
 from mi_superposition.cli.neurons import NeuronsOrder, NeuronsPages, NeuronsScan, NeuronsTry
 from mi_superposition.cli.report import Report
+from mi_superposition.cli.toy import ToyTrain
 from mi_superposition.errors import RequestError, WorkError
 
 COMMANDS: dict[str, type[Command]] = {
@@ -30,6 +31,7 @@ COMMANDS: dict[str, type[Command]] = {
     "neurons scan": NeuronsScan,
     "neurons pages": NeuronsPages,
     "neurons try": NeuronsTry,
+    "toy train": ToyTrain,
 }
 
 

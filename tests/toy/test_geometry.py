@@ -1,0 +1,115 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mi_superposition.toy.geometry import (
+    angles,
+    dimensions_per_feature,
+    feature_dimensionality,
+    feature_norms,
+    gram,
+    interference,
+    known_shapes,
+    represented,
+    shape_counts,
+    shape_dimensionality,
+    shapes,
+)
+
+PLATEAUS = {
+    "own dimension": 1,
+    "antipodal pair": 1 / 2,
+    "triangle": 2 / 3,
+    "tetrahedron": 3 / 4,
+    "pentagon": 2 / 5,
+    "square antiprism": 3 / 8,
+}
+
+
+def rotation(n, seed=0):
+    return torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+def placed(*names, seed=0):
+    """Figures in dimensions of their own, everything rotated and features shuffled."""
+    W = torch.block_diag(*[known_shapes()[name].T for name in names])
+    order = torch.randperm(W.shape[1], generator=torch.Generator().manual_seed(seed))
+    return rotation(W.shape[0], seed) @ W[:, order], order
+
+
+@pytest.mark.parametrize(("name", "share"), PLATEAUS.items())
+def test_each_figure_is_recognised_and_has_its_plateau(name, share):
+    W, _ = placed(name)
+    assert [shape.name for shape in shapes(W)] == [name]
+    assert shape_dimensionality(name) == pytest.approx(share)
+    assert feature_dimensionality(W).mean() == pytest.approx(share, abs=2e-3)
+    assert dimensions_per_feature(W) == pytest.approx(share, abs=1e-5)
+
+
+def test_figures_side_by_side():
+    W, order = placed("triangle", "antipodal pair", "own dimension", "square antiprism", "antipodal pair", seed=3)
+    assert shape_counts(W) == {"square antiprism": 8, "antipodal pair": 4, "triangle": 3, "own dimension": 1}
+    [triangle] = [shape for shape in shapes(W) if shape.name == "triangle"]
+    assert {int(order[feature]) for feature in triangle.features} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["triangle", "pentagon", "square antiprism"])
+def test_tolerance_decides(name):
+    W, _ = placed(name)
+    # A turn of 6° moves cosines by up to 0.1; one of 20° by up to 0.33.
+    for degrees, recognised in ((6, True), (25, False)):
+        moved = W.clone()
+        turn = math.radians(degrees)
+        moved[:2, 0] = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]) @ W[:2, 0]
+        assert (shapes(moved)[0].name == name) is recognised
+
+
+def test_random_directions_form_no_figure():
+    """The control: among random vectors hardly any figure is found."""
+    generator = torch.Generator().manual_seed(0)
+    named = 0
+    for _ in range(50):
+        W = torch.randn(3, 8, generator=generator)
+        named += sum(len(shape.features) for shape in shapes(W / W.norm(dim=0)) if shape.name != "unnamed")
+    assert named < 0.02 * 50 * 8
+
+
+def test_what_is_not_represented_belongs_to_no_figure():
+    W = torch.tensor([[1.0, -1.0, 0.3, 0.0], [0.0, 0.0, 0.1, 0.0]])
+    assert represented(W) == 2
+    assert shape_counts(W) == {"antipodal pair": 2}
+
+
+def test_by_hand():
+    W = torch.tensor([[1.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+    assert feature_norms(W).tolist() == pytest.approx([1, 2, math.sqrt(2)])
+    assert gram(W).tolist() == [[1, 0, 1], [0, 4, 2], [1, 2, 2]]
+    # Feature 2: projections 1 and 2 on a direction of squared norm 2.
+    assert interference(W).tolist() == pytest.approx([1, 1, 5 / 2])
+    assert feature_dimensionality(W).tolist() == pytest.approx([1 / 2, 4 / 5, 2 / 4.5])
+    assert float(dimensions_per_feature(W)) == pytest.approx(2 / 7)
+    assert angles(W)[0].tolist() == pytest.approx([0, 90, 45], abs=0.05)
+
+
+def test_a_feature_of_norm_zero():
+    W = torch.zeros(2, 3)
+    W[0, 0] = 1
+    assert interference(W).tolist() == [0, 0, 0]
+    assert feature_dimensionality(W).tolist() == [1, 0, 0]
+
+
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**16))
+def test_laws(n_hidden, n_features, seed):
+    W = torch.randn(n_hidden, n_features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    share = feature_dimensionality(W)
+    assert bool(((share > 0) & (share <= 1 + 1e-12)).all())
+    # The shares never exceed the dimensions there are.
+    assert float(share.sum()) <= n_hidden + 1e-9
+    turned = rotation(n_hidden, seed).double()
+    # float32's rotation, made orthogonal again.
+    turned = torch.linalg.qr(turned)[0]
+    torch.testing.assert_close(feature_dimensionality(turned @ W), share)
+    torch.testing.assert_close(interference(turned @ W), interference(W))

@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from mi_superposition.toy.polysemanticity import (
+    asymmetric_motifs,
+    effective_map,
+    features_per_neuron,
+    monosemantic,
+    polysemantic_share,
+    signed_pairs,
+    working,
+)
+
+
+def test_effective_number_of_features():
+    W = torch.tensor([[2.0, 0, 0, 0], [1, -1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    assert features_per_neuron(W).tolist() == pytest.approx([1, 2, 4, 0])
+
+
+def test_scale_and_order_of_features_do_not_matter():
+    W = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(features_per_neuron(-3 * W[:, order]), features_per_neuron(W))
+    assert torch.equal(monosemantic(-3 * W[:, order]), monosemantic(W))
+
+
+def test_monosemantic_and_dead_neurons():
+    W = torch.tensor([[1.0, 0.2, 0.0], [1.0, 0.5, 0.0], [0.01, 0.0, 0.0]])
+    assert monosemantic(W).tolist() == [True, False, False]
+    assert working(W).tolist() == [True, True, False]
+    assert float(polysemantic_share(W)) == pytest.approx(1 / 2)
+
+
+def test_exact_absolute_value_is_made_of_signed_pairs():
+    W_in = torch.tensor([[1.0, 0], [-1, 0], [0, 2], [0, -2]])
+    W_out = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0.5, 0.5]])
+    x = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(W_out @ (W_in @ x).relu(), x.abs())
+    assert [(pair.feature, pair.positive, pair.negative) for pair in signed_pairs(W_in, W_out)] == [
+        (0, 0, 1),
+        (1, 2, 3),
+    ]
+    # Each pair's linear parts cancel.
+    assert torch.equal(effective_map(W_out, W_in), torch.zeros(2, 2))
+
+
+def test_no_pair_when_signs_are_wrong():
+    W_in = torch.tensor([[1.0, 0], [-1, 0]])
+    assert signed_pairs(W_in, torch.tensor([[1.0, -1], [0, 0]])) == []
+    assert signed_pairs(W_in.abs(), torch.tensor([[1.0, 1], [0, 0]])) == []
+
+
+def motif():
+    """Neuron 0 is loud for feature 0 and quiet for feature 1; neuron 1 fires for feature 0 and takes the spill back."""
+    W_in = torch.tensor([[2.0, 0.5], [1.0, 0.0]])
+    W_out = torch.tensor([[0.5, 0.0], [2.0, -4.0]])
+    return W_in, W_out
+
+
+def test_the_motif_computes_both_features():
+    W_in, W_out = motif()
+    outputs = W_out @ (W_in @ torch.eye(2)).relu()
+    assert outputs.tolist() == [[1.0, 0.25], [0.0, 1.0]]
+
+
+def test_the_motif_is_found():
+    [found] = asymmetric_motifs(*motif())
+    assert (found.neuron, found.loud, found.quiet, found.inhibitor) == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("broken", ["no inhibitor", "inhibitor of the other sign", "even"])
+def test_it_is_not_found_without_one_of_its_parts(broken):
+    W_in, W_out = motif()
+    if broken == "no inhibitor":
+        W_out[1, 1] = -0.5
+    elif broken == "inhibitor of the other sign":
+        W_in[1, 0] = -1
+    else:
+        W_in[0], W_out[:, 0] = torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0])
+    assert asymmetric_motifs(W_in, W_out) == []
+
+
+def test_random_weights_hold_few_motifs():
+    """The control: random weights of the size of trained ones."""
+    generator = torch.Generator().manual_seed(0)
+    with_one = sum(
+        bool(asymmetric_motifs(torch.randn(10, 10, generator=generator), torch.randn(10, 10, generator=generator)))
+        for _ in range(20)
+    )
+    assert with_one <= 20

@@ -1,7 +1,7 @@
 """Two layers, many instances at once: what they give, how wrong it is, and the gradient, worked out by hand.
 
 Weights have the axes ``[setting, instance, …]``, activations the batch as their last axis: every product below is then one
-batched product of contiguous matrices, and the first layer of all instances of a setting reads the same inputs in one
+batched product of contiguous matrices, and the first layers of all instances of a setting read the same inputs in one
 product. The tests hold the gradient to torch's own.
 """
 
@@ -15,6 +15,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_superposition.toy.memory import Memory
+
 
 @dataclass(frozen=True)
 class ToyWeights:
@@ -27,28 +29,34 @@ class ToyWeights:
 
 @dataclass(frozen=True)
 class Penalties:
-    """What the loss weighs, by setting: squared errors by output, and the magnitude of hidden activations."""
+    """What the loss weighs, by setting: squared errors by output (``None``: all by 1), and the magnitude of hidden
+    activations (``None``: not at all).
+    """
 
-    importance: Float[Tensor, "setting output"]
-    l1: Float[Tensor, " setting"]
+    importance: Float[Tensor, "setting output"] | None
+    l1: Float[Tensor, " setting"] | None
 
 
 class ToyNetwork:
-    """Which activations stand where. ``hidden`` and ``output`` are ``relu``, ``gelu`` or ``linear``."""
+    """Which activations stand where. ``hidden`` and ``output`` are ``relu``, ``gelu`` or ``linear``.
+
+    What it computes on the way it keeps in memory of its own, from call to call: one thread may call it at a time.
+    """
 
     def __init__(self, hidden: str, output: str, *, tied: bool):
         self.hidden, self.output, self.tied = hidden, output, tied
+        self._memory = Memory()
 
     def hidden_activations(
         self, weights: ToyWeights, inputs: Float[Tensor, "setting feature batch"]
     ) -> Float[Tensor, "setting instance hidden batch"]:
-        """What the hidden layer does."""
+        """What the hidden layer does; the next call writes over it."""
         return _activate(self.hidden, self._before_hidden(weights, inputs))
 
     def outputs(
         self, weights: ToyWeights, inputs: Float[Tensor, "setting feature batch"]
     ) -> Float[Tensor, "setting instance output batch"]:
-        """What the network gives."""
+        """What the network gives; the next call writes over it."""
         return _activate(self.output, self._before_output(weights, self.hidden_activations(weights, inputs)))
 
     def loss(
@@ -59,8 +67,10 @@ class ToyNetwork:
         penalties: Penalties,
     ) -> Float[Tensor, "setting instance"]:
         """Squared errors weighted by importance, their mean over outputs and batch. The L1 term is no part of it."""
-        errors = self.outputs(weights, inputs) - wanted[:, None]
-        return (errors.square().mean(dim=-1) * penalties.importance[:, None]).mean(dim=-1)
+        squared = (self.outputs(weights, inputs) - wanted[:, None]).square_().mean(dim=-1)
+        if penalties.importance is not None:
+            squared = squared * penalties.importance[:, None]
+        return squared.mean(dim=-1)
 
     def loss_and_gradient(
         self,
@@ -74,62 +84,77 @@ class ToyNetwork:
 
         Where weights are tied the gradient of both uses stands in ``W_in``, and ``W_out`` is its transpose.
         """
-        n = inputs.shape[-1]
-        before = self._before_hidden(weights, inputs)
-        hidden, hidden_slope = _activate_with_slope(self.hidden, before)
-        loss_l1 = None
-        if bool(penalties.l1.any()):
-            l1 = penalties.l1[:, None, None, None] / n
-            loss_l1 = hidden.abs().sum(dim=(-2, -1)) * l1[:, :, 0, 0]
+        before_hidden = self._before_hidden(weights, inputs)
+        hidden = _activate(self.hidden, before_hidden)
         kept = hidden if keep is None else hidden * keep
-        outputs, output_slope = _activate_with_slope(self.output, self._before_output(weights, kept))
-        errors = outputs.sub_(wanted[:, None])
-        # The derivative of the mean of importance times squared error.
-        scale = (penalties.importance * (2 / errors.shape[2] / n))[:, None, :, None]
-        delta = errors * scale
-        loss = torch.linalg.vecdot(errors.flatten(2), delta.flatten(2)) / 2
-        if output_slope is not None:
-            delta.mul_(output_slope)
+        before_output = self._before_output(weights, kept)
+        outputs = _activate(self.output, before_output)
+        errors = torch.sub(outputs, wanted[:, None], out=self._memory.room("errors", outputs))
+        # All that follows is the gradient of half the sum of squares; the rest is a factor of small matrices.
+        per_square = 1 / (errors.shape[2] * errors.shape[3])
+        delta = errors
+        if penalties.importance is None:
+            loss = torch.linalg.vector_norm(errors.flatten(2), dim=-1).square() * per_square
+        else:
+            importance = penalties.importance[:, None, :, None]
+            delta = torch.mul(errors, importance, out=self._memory.room("delta", errors))
+            loss = (errors.mul_(delta)).sum(dim=(-2, -1)) * per_square
+        delta = _times_slope(self.output, delta, before_output, outputs)
         flat_delta, flat_kept = delta.flatten(0, 1), kept.flatten(0, 1)
         to_W_out = torch.bmm(flat_delta, flat_kept.transpose(1, 2)).view_as(weights.W_out)
-        to_hidden = torch.bmm(weights.W_out.flatten(0, 1).transpose(1, 2), flat_delta).view_as(hidden)
+        to_hidden = self._memory.room("to_hidden", hidden)
+        torch.bmm(weights.W_out.flatten(0, 1).transpose(1, 2), flat_delta, out=to_hidden.flatten(0, 1))
         if keep is not None:
             to_hidden.mul_(keep)
-        if loss_l1 is not None:
-            loss = loss + loss_l1
-            to_hidden.addcmul_(hidden.sign(), l1.expand_as(hidden))
-        if hidden_slope is not None:
-            to_hidden.mul_(hidden_slope)
+        if penalties.l1 is not None:
+            n = inputs.shape[-1]
+            loss = loss + hidden.abs().sum(dim=(-2, -1)) * (penalties.l1 / n)[:, None]
+            to_hidden.addcmul_(hidden.sign(), (penalties.l1 / n / (2 * per_square))[:, None, None, None])
+        to_hidden = _times_slope(self.hidden, to_hidden, before_hidden, hidden)
         to_W_in = torch.bmm(to_hidden.flatten(1, 2), inputs.transpose(1, 2)).view_as(weights.W_in)
         if self.tied:
             to_W_in.add_(rearrange(to_W_out, "setting instance output hidden -> setting instance hidden output"))
+        to_W_in.mul_(2 * per_square)
+        if self.tied:
             to_W_out = rearrange(to_W_in, "setting instance hidden feature -> setting instance feature hidden")
-        return loss, ToyWeights(to_W_in, to_W_out, delta.sum(dim=-1))
+        else:
+            to_W_out.mul_(2 * per_square)
+        return loss, ToyWeights(to_W_in, to_W_out, delta.sum(dim=-1).mul_(2 * per_square))
 
     def _before_hidden(self, weights: ToyWeights, inputs: Tensor) -> Tensor:
         n_settings, n_instances, n_hidden, _ = weights.W_in.shape
-        product = torch.bmm(weights.W_in.flatten(1, 2), inputs)
-        return product.view(n_settings, n_instances, n_hidden, -1)
+        room = self._memory.room("hidden", inputs, (n_settings, n_instances, n_hidden, inputs.shape[-1]))
+        torch.bmm(weights.W_in.flatten(1, 2), inputs, out=room.flatten(1, 2))
+        return room
 
     def _before_output(self, weights: ToyWeights, hidden: Tensor) -> Tensor:
-        n_settings, n_instances = weights.b.shape[:2]
-        product = torch.baddbmm(weights.b.flatten(0, 1)[:, :, None], weights.W_out.flatten(0, 1), hidden.flatten(0, 1))
-        return product.unflatten(0, (n_settings, n_instances))
+        room = self._memory.room("output", hidden, (*weights.b.shape, hidden.shape[-1]))
+        torch.baddbmm(
+            weights.b.flatten(0, 1)[:, :, None],
+            weights.W_out.flatten(0, 1),
+            hidden.flatten(0, 1),
+            out=room.flatten(0, 1),
+        )
+        return room
 
 
 def _activate(kind: str, values: Tensor) -> Tensor:
-    return _activate_with_slope(kind, values)[0]
-
-
-def _activate_with_slope(kind: str, values: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The activation and its derivative, ``None`` for 1. May write over ``values``."""
+    """ReLU writes over its argument."""
     match kind:
         case "linear":
-            return values, None
+            return values
         case "relu":
-            values.relu_()
-            return values, values > 0
-    # Hendrycks & Gimpel 2016, equation 2: x Φ(x), with Φ the normal distribution's; its derivative is Φ(x) + x φ(x).
-    below = torch.special.ndtr(values)
-    density = torch.exp(-0.5 * values.square()) / math.sqrt(2 * math.pi)
-    return values * below, below.addcmul_(values, density)
+            return values.relu_()
+    return torch.nn.functional.gelu(values)
+
+
+def _times_slope(kind: str, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """The gradient by what stood before the activation. Writes over ``gradient``."""
+    match kind:
+        case "linear":
+            return gradient
+        case "relu":
+            return torch.ops.aten.threshold_backward.grad_input(gradient, after, 0, grad_input=gradient)
+    # The derivative of x Φ(x), with Φ the normal distribution's: Φ(x) + x φ(x).
+    slope = torch.special.ndtr(before).addcmul_(before, torch.exp(-0.5 * before.square()), value=(2 * math.pi) ** -0.5)
+    return gradient.mul_(slope)

@@ -16,6 +16,7 @@ from torch import Tensor
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.runs import Run, open_run, read_manifest, read_tensors, write_tensors
 from mi_superposition.toy.config import ToyConfig
+from mi_superposition.toy.memory import Memory
 from mi_superposition.toy.network import Penalties, ToyNetwork, ToyWeights
 from mi_superposition.toy.tasks import InputSampler, targets
 from mi_superposition.training import fixed_arithmetic, resume, seeded_generator, train, warmup_then
@@ -158,6 +159,7 @@ class ToyLearner:
         self.config = config
         self.device = torch.device(config.device)
         self.network = network_of(config)
+        self._memory = Memory()
         self.sampler = InputSampler(config, self.device)
         self.penalties = _penalties(config, self.device)
         weights = initial_weights(config)
@@ -188,8 +190,9 @@ class ToyLearner:
     def step(self, step: int) -> None:
         """Descend once. Raises ``WorkError`` before an instance's loss that is not finite touches a weight."""
         inputs = self.sampler.draw("batch", step, self.config.batch_size)
+        wanted = targets(self.config.task, inputs, self._memory)
         losses, gradient = self.network.loss_and_gradient(
-            self.weights, inputs, targets(self.config.task, inputs), self.penalties, self._dropout(step)
+            self.weights, inputs, wanted, self.penalties, self._dropout(step)
         )
         if not bool(losses.isfinite().all()):
             setting, instance = (~losses.isfinite()).nonzero()[0].tolist()
@@ -224,7 +227,8 @@ class ToyLearner:
             total += self.network.loss(self.weights, inputs, wanted, self.penalties)
             first = first + wanted.double().mean(dim=-1) / _HELD_OUT_BATCHES
             second = second + wanted.double().square().mean(dim=-1) / _HELD_OUT_BATCHES
-        constant = ((second - first.square()) * self.penalties.importance).mean(dim=1)
+        importance = 1 if self.penalties.importance is None else self.penalties.importance
+        constant = ((second - first.square()) * importance).mean(dim=1)
         return (total / _HELD_OUT_BATCHES).float().cpu(), constant.float().cpu()
 
     def keep_snapshot(self, step: int) -> None:
@@ -320,11 +324,10 @@ def _train(
 
 
 def _penalties(config: ToyConfig, device: torch.device) -> Penalties:
-    importance = torch.stack(
-        [torch.tensor(setting.importance, dtype=torch.float32).expand(config.n_outputs) for setting in config.settings]
-    )
-    l1 = torch.tensor([setting.l1 for setting in config.settings], dtype=torch.float32)
-    return Penalties(importance.to(device), l1.to(device))
+    given = [torch.tensor(setting.importance, dtype=torch.float32) for setting in config.settings]
+    importance = torch.stack([value.expand(config.n_outputs) for value in given]).to(device)
+    l1 = torch.tensor([setting.l1 for setting in config.settings], dtype=torch.float32, device=device)
+    return Penalties(None if bool((importance == 1).all()) else importance, l1 if bool(l1.any()) else None)
 
 
 def _parts(weights: ToyWeights) -> tuple[Tensor, Tensor, Tensor]:

@@ -51,11 +51,14 @@ def test_loss_and_gradient_are_autograds(tied, hidden, output):
 
 
 def test_without_dropout_and_l1():
-    weights, x, wanted, penalties, _ = problem(False, outputs=2)
-    plain = Penalties(penalties.importance, torch.zeros(SETTINGS, dtype=torch.float64))
+    weights, x, wanted, _, _ = problem(False, outputs=2)
+    plain = Penalties(None, None)
     network = ToyNetwork("relu", "relu", tied=False)
-    losses, *_ = reference("relu", "relu", weights, x, wanted, plain, torch.tensor(1.0), False)
-    torch.testing.assert_close(network.loss_and_gradient(weights, x, wanted, plain)[0], losses)
+    ones = Penalties(torch.ones(SETTINGS, 2, dtype=torch.float64), torch.zeros(SETTINGS, dtype=torch.float64))
+    losses, to_W_in, *_ = reference("relu", "relu", weights, x, wanted, ones, torch.tensor(1.0), False)
+    got, gradient = network.loss_and_gradient(weights, x, wanted, plain)
+    torch.testing.assert_close(got, losses)
+    torch.testing.assert_close(gradient.W_in, to_W_in)
     torch.testing.assert_close(network.loss(weights, x, wanted, plain), losses)
 
 

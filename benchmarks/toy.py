@@ -1,0 +1,177 @@
+"""Training many toy models: the usual loop against ours, interleaved in one process, medians.
+
+    python benchmarks/toy.py            # a step of 7 settings, 100 features, 40 hidden; instances of 5 -> 2
+    python benchmarks/toy.py --learn    # both for 10,000 steps: the losses they reach, and the law of their inputs
+
+The usual loop draws one number for the mask and one for the value, multiplies with einsum, and leaves the gradient to
+autograd and the step to Adam. The floor is the five products of matrices in a step, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from scipy.stats import kstest
+
+from mi_superposition.toy import ToyConfig, setting_grid
+from mi_superposition.toy.train import ToyLearner
+
+PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+FEATURES, HIDDEN, BATCH = 100, 40, 1024
+
+
+class UsualLoop:
+    """|x| computed by one hidden layer, a model for each probability."""
+
+    def __init__(self, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+        n = len(PROBABILITIES)
+        self.probability = torch.tensor(PROBABILITIES)[:, None]
+        self.W1 = torch.nn.Parameter(torch.nn.init.xavier_normal_(torch.empty(n, FEATURES, HIDDEN)))
+        self.W2 = torch.nn.Parameter(torch.nn.init.xavier_normal_(torch.empty(n, HIDDEN, FEATURES)))
+        self.b = torch.nn.Parameter(torch.zeros(n, FEATURES))
+        # Each weight matrix above is initialised as one; its own fans are those of a single instance.
+        with torch.no_grad():
+            for instance in range(n):
+                torch.nn.init.xavier_normal_(self.W1[instance])
+                torch.nn.init.xavier_normal_(self.W2[instance])
+        self.optimizer = torch.optim.Adam([self.W1, self.W2, self.b], lr=1e-3)
+
+    def draw(self) -> torch.Tensor:
+        """``[batch instance feature]``"""
+        shape = (BATCH, len(PROBABILITIES), FEATURES)
+        value = 2 * torch.rand(shape, generator=self.generator) - 1
+        mask = torch.rand(shape, generator=self.generator) <= self.probability
+        return torch.where(mask, value, torch.zeros(()))
+
+    def errors(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of each instance."""
+        hidden = torch.relu(torch.einsum("bif,ifh->bih", x, self.W1))
+        out = torch.relu(torch.einsum("bih,iho->bio", hidden, self.W2) + self.b)
+        return (x.abs() - out).square().mean(dim=(0, 2))
+
+    def step(self, step: int) -> None:  # noqa: ARG002
+        """Descend once."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.errors(self.draw()).sum()
+        loss.backward()
+        self.optimizer.step()
+
+
+def ours(instances: int = 1, seed: int = 0) -> ToyLearner:
+    """The same models and task."""
+    config = ToyConfig(
+        model="computation",
+        task="abs",
+        n_features=FEATURES,
+        n_hidden=HIDDEN,
+        settings=setting_grid(probability=PROBABILITIES),
+        n_instances=instances,
+        batch_size=BATCH,
+        seed=seed,
+    )
+    return ToyLearner(config)
+
+
+def floor() -> Callable[[int], None]:
+    """The five products of a step."""
+    n = len(PROBABILITIES)
+    x, out = torch.randn(2, n, FEATURES, BATCH)
+    hidden = torch.randn(n, HIDDEN, BATCH)
+    W1, W2 = torch.randn(n, HIDDEN, FEATURES), torch.randn(n, FEATURES, HIDDEN)
+
+    def products(step: int) -> None:  # noqa: ARG001
+        torch.bmm(W1, x)
+        torch.bmm(W2, hidden)
+        torch.bmm(out, hidden.transpose(1, 2))
+        torch.bmm(W2.transpose(1, 2), out)
+        torch.bmm(hidden, x.transpose(1, 2))
+
+    return products
+
+
+def interleaved(ways: dict[str, Callable[[int], None]], rounds: int, steps: int) -> dict[str, float]:
+    """Median milliseconds a step."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, step in ways.items():
+            began = time.perf_counter()
+            for index in range(steps):
+                step(index)
+            # The first round warms up.
+            if number:
+                times[name].append(1000 * (time.perf_counter() - began) / steps)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def compare_steps() -> None:
+    """One step of each way."""
+    ways = {"usual loop": UsualLoop(0).step, "ours": ours().step, "floor: the products": floor()}
+    taken = interleaved(ways, rounds=15, steps=40)
+    print(f"\n7 settings, {FEATURES} features, {HIDDEN} hidden, batch {BATCH}")
+    print(f"{'way':22} {'ms a step':>9} {'times faster':>13}")
+    for name, value in taken.items():
+        print(f"{name:22} {value:9.2f} {taken['usual loop'] / value:13.2f}")
+
+
+def compare_instances() -> None:
+    """Cost of an instance by how many there are."""
+    print("\n5 features, 2 hidden, one setting, batch 1024")
+    print(f"{'instances':>9} {'ms a step':>10} {'µs a step and instance':>23} {'seconds for 10,000 steps':>25}")
+    counts = (1, 10, 100, 1000)
+    ways = {str(n): ToyLearner(ToyConfig(n_instances=n)).step for n in counts}
+    taken = interleaved(ways, rounds=5, steps=30)
+    for n in counts:
+        value = taken[str(n)]
+        print(f"{n:9d} {value:10.2f} {1000 * value / n:23.1f} {10 * value:25.0f}")
+
+
+def learn(steps: int) -> None:
+    """Both loops to the end, and what they are fed."""
+    usual, fast = UsualLoop(0), ours()
+    began = time.perf_counter()
+    for step in range(steps):
+        usual.step(step)
+    middle = time.perf_counter()
+    for step in range(steps):
+        fast.step(step)
+    end = time.perf_counter()
+    print(f"\n{steps:,} steps: usual loop {middle - began:.0f} s, ours {end - middle:.0f} s")
+    with torch.no_grad():
+        usual_loss = torch.stack([usual.errors(usual.draw()) for _ in range(32)]).mean(dim=0)
+    our_loss, _ = fast.held_out()
+    print(f"{'probability':>11} {'usual loss':>11} {'our loss':>11} {'ratio':>6} {'KS test, p':>11}")
+    usual_x, our_x = usual.draw(), fast.sampler.draw("batch", steps, BATCH)
+    for index, probability in enumerate(PROBABILITIES):
+        same = kstest(usual_x[:, index].flatten().numpy(), our_x[index].flatten().numpy()).pvalue
+        a, b = float(usual_loss[index]), float(our_loss[index, 0])
+        print(f"{probability:11} {a:11.3e} {b:11.3e} {b / a:6.2f} {same:11.2f}")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--learn", action="store_true", help="train both to the end")
+    parser.add_argument("--steps", type=int, default=10_000)
+    options = parser.parse_args()
+    # What a training run sets, for both.
+    torch.set_flush_denormal(True)
+    print(
+        f"{os.cpu_count()} × {platform.processor() or platform.machine()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
+    if options.learn:
+        learn(options.steps)
+    else:
+        compare_steps()
+        compare_instances()
+
+
+if __name__ == "__main__":
+    main()

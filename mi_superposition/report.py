@@ -12,9 +12,11 @@ from mi_superposition.site.write import check_site_folder, write_assets
 from mi_superposition.studies.addition import addition_section
 from mi_superposition.studies.neuron_order import neuron_order_section
 from mi_superposition.studies.neuroscope import neuroscope_section
+from mi_superposition.studies.toy.section import toy_section
 
 # A section measures, tells how far it is by calling its argument, and returns what to show.
 SECTIONS: dict[str, Callable[[Callable[[str], None]], Section]] = {
+    "toy": toy_section,
     "addition": addition_section,
     "neuron-order": neuron_order_section,
     "neuroscope": neuroscope_section,

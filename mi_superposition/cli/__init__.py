@@ -19,7 +19,7 @@ from mi_superposition.cli.command import Command, StoppedByUser
 from mi_superposition.cli.heads import HeadsAblate, HeadsProject
 from mi_superposition.cli.neurons import NeuronsOrder, NeuronsPages, NeuronsScan, NeuronsTry
 from mi_superposition.cli.report import Report
-from mi_superposition.cli.toy import ToyTrain
+from mi_superposition.cli.toy import ToyStudy, ToyTrain
 from mi_superposition.errors import RequestError, WorkError
 
 COMMANDS: dict[str, type[Command]] = {
@@ -32,6 +32,7 @@ COMMANDS: dict[str, type[Command]] = {
     "neurons pages": NeuronsPages,
     "neurons try": NeuronsTry,
     "toy train": ToyTrain,
+    "toy study": ToyStudy,
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from mi_superposition.cli.command import Command, progress, stop_on_signal, where
 
@@ -110,3 +112,38 @@ def _by_feature(first: float, ratio: float, n: int) -> float | tuple[float, ...]
     from mi_superposition.toy.config import geometric
 
     return first if ratio == 1 else geometric(first, ratio, n)
+
+
+@dataclass(frozen=True)
+class ToyStudy(Command):
+    """Run one of the nine studies of toy models: train what it needs, measure it, write its page."""
+
+    name: Annotated[
+        Literal[
+            "directions", "sparsity", "neurons", "absolute", "logic", "dropout", "penalties", "width", "correlation"
+        ],
+        tyro.conf.Positional,
+    ]
+    """Which one; README says what each asks."""
+    out: Path
+    """Run folder; the page is page/toy-NAME.html below it."""
+    full: bool = False
+    """The size of the source, where the usual one is smaller: minutes become an hour."""
+    instances: int | None = None
+    """Models trained for each setting. Default: the study's."""
+    steps: int | None = None
+    """Optimizer steps. Default: the study's."""
+    seed: int = 0
+    """Seed of inputs and initial weights."""
+
+    def run(self) -> str:
+        """Run, or go on, or say that it is finished."""
+        from mi_superposition.studies.toy import STUDIES
+        from mi_superposition.studies.toy.study import StudySize, train_study
+
+        study = STUDIES[self.name]
+        size = StudySize(self.full, self.instances, self.steps, self.seed)
+        total = sum(config.n_steps for config in study.sized(size).values())
+        with stop_on_signal() as stopping, progress("step", total) as advance:
+            finished = train_study(study, self.out, size, on_step=advance, should_stop=stopping)
+        return where(finished, self.out)

@@ -106,7 +106,8 @@ def load_toy(folder: Path) -> ToyModels:
     tensors, _ = read_tensors(folder / _WEIGHTS)
 
     def weights(start: str) -> ToyWeights:
-        return ToyWeights(*(tensors[start + name].float() for name in ("W_in", "W_out", "b")))
+        W_in, b = tensors[start + "W_in"].float(), tensors[start + "b"].float()
+        return ToyWeights(W_in, _transposed(W_in) if config.tied else tensors[start + "W_out"].float(), b)
 
     try:
         return ToyModels(
@@ -131,7 +132,9 @@ def save_toy(models: ToyModels, folder: Path) -> None:
         "constant_loss": models.constant_loss,
     }
     for start, weights in {"": models.weights, **{f"{step}/": kept for step, kept in models.snapshots.items()}}.items():
-        found |= {f"{start}{name}": getattr(weights, name) for name in ("W_in", "W_out", "b")}
+        found |= {f"{start}W_in": weights.W_in, f"{start}b": weights.b}
+        if not models.config.tied:
+            found[f"{start}W_out"] = weights.W_out
     write_tensors(folder / _WEIGHTS, found)
 
 
@@ -143,7 +146,7 @@ def initial_weights(config: ToyConfig) -> ToyWeights:
     generator = seeded_generator(config.seed, "W_in")
     W_in = spread * torch.randn(*shape, config.n_hidden, config.n_features, generator=generator)
     if config.tied:
-        W_out = rearrange(W_in, "setting instance hidden feature -> setting instance feature hidden")
+        W_out = _transposed(W_in)
     else:
         spread = (2 / (config.n_outputs + config.n_hidden)) ** 0.5
         generator = seeded_generator(config.seed, "W_out")
@@ -181,10 +184,7 @@ class ToyLearner:
     @property
     def weights(self) -> ToyWeights:
         """As they are now; views, not copies."""
-        W_out = self.W_out
-        if W_out is None:
-            W_out = rearrange(self.W_in, "setting instance hidden feature -> setting instance feature hidden")
-        return ToyWeights(self.W_in, W_out, self.b)
+        return ToyWeights(self.W_in, _transposed(self.W_in) if self.W_out is None else self.W_out, self.b)
 
     @torch.no_grad()
     def step(self, step: int) -> None:
@@ -328,6 +328,10 @@ def _penalties(config: ToyConfig, device: torch.device) -> Penalties:
     importance = torch.stack([value.expand(config.n_outputs) for value in given]).to(device)
     l1 = torch.tensor([setting.l1 for setting in config.settings], dtype=torch.float32, device=device)
     return Penalties(None if bool((importance == 1).all()) else importance, l1 if bool(l1.any()) else None)
+
+
+def _transposed(W_in: Tensor) -> Tensor:
+    return rearrange(W_in, "setting instance hidden feature -> setting instance feature hidden")
 
 
 def _parts(weights: ToyWeights) -> tuple[Tensor, Tensor, Tensor]:

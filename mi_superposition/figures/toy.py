@@ -1,0 +1,213 @@
+"""Figures of toy models: directions, interactions, neurons, grids of settings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.basedatatypes import BaseTraceType
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from mi_superposition.figures.style import GREY, SERIES, framed, plain_heatmap, styled
+
+_DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """One model's W^T W, biases, feature norms and interference."""
+
+    gram: Float[Tensor, "feature feature"]
+    bias: Float[Tensor, " feature"]
+    norms: Float[Tensor, " feature"]
+    interference: Float[Tensor, " feature"]
+
+
+def feature_directions(frames: Mapping[str, Float[Tensor, "2 feature"]], what: str) -> go.Figure:
+    """Each feature as a line from the origin of a two-dimensional hidden space; a slider over the models."""
+
+    def traces(W: Tensor) -> list[BaseTraceType]:
+        return [
+            go.Scatter(
+                x=[0, x], y=[0, y], mode="lines+markers", line=dict(width=3, color=colour),
+                marker=dict(size=[0, 9], color=colour), name=f"feature {feature}",
+                hovertemplate=f"feature {feature}: (%{{x:.2f}}, %{{y:.2f}})<extra></extra>",
+            )
+            for feature, ((x, y), colour) in enumerate(zip(_rounded(W.T), feature_colours(W.shape[1]), strict=True))
+        ]  # fmt: skip
+
+    shown = {name: traces(W) for name, W in frames.items()}
+    figure = go.Figure(next(iter(shown.values())))
+    framed(figure, shown, what)
+    limit = 1.15 * max(float(W.norm(dim=0).max()) for W in frames.values())
+    figure.update_xaxes(range=[-limit, limit], title="hidden dimension 1", constrain="domain")
+    figure.update_yaxes(range=[-limit, limit], title="hidden dimension 2", scaleanchor="x")
+    return styled(figure, height=480)
+
+
+def interactions(frames: Mapping[str, Interactions], what: str) -> go.Figure:
+    """W^T W, the biases, and feature norms coloured by interference; a slider over the models."""
+    figure = make_subplots(
+        1, 3, column_widths=[0.48, 0.1, 0.42], horizontal_spacing=0.1,
+        subplot_titles=["W<sup>T</sup>W", "bias", "norm (colour: interference)"],
+    )  # fmt: skip
+    limit = max(float(found.gram.abs().max()) for found in frames.values())
+    most = max(float(found.interference.max()) for found in frames.values())
+
+    def traces(found: Interactions) -> list[BaseTraceType]:
+        n = len(found.norms)
+        return [
+            plain_heatmap(
+                _rounded(found.gram), limit=limit, showscale=False,
+                hovertemplate="features %{y} and %{x}: %{z:.3f}<extra></extra>",
+            ),
+            plain_heatmap(
+                _rounded(found.bias[:, None]), limit=limit, showscale=False, hovertemplate="bias %{y}: %{z:.3f}<extra></extra>",
+            ),
+            go.Bar(
+                x=list(range(n)), y=_rounded(found.norms), customdata=_rounded(found.interference),
+                marker=dict(
+                    color=_rounded(found.interference), cmin=0, cmax=most, colorscale="Viridis",
+                    colorbar=dict(thickness=10, len=0.9),
+                ),
+                hovertemplate="feature %{x}: norm %{y:.3f}, interference %{customdata:.3f}<extra></extra>",
+            ),
+        ]  # fmt: skip
+
+    shown = {name: traces(found) for name, found in frames.items()}
+    for column, trace in enumerate(next(iter(shown.values()))):
+        figure.add_trace(trace, row=1, col=column + 1)
+    framed(figure, shown, what)
+    for column in (1, 2):
+        figure.update_yaxes(autorange="reversed", dtick=1, row=1, col=column)
+    figure.update_xaxes(dtick=1)
+    figure.update_xaxes(showticklabels=False, row=1, col=2)
+    figure.update_yaxes(
+        rangemode="tozero", range=[0, 1.05 * max(float(f.norms.max()) for f in frames.values())], row=1, col=3
+    )
+    return styled(figure, height=360, min_width=720).update_layout(showlegend=False)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one line; ``low`` and ``high`` bound the band around it."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def lines(
+    series: Mapping[str, Line],
+    *,
+    x_title: str,
+    y_title: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    marks: Mapping[str, float] | None = None,
+    labels: Sequence[str] | None = None,
+) -> go.Figure:
+    """Lines with markers, a band where one is given, and grey level lines at ``marks``. ``labels`` show at the points of
+    the first line.
+    """
+    figure = go.Figure()
+    for number, ((name, line), colour) in enumerate(zip(series.items(), itertools.cycle(SERIES), strict=False)):
+        if line.low is not None and line.high is not None:
+            figure.add_scatter(
+                x=[*line.x, *list(line.x)[::-1]], y=[*line.high, *list(line.low)[::-1]], fill="toself", fillcolor=colour,
+                opacity=0.18, line=dict(width=0), hoverinfo="skip", showlegend=False, legendgroup=name,
+            )  # fmt: skip
+        figure.add_scatter(
+            x=list(line.x), y=list(line.y), mode="lines+markers", name=name, legendgroup=name,
+            line=dict(color=colour, width=2, dash="solid" if number < len(SERIES) else "dot"), marker=dict(size=6),
+            customdata=list(labels) if labels and number == 0 else None,
+            hovertemplate="%{x:.3g}: %{y:.4g}" + (" %{customdata}" if labels and number == 0 else "") + f"<extra>{name}</extra>",
+        )  # fmt: skip
+    for label, level in (marks or {}).items():
+        figure.add_hline(
+            y=level, line=dict(color=GREY, width=1, dash="dot"), annotation_text=label, annotation_position="top left"
+        )
+    figure.update_xaxes(title=x_title, type="log" if log_x else "linear")
+    figure.update_yaxes(title=y_title, type="log" if log_y else "linear")
+    return styled(figure, height=400, min_width=440).update_layout(margin=dict(t=70))
+
+
+def grid_heatmaps(
+    panels: Mapping[str, Float[Tensor, "row column"]],
+    *,
+    rows: Sequence[float],
+    columns: Sequence[float],
+    row_title: str,
+    column_title: str,
+    limits: tuple[float, float] | None = None,
+) -> go.Figure:
+    """One heat map a panel over two settings; each has its own scale unless ``limits`` are given."""
+    n = len(panels)
+    figure = make_subplots(1, n, subplot_titles=list(panels), horizontal_spacing=0.14 if n > 1 else 0)
+    for column, (name, values) in enumerate(panels.items(), start=1):
+        low, high = limits or (float(values.min()), float(values.max()))
+        # Beside its own panel, or beside the last one where all share a scale.
+        bar = dict(
+            thickness=10, len=0.9, x=(column - 1) * (1 + (0.14 if n > 1 else 0)) / n + (1 - 0.14 * (n - 1)) / n + 0.005
+        )
+        figure.add_heatmap(
+            z=_rounded(values), x=[f"{value:.3g}" for value in columns], y=[f"{value:.3g}" for value in rows],
+            zmin=low, zmax=high, colorscale="Viridis", showscale=limits is None or column == n, colorbar=bar,
+            row=1, col=column, hovertemplate=f"{column_title} %{{x}}, {row_title} %{{y}}: %{{z:.3g}}<extra>{name}</extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title=column_title, type="category", tickangle=-60, nticks=8)
+    figure.update_yaxes(type="category", nticks=8)
+    figure.update_yaxes(title=row_title, row=1, col=1)
+    return styled(figure, height=400, min_width=320 * n)
+
+
+def neuron_stacks(frames: Mapping[str, Float[Tensor, "hidden feature"]], what: str, *, y_title: str) -> go.Figure:
+    """A bar for each hidden neuron: the magnitudes of its weights stacked, a colour a feature; a slider over the models."""
+
+    def traces(W: Tensor) -> list[BaseTraceType]:
+        neurons = list(range(W.shape[0]))
+        return [
+            go.Bar(
+                x=neurons, y=_rounded(weights.abs()), customdata=_rounded(weights), marker=dict(color=colour, line=dict(width=0)),
+                name=f"feature {feature}", hovertemplate=f"neuron %{{x}}, feature {feature}: %{{customdata:.3f}}<extra></extra>",
+            )
+            for feature, (weights, colour) in enumerate(zip(W.T, feature_colours(W.shape[1]), strict=True))
+        ]  # fmt: skip
+
+    shown = {name: traces(W) for name, W in frames.items()}
+    figure = go.Figure(next(iter(shown.values())))
+    framed(figure, shown, what)
+    figure.update_layout(barmode="stack", bargap=0.15)
+    figure.update_xaxes(title="hidden neuron")
+    figure.update_yaxes(title=y_title, range=[0, 1.05 * max(float(W.abs().sum(dim=1).max()) for W in frames.values())])
+    return styled(figure, height=420, min_width=560).update_layout(showlegend=False)
+
+
+def loss_spread(groups: Mapping[str, Mapping[str, Sequence[float]]], *, y_title: str) -> go.Figure:
+    """The losses of all instances: a strip of points for each group, a colour for each kind within it."""
+    figure = go.Figure()
+    kinds = list(dict.fromkeys(kind for kind_losses in groups.values() for kind in kind_losses))
+    for kind, colour in zip(kinds, itertools.cycle(SERIES), strict=False):
+        x = [name for name, by_kind in groups.items() for _ in by_kind.get(kind, ())]
+        y = [loss for by_kind in groups.values() for loss in by_kind.get(kind, ())]
+        figure.add_box(
+            x=x, y=[float(f"{loss:.4g}") for loss in y], name=kind, boxpoints="all", jitter=0.6, pointpos=0,
+            marker=dict(color=colour, size=4), line=dict(width=1), fillcolor="rgba(0,0,0,0)",
+        )  # fmt: skip
+    figure.update_layout(boxmode="group")
+    figure.update_yaxes(title=y_title, type="log")
+    return styled(figure, height=420, min_width=560)
+
+
+def feature_colours(n: int) -> list[str]:
+    """A colour a feature, around the wheel; odd ones darker, so that neighbours differ."""
+    return [f"hsl({360 * feature // max(n, 1)}, 65%, {45 + 15 * (feature % 2)}%)" for feature in range(n)]
+
+
+def _rounded(values: Tensor) -> list:
+    return values.double().round(decimals=_DECIMALS).tolist()

@@ -1,0 +1,159 @@
+"""Features that go together, and features that exclude each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_superposition.figures.toy import Line, feature_directions, lines
+from mi_superposition.site import FigureRecord
+from mi_superposition.site.records import Item, TableRecord
+from mi_superposition.studies.toy.study import Models, ToyStudy
+from mi_superposition.toy import ToyConfig, ToyModels, setting_grid
+from mi_superposition.toy.config import SETS
+from mi_superposition.toy.geometry import cosines, feature_norms
+
+PROBABILITIES = (0.8, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
+SIZES = (4, 6)
+# Of a feature shorter than this there is no direction worth an angle.
+_LEAST = 0.3
+
+
+def configs(full: bool) -> dict[str, ToyConfig]:
+    """Two and three pairs of features in two dimensions: independent, correlated, anticorrelated."""
+    return {
+        f"{sets}-{n}": ToyConfig(
+            sets=sets, n_features=n, n_hidden=2, settings=setting_grid(probability=PROBABILITIES),
+            n_instances=256 if full else 32, n_kept=32, n_steps=5000, batch_size=512, learning_rate=5e-3, decay="cosine",
+        )
+        for sets in SETS
+        for n in SIZES
+    }  # fmt: skip
+
+
+def cosine_within_pairs(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many pair"]:
+    """Cosine between the two features of each pair; NaN where one of them is shorter than 0.3."""
+    between, norms = cosines(W), feature_norms(W)
+    first = torch.arange(0, W.shape[-1], 2)
+    within = between[..., first, first + 1]
+    return torch.where((norms[..., first] > _LEAST) & (norms[..., first + 1] > _LEAST), within, torch.nan)
+
+
+def relation(cosine: float) -> str:
+    """What a cosine means for two features."""
+    if cosine != cosine:
+        return "one not represented"
+    for least, name in ((0.9, "one direction"), (0.2, "acute"), (-0.2, "orthogonal"), (-0.9, "obtuse")):
+        if cosine >= least:
+            return name
+    return "antipodal"
+
+
+def _mean(models: ToyModels) -> list[float]:
+    """By probability; NaN where no pair has two represented features."""
+    return cosine_within_pairs(models.W_in).nanmean(dim=1).tolist()
+
+
+def metrics(models: Models) -> dict[str, Any]:
+    """Cosine within pairs of the best instance, by probability; -2 where no pair is represented (JSON has no NaN)."""
+    found: dict[str, Any] = {"probability": list(PROBABILITIES)}
+    for name, trained in models.items():
+        key = name.replace("-", "_")
+        found[f"{key}_cosine_within_pairs"] = [-2.0 if value != value else value for value in _mean(trained)]
+        found[f"{key}_represented"] = (feature_norms(trained.W_in) > 0.5).sum(dim=1).tolist()
+    return found
+
+
+def outcome(models: Models) -> str:
+    """What was found."""
+    together, apart = _mean(models["correlated-4"]), _mean(models["anticorrelated-4"])
+    one = [1 - p for p, value in zip(PROBABILITIES, together, strict=True) if relation(value) == "one direction"]
+    square = [1 - p for p, value in zip(PROBABILITIES, together, strict=True) if relation(value) == "orthogonal"]
+    opposite = [1 - p for p, value in zip(PROBABILITIES, apart, strict=True) if relation(value) == "antipodal"]
+
+    def said(where: list[float]) -> str:
+        return f"at sparsity {', '.join(f'{value:.2f}' for value in where)}" if where else "nowhere"
+
+    return (
+        f"Two pairs in two dimensions. Correlated features share one direction {said(one)} and are orthogonal {said(square)}; "
+        f"anticorrelated ones are antipodal {said(opposite)}."
+    )
+
+
+def items(models: Models) -> Sequence[Item]:
+    """Cosines over sparsity, the directions, and what all instances do."""
+    sparsities = [f"{1 - p:.2f}" for p in PROBABILITIES]
+    x = [1 - p for p in PROBABILITIES]
+    figures = [
+        FigureRecord(
+            id=f"toy-pairs-{n}",
+            title=f"{n // 2} pairs of features in two dimensions",
+            look_at=(
+                "Cosine between the two features of a pair, mean over the pairs of the best instance. 1: one direction for both; "
+                "0: at right angles; -1: opposite. Grey: features that have nothing to do with each other, where it is chance "
+                "which of them become partners."
+            ),
+            number=" ".join(
+                f"{name.capitalize()}: {_mean(models[f'{name}-{n}'])[1]:.2f} at sparsity {x[1]:.2f}, {_mean(models[f'{name}-{n}'])[-1]:.2f} at {x[-1]:.2f}."
+                for name in SETS[1:]
+            ),
+            control=f"{_everyone(models[f'independent-{n}'], 1):.2f} and {_everyone(models[f'independent-{n}'], -1):.2f} for independent features, mean over all instances.",
+            figure=lines(
+                {
+                    **{name: Line(x, _mean(models[f"{name}-{n}"])) for name in SETS[1:]},
+                    "independent": Line(x, [_everyone(models[f"independent-{n}"], setting) for setting in range(len(x))]),
+                },
+                x_title="sparsity of a set", y_title="cosine within a pair",
+            ),
+        )
+        for n in SIZES
+    ]  # fmt: skip
+    correlated = models["correlated-4"]
+    return [
+        *figures,
+        FigureRecord(
+            id="toy-correlated-directions",
+            title="Two correlated pairs",
+            look_at="Features 0 and 1 are a pair, 2 and 3 another. Move the slider from dense to sparse.",
+            number=f"Norms of {float(feature_norms(correlated.W_in[0]).mean()):.2f} where two features share a direction: each is half its pair's mean.",
+            control=f"{float(feature_norms(correlated.W_in[-1]).mean()):.2f} where each has a direction of its own.",
+            figure=feature_directions(dict(zip(sparsities, correlated.W_in, strict=True)), "sparsity"),
+        ),
+        TableRecord(
+            id="toy-pairs-table",
+            title="What pairs do, over all instances",
+            look_at="The commonest relation of two features of a pair, and its share of all pairs of all instances.",
+            columns=["sparsity", *(f"{name}, {n // 2} pairs" for name in SETS for n in SIZES)],
+            rows=[
+                [sparsity, *(_commonest(models[f"{name}-{n}"], setting) for name in SETS for n in SIZES)]
+                for setting, sparsity in enumerate(sparsities)
+            ],
+            words=tuple(f"{name}, {n // 2} pairs" for name in SETS for n in SIZES),
+        ),
+    ]
+
+
+def _everyone(models: ToyModels, setting: int) -> float:
+    return float(cosine_within_pairs(models.weights.W_in[setting]).nanmean())
+
+
+def _commonest(models: ToyModels, setting: int) -> str:
+    relations = [relation(value) for value in cosine_within_pairs(models.weights.W_in[setting]).flatten().tolist()]
+    name = max(sorted(set(relations)), key=relations.count)
+    return f"{name} ({100 * relations.count(name) / len(relations):.0f} %)"
+
+
+STUDY = ToyStudy(
+    name="correlation",
+    title="Features that go together",
+    question="Where does a model put features that occur together, or never together?",
+    source="Elhage et al. 2022, Toy Models of Superposition, correlated and anticorrelated feature sets",
+    configs=configs,
+    metrics=metrics,
+    outcome=outcome,
+    items=items,
+)

@@ -1,0 +1,137 @@
+"""A hidden layer with ReLU: neurons are a basis of their own, and serve one feature or several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mi_superposition.figures.toy import Line, lines, neuron_stacks
+from mi_superposition.site import FigureRecord
+from mi_superposition.site.records import Item, TableRecord
+from mi_superposition.studies.toy.study import Models, ToyStudy
+from mi_superposition.toy import ToyConfig, geometric, setting_grid
+from mi_superposition.toy.geometry import represented
+from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic, polysemantic_share
+from mi_superposition.toy.train import initial_weights
+
+PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+
+
+def configs(full: bool) -> dict[str, ToyConfig]:
+    """Ten features of falling importance, five neurons, seven sparsities; ``full``: 1,000 instances as in the source."""
+    settings = setting_grid(probability=PROBABILITIES, importance=[geometric(1.0, 0.75, 10)])
+    kept = 50
+    return {
+        "relu": ToyConfig(
+            model="neuron", n_features=10, n_hidden=5, settings=settings, n_instances=1000 if full else kept, n_kept=kept,
+            batch_size=512, n_steps=5000, learning_rate=5e-3, decay="cosine",
+        )
+    }  # fmt: skip
+
+
+def metrics(models: Models) -> dict[str, Any]:
+    """By probability."""
+    trained = models["relu"]
+    return {
+        "probability": list(PROBABILITIES),
+        "best_monosemantic_neurons": monosemantic(trained.W_in).sum(dim=1).tolist(),
+        "best_polysemantic_share": polysemantic_share(trained.W_in).tolist(),
+        "mean_polysemantic_share": polysemantic_share(trained.weights.W_in).mean(dim=1).tolist(),
+        "best_features_represented": represented(trained.W_in).tolist(),
+        "untrained_polysemantic_share": float(polysemantic_share(initial_weights(trained.config).W_in).mean()),
+        "best_loss": trained.best_loss.tolist(),
+        "worst_loss": trained.loss.amax(dim=1).tolist(),
+    }
+
+
+def outcome(models: Models) -> str:
+    """What was found."""
+    trained = models["relu"]
+    alone, kept = monosemantic(trained.W_in).sum(dim=1).tolist(), represented(trained.W_in).tolist()
+    return (
+        f"Of five neurons {', '.join(map(str, alone))} serve one feature alone as features get sparser (best of "
+        f"{trained.loss.shape[1]} at each sparsity), while {kept[0]:.0f} features represented become {kept[-1]:.0f}."
+    )
+
+
+def items(models: Models) -> Sequence[Item]:
+    """Stacked weights, and polysemanticity of the best and of all."""
+    trained = models["relu"]
+    sparsities = [f"{1 - p:.3f}" for p in PROBABILITIES]
+    untrained = initial_weights(trained.config).W_in
+    by_instance = polysemantic_share(trained.weights.W_in)
+    number = features_per_neuron(trained.W_in).mean(dim=1)
+    return [
+        FigureRecord(
+            id="toy-neuron-stacks",
+            title="What each neuron reads",
+            look_at=(
+                "One bar a neuron, its weights stacked, one colour a feature. Move the slider: dense features get a neuron "
+                "each, sparse ones share neurons."
+            ),
+            number=f"{float(number[0]):.1f} features a neuron (effective number) when dense, {float(number[-1]):.1f} at sparsity {sparsities[-1]}.",
+            control=f"{float(features_per_neuron(untrained).mean()):.1f} before training.",
+            figure=neuron_stacks(
+                dict(zip(sparsities, trained.W_in, strict=True)), "sparsity", y_title="Σ |weight| over features"
+            ),
+        ),
+        FigureRecord(
+            id="toy-neuron-share",
+            title="From monosemantic to polysemantic",
+            look_at="Share of working neurons no feature of which has 90 % of the squared weights; band: middle half of all instances.",
+            number=f"{float(polysemantic_share(trained.W_in)[0]):.2f} to {float(polysemantic_share(trained.W_in)[-1]):.2f} in the best instances.",
+            control=f"{float(polysemantic_share(untrained).mean()):.2f} before training.",
+            figure=lines(
+                {
+                    "best instance": Line([1 / p for p in PROBABILITIES], polysemantic_share(trained.W_in).tolist()),
+                    "mean of all": Line(
+                        [1 / p for p in PROBABILITIES],
+                        by_instance.mean(dim=1).tolist(),
+                        by_instance.quantile(0.25, dim=1).tolist(),
+                        by_instance.quantile(0.75, dim=1).tolist(),
+                    ),
+                },
+                x_title="1 / probability (sparser →)",
+                y_title="polysemantic share of neurons",
+                log_x=True,
+            ),
+        ),
+        TableRecord(
+            id="toy-neuron-losses",
+            title="Best and worst instance",
+            look_at="The worst of all instances can lose several times as much as the best: figures above show the best.",
+            columns=[
+                "sparsity",
+                "monosemantic neurons of 5",
+                "features represented",
+                "least loss",
+                "median",
+                "largest",
+                "untrained",
+            ],
+            rows=[
+                [
+                    sparsity,
+                    str(int(monosemantic(trained.W_in[setting]).sum())),
+                    str(int(represented(trained.W_in[setting]))),
+                    f"{float(trained.loss[setting].min()):.3g}",
+                    f"{float(trained.loss[setting].median()):.3g}",
+                    f"{float(trained.loss[setting].max()):.3g}",
+                    f"{float(trained.untrained_loss[setting].median()):.3g}",
+                ]
+                for setting, sparsity in enumerate(sparsities)
+            ],
+        ),
+    ]
+
+
+STUDY = ToyStudy(
+    name="neurons",
+    title="Neurons that share features",
+    question="Given neurons of its own to use, does a model give each feature one?",
+    source="Elhage et al. 2022, Toy Models of Superposition, superposition in a privileged basis",
+    configs=configs,
+    metrics=metrics,
+    outcome=outcome,
+    items=items,
+)

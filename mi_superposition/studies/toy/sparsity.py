@@ -1,0 +1,202 @@
+"""When superposition sets in: a phase diagram, and how many features a dimension holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_superposition.figures.toy import Line, grid_heatmaps, lines
+from mi_superposition.site import FigureRecord
+from mi_superposition.site.records import Item, TableRecord
+from mi_superposition.studies.toy.study import Models, ToyStudy
+from mi_superposition.toy import ToyConfig, ToyModels, setting_grid
+from mi_superposition.toy.geometry import (
+    dimensions_per_feature,
+    feature_dimensionality,
+    feature_norms,
+    known_shapes,
+    represented,
+    shape_counts,
+    shape_dimensionality,
+)
+from mi_superposition.toy.train import initial_weights
+
+PROBABILITIES = tuple(10 ** (-k / 6) for k in range(13))
+IMPORTANCES = tuple(10 ** (k / 6) for k in range(-6, 7))
+STAIR_PROBABILITIES = tuple(10 ** (-k / 9.5) for k in range(20))
+
+
+def configs(full: bool) -> dict[str, ToyConfig]:
+    """Two features in one dimension over sparsity and importance, with and without ReLU; 100 features (``full``: 400) in
+    10 (30) dimensions over sparsity.
+    """
+    settings = setting_grid(probability=PROBABILITIES, importance=[(1.0, ratio) for ratio in IMPORTANCES])
+
+    def phase(activation: str, instances: int) -> ToyConfig:
+        return ToyConfig(
+            activation=activation, n_features=2, n_hidden=1, settings=settings, n_instances=instances, batch_size=512,
+            n_steps=5000, learning_rate=5e-3, decay="cosine",
+        )  # fmt: skip
+
+    staircase = ToyConfig(
+        n_features=400 if full else 100, n_hidden=30 if full else 10, settings=setting_grid(probability=STAIR_PROBABILITIES),
+        n_instances=2, n_kept=1, n_steps=5000, learning_rate=5e-3, decay="cosine",
+    )  # fmt: skip
+    return {"phase": phase("relu", 8), "phase_linear": phase("linear", 2), "staircase": staircase}
+
+
+def superposed(models: ToyModels) -> Float[Tensor, "probability importance"]:
+    """1 where both features are represented in the one dimension, 0 where one is.
+
+    By ‖W‖² above 1.5: without ReLU two equally important features may share a direction of length 1 as they like.
+    """
+    both = (models.W_in.square().sum(dim=(1, 2)) > 1.5).float()
+    return rearrange(both, "(probability importance) -> probability importance", importance=len(IMPORTANCES))
+
+
+def metrics(models: Models) -> dict[str, Any]:
+    """The share of the phase diagram in superposition by sparsity, and the staircase."""
+    stairs = models["staircase"]
+    return {
+        "probability": list(PROBABILITIES),
+        "superposed_share_of_importances": superposed(models["phase"]).mean(dim=1).tolist(),
+        "superposed_share_of_importances_linear": superposed(models["phase_linear"]).mean(dim=1).tolist(),
+        "staircase_probability": list(STAIR_PROBABILITIES),
+        "staircase_dimensions_per_feature": dimensions_per_feature(stairs.W_in).tolist(),
+        "staircase_represented": represented(stairs.W_in).tolist(),
+        "staircase_dimensions_per_feature_untrained": _untrained_dimensions(stairs),
+    }
+
+
+def outcome(models: Models) -> str:
+    """What was found."""
+    phase, linear, stairs = superposed(models["phase"]), superposed(models["phase_linear"]), models["staircase"]
+    per_feature = dimensions_per_feature(stairs.W_in)
+    pairs = [p for p, W in zip(STAIR_PROBABILITIES, stairs.W_in, strict=True) if _share(W, "antipodal pair") > 0.5]
+    where = f"from sparsity {1 - max(pairs):.2f} to {1 - min(pairs):.2f}" if pairs else "nowhere"
+    return (
+        f"Both features share the dimension in {100 * float(phase.mean()):.0f} % of the grid, never without ReLU "
+        f"({100 * float(linear.mean()):.0f} %). {stairs.config.n_features} features in {stairs.config.n_hidden} dimensions: from "
+        f"{float(per_feature[0]):.2f} dimensions a feature when dense to {float(per_feature[-1]):.2f}; most features stand in "
+        f"antipodal pairs {where}."
+    )
+
+
+def items(models: Models) -> Sequence[Item]:
+    """The phase diagram, the staircase and the figures on it."""
+    phase, stairs = models["phase"], models["staircase"]
+    diagram = {
+        "with ReLU": superposed(phase),
+        "without": superposed(models["phase_linear"]),
+    }
+    second = rearrange(feature_norms(phase.W_in)[:, 1], "(p i) -> p i", i=len(IMPORTANCES))
+    sparse = float(diagram["with ReLU"][-1].mean())
+    wide = [1 - p for p in PROBABILITIES]
+    shown = [1 / p for p in STAIR_PROBABILITIES]
+    per_feature = dimensions_per_feature(stairs.W_in)
+    marks = {name: shape_dimensionality(name) for name in known_shapes()}
+    return [
+        FigureRecord(
+            id="toy-phase",
+            title="Two features, one dimension: one of them or both",
+            look_at=(
+                "Rows: sparsity. Columns: how important the second feature is, the first being 1. Bright: both are "
+                "represented, in opposite directions. Dark: only the more important one. The border is sharp."
+            ),
+            number=f"At sparsity {wide[-1]:.2f} both share the dimension at {100 * sparse:.0f} % of the importances.",
+            control=(
+                f"{100 * float(diagram['without'].mean()):.0f} % of the whole grid without ReLU; "
+                f"{100 * float(diagram['with ReLU'][0].mean()):.0f} % for dense features."
+            ),
+            figure=grid_heatmaps(
+                diagram, rows=wide, columns=IMPORTANCES, row_title="sparsity", column_title="importance of the second",
+                limits=(0.0, 1.0),
+            ),
+        ),
+        FigureRecord(
+            id="toy-phase-norm",
+            title="Norm of the second feature",
+            look_at="0: ignored, 1: represented. Where both features share the dimension it is represented though less important.",
+            number=f"{float(second[-1, 0]):.2f} at sparsity {wide[-1]:.2f} and a tenth of the importance.",
+            control=f"{float(second[0, 0]):.2f} at the same importance for dense features.",
+            figure=grid_heatmaps(
+                {"norm": second}, rows=wide, columns=IMPORTANCES, row_title="sparsity", column_title="importance of the second",
+            ),
+        ),
+        FigureRecord(
+            id="toy-staircase",
+            title="Dimensions for each feature",
+            look_at=(
+                f"{stairs.config.n_features} equally important features in {stairs.config.n_hidden} dimensions. Grey lines: what "
+                "each regular figure would need. A plateau at 1/2 is the antipodal pair."
+            ),
+            number=f"{float(per_feature.min()):.2f} dimensions a feature at its least.",
+            control=f"{_untrained_dimensions(stairs):.2f} before training; 1 for features of their own.",
+            figure=lines(
+                {"dimensions per feature": Line(shown, per_feature.tolist())}, x_title="1 / probability (sparser →)",
+                y_title="m / ‖W‖²", log_x=True, marks=marks, labels=[_commonest(W) for W in stairs.W_in],
+            ),
+        ),
+        _stairs_table(stairs),
+    ]  # fmt: skip
+
+
+def _stairs_table(stairs: ToyModels) -> TableRecord:
+    random = torch.randn(stairs.W_in.shape[1:], generator=torch.Generator().manual_seed(0))
+    random = random / random.norm(dim=0)
+    return TableRecord(
+        id="toy-stairs",
+        title="Which figures the features form",
+        look_at="Features that stand in each figure, by their Gram matrix; the last row is the control, random directions.",
+        columns=["sparsity", "dimensions per feature", "represented", "mean share of a dimension", "figures"],
+        rows=[
+            *(
+                [
+                    f"{1 - p:.3f}",
+                    f"{float(dimensions_per_feature(W)):.2f}",
+                    f"{int(represented(W))}",
+                    f"{float(feature_dimensionality(W)[feature_norms(W) > 0.5].mean()):.2f}",
+                    ", ".join(f"{count} in {name}" for name, count in shape_counts(W).items()),
+                ]
+                for p, W in zip(STAIR_PROBABILITIES, stairs.W_in, strict=True)
+            ),
+            [
+                "random",
+                f"{float(dimensions_per_feature(random)):.2f}",
+                f"{int(represented(random))}",
+                f"{float(feature_dimensionality(random).mean()):.2f}",
+                ", ".join(f"{count} in {name}" for name, count in shape_counts(random).items()),
+            ],
+        ],
+        words=("figures",),
+    )
+
+
+def _commonest(W: Tensor) -> str:
+    counts = shape_counts(W)
+    return next(iter(counts), "")
+
+
+def _share(W: Tensor, name: str) -> float:
+    return shape_counts(W).get(name, 0) / max(float(represented(W)), 1)
+
+
+def _untrained_dimensions(models: ToyModels) -> float:
+    return float(dimensions_per_feature(initial_weights(models.config).W_in).mean())
+
+
+STUDY = ToyStudy(
+    name="sparsity",
+    title="When superposition sets in",
+    question="How sparse, and how important, must features be to share dimensions?",
+    source="Elhage et al. 2022, Toy Models of Superposition, phase change and uniform superposition",
+    configs=configs,
+    metrics=metrics,
+    outcome=outcome,
+    items=items,
+)

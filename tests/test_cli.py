@@ -72,6 +72,24 @@ def test_commands_end_to_end(tiny_run, tmp_path, capsys):
     assert files(tmp_path / "ablate")["ablation.gif"][:6] == b"GIF89a"
 
 
+def test_toy_commands_end_to_end(tmp_path, capsys):
+    for command, extra in [
+        (["toy", "train"], ["--task", "abs", "--instances", "3", "--steps", "20", "--probability", "0.5", "0.1"]),
+        (["toy", "study", "logic"], ["--instances", "2", "--steps", "3"]),
+    ]:
+        out = tmp_path / command[1]
+        request = [*command, "--out", str(out), *extra]
+        assert main(request) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"results: {out}"
+        runs.read_manifest(out, " ".join(command[:2]))
+        before = files(out)
+        assert main(request) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"finished already: {out}"
+        assert files(out) == before
+    assert runs.read_json(tmp_path / "train" / "metrics.json")["steps"] == 20
+    assert (tmp_path / "study" / "page" / "toy-logic.html").exists()
+
+
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
     """A real process, killed without warning at two moments, against one left alone."""
     request = ["addition", "train", *TINY, "--epochs", "60"]
@@ -202,6 +220,20 @@ def wrong(name, arguments, code, *quoted):
         wrong("weights of another shape", "heads ablate --model {reshaped} --out {new}", 1, "model.safetensors", "W_E"),
         wrong("damaged manifest", "heads ablate --model {damaged} --out {new}", 1, "manifest.json"),
         wrong("cannot create the folder", "heads project --model {tiny} --out /dev/null/x", 1, "/dev/null"),
+        wrong("probability above 1", "toy train --probability 0.5 1.5 --out {new}", 2, "probability = 1.5", "0 to 1"),
+        wrong("a bottleneck too wide", "toy train --hidden 9 --out {new}", 2, "n_hidden = 9", "fewer than 5"),
+        wrong("unknown task", "toy train --task xor --out {new}", 2, "xor", "and"),
+        wrong("inputs of another task", "toy train --task and --inputs normal --out {new}", 2, "'normal'", "'binary'"),
+        wrong(
+            "a model of another task", "toy train --task abs --model neuron --out {new}", 2, "'abs'", "'computation'"
+        ),
+        wrong("an odd number of features", "toy train --task or --features 7 --out {new}", 2, "n_features = 7"),
+        wrong("dropout of everything", "toy train --dropout 1 --out {new}", 2, "dropout = 1.0", "below 1"),
+        wrong("weights tied to nothing", "toy train --task max --weights tied --out {new}", 2, "tied = True", "'max'"),
+        wrong("no device", "toy train --device cuda --out {new}", 2, "device = 'cuda'"),
+        wrong("unknown study", "toy study direction --out {new}", 2, "direction"),
+        wrong("a study of nothing", "toy study width --steps 0 --out {new}", 2, "steps = 0"),
+        wrong("a run as a study", "toy study width --out {tiny}", 2, "'addition train'"),
         wrong("full disk", "heads project --model {tiny} --out {full}", 1, "No space left"),
     ],
 )

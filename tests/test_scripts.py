@@ -1,5 +1,6 @@
 """The study scripts run on a model of one's own, from top to bottom."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from conftest import small_config
 
 from mi_superposition import load_corpus
 from mi_superposition.addition.train import train_addition
+from mi_superposition.studies.toy import STUDIES
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,10 +72,21 @@ def test_stories_are_trained_measured_and_sampled(tmp_path):
     assert len(list(load_corpus(tmp_path / "new" / "s.parquet"))) == 3
 
 
+@pytest.mark.parametrize("study", STUDIES)
+def test_toy_studies_at_the_smallest_size(study, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"toy_{study}.py", "--instances", "1", "--steps", "2"])
+    runpy.run_path(str(ROOT / "scripts" / f"toy_{study}.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) > 3
+    assert "nan" not in said.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "path", sorted(ROOT.glob("scripts/*.py")) + sorted(ROOT.glob("benchmarks/*.py")), ids=lambda p: p.name
 )
-def test_every_script_says_what_it_does(path):
-    done = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage:")
+def test_every_script_says_what_it_does(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [path.name, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(path), run_name="__main__")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("usage:")

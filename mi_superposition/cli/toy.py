@@ -24,6 +24,10 @@ class ToyTrain(Command):
     'bottleneck' to reconstruct, 'computation' for any other task."""
     activation: Literal["relu", "gelu", "linear"] = "relu"
     """Activation of the output, and of the hidden layer where the model has one."""
+    weights: Literal["tied", "free"] | None = None
+    """'tied': the output weights are the input weights transposed. Default: 'tied', 'free' for 'computation'."""
+    bias: bool = True
+    """Whether outputs have a bias."""
     inputs: Literal["uniform", "signed", "normal", "binary", "ternary"] | None = None
     """What a feature is when it is not zero: uniform in [0, 1], uniform in [-1, 1], standard normal, 1, or -1 or 1.
     Default: 'uniform' to reconstruct, 'binary' for 'and' and 'or', 'signed' otherwise."""
@@ -80,6 +84,8 @@ class ToyTrain(Command):
             set_size=self.set_size,
             n_features=features,
             n_hidden=hidden,
+            tied=None if self.weights is None else self.weights == "tied",
+            bias=self.bias,
             settings=setting_grid(
                 probability=[_by_feature(value, self.probability_ratio, features) for value in self.probability],
                 importance=[1.0 if ratio == 1 else geometric(1.0, ratio, outputs) for ratio in self.importance_ratio],

@@ -27,8 +27,8 @@ class Interactions:
     interference: Float[Tensor, " feature"]
 
 
-def feature_directions(frames: Mapping[str, Float[Tensor, "2 feature"]], what: str) -> go.Figure:
-    """Each feature as a line from the origin of a two-dimensional hidden space; a slider over the models."""
+def feature_directions(frames: Mapping[str, Float[Tensor, "2 feature"]], what: str, *, shown: int = 0) -> go.Figure:
+    """Each feature as a line from the origin of a two-dimensional hidden space; a slider over the models, ``shown`` first."""
 
     def traces(W: Tensor) -> list[BaseTraceType]:
         return [
@@ -40,9 +40,9 @@ def feature_directions(frames: Mapping[str, Float[Tensor, "2 feature"]], what: s
             for feature, ((x, y), colour) in enumerate(zip(_rounded(W.T), feature_colours(W.shape[1]), strict=True))
         ]  # fmt: skip
 
-    shown = {name: traces(W) for name, W in frames.items()}
-    figure = go.Figure(next(iter(shown.values())))
-    framed(figure, shown, what)
+    drawn = {name: traces(W) for name, W in frames.items()}
+    figure = go.Figure(list(drawn.values())[shown])
+    framed(figure, drawn, what, shown=shown)
     limit = 1.15 * max(float(W.norm(dim=0).max()) for W in frames.values())
     figure.update_xaxes(range=[-limit, limit], title="hidden dimension 1", constrain="domain")
     figure.update_yaxes(range=[-limit, limit], title="hidden dimension 2", scaleanchor="x")
@@ -166,25 +166,32 @@ def grid_heatmaps(
     return styled(figure, height=400, min_width=320 * n)
 
 
-def neuron_stacks(frames: Mapping[str, Float[Tensor, "hidden feature"]], what: str, *, y_title: str) -> go.Figure:
-    """A bar for each hidden neuron: the magnitudes of its weights stacked, a colour a feature; a slider over the models."""
+def neuron_stacks(
+    frames: Mapping[str, Float[Tensor, "hidden feature"]], what: str, *, y_title: str, paired: bool = False
+) -> go.Figure:
+    """A bar for each hidden neuron: the magnitudes of its weights stacked, a colour a feature; a slider over the models.
+
+    Bars are in units of the model's largest; the weights themselves show under the pointer. ``paired``: features 0 and 1, 2
+    and 3, … share a hue.
+    """
 
     def traces(W: Tensor) -> list[BaseTraceType]:
-        neurons = list(range(W.shape[0]))
+        neurons, largest = list(range(W.shape[0])), W.abs().sum(dim=1).max().clamp_min(1e-12)
         return [
             go.Bar(
-                x=neurons, y=_rounded(weights.abs()), customdata=_rounded(weights), marker=dict(color=colour, line=dict(width=0)),
-                name=f"feature {feature}", hovertemplate=f"neuron %{{x}}, feature {feature}: %{{customdata:.3f}}<extra></extra>",
+                x=neurons, y=_rounded(weights.abs() / largest), customdata=_rounded(weights),
+                marker=dict(color=colour, line=dict(width=0)), name=f"feature {feature}",
+                hovertemplate=f"neuron %{{x}}, feature {feature}: %{{customdata:.3f}}<extra></extra>",
             )
-            for feature, (weights, colour) in enumerate(zip(W.T, feature_colours(W.shape[1]), strict=True))
+            for feature, (weights, colour) in enumerate(zip(W.T, feature_colours(W.shape[1], paired), strict=True))
         ]  # fmt: skip
 
-    shown = {name: traces(W) for name, W in frames.items()}
-    figure = go.Figure(next(iter(shown.values())))
-    framed(figure, shown, what)
+    drawn = {name: traces(W) for name, W in frames.items()}
+    figure = go.Figure(next(iter(drawn.values())))
+    framed(figure, drawn, what)
     figure.update_layout(barmode="stack", bargap=0.15)
     figure.update_xaxes(title="hidden neuron")
-    figure.update_yaxes(title=y_title, range=[0, 1.05 * max(float(W.abs().sum(dim=1).max()) for W in frames.values())])
+    figure.update_yaxes(title=f"{y_title} / largest", range=[0, 1.02])
     return styled(figure, height=420, min_width=560).update_layout(showlegend=False)
 
 
@@ -204,9 +211,13 @@ def loss_spread(groups: Mapping[str, Mapping[str, Sequence[float]]], *, y_title:
     return styled(figure, height=420, min_width=560)
 
 
-def feature_colours(n: int) -> list[str]:
-    """A colour a feature, around the wheel; odd ones darker, so that neighbours differ."""
-    return [f"hsl({360 * feature // max(n, 1)}, 65%, {45 + 15 * (feature % 2)}%)" for feature in range(n)]
+def feature_colours(n: int, paired: bool = False) -> list[str]:
+    """A colour a feature, neighbours far apart on the wheel (by the golden angle); ``paired``: neighbours of a pair share
+    a hue, the second one lighter.
+    """
+    if paired:
+        return [f"hsl({137.5 * (feature // 2) % 360:.0f}, 60%, {42 + 22 * (feature % 2)}%)" for feature in range(n)]
+    return [f"hsl({137.5 * feature % 360:.0f}, 60%, 50%)" for feature in range(n)]
 
 
 def _rounded(values: Tensor) -> list:

@@ -81,7 +81,7 @@ def items(models: Models) -> Sequence[Item]:
             control=(
                 f"{int(represented(linear.W_in[_TENTH]))} without ReLU; before training {before:.1f} have a norm above one half."
             ),
-            figure=feature_directions(dict(zip(sparsities, relu.W_in, strict=True)), "sparsity"),
+            figure=feature_directions(dict(zip(sparsities, relu.W_in, strict=True)), "sparsity", shown=_TENTH),
         ),
         FigureRecord(
             id="toy-linear-directions",
@@ -89,7 +89,7 @@ def items(models: Models) -> Sequence[Item]:
             look_at="However sparse the features, only the two most important ones get a direction, at right angles.",
             number=f"Angle between them {float(angles(linear.W_in)[_TENTH, 0, 1]):.1f}° at sparsity 0.9.",
             control=f"{float(angles(relu.W_in)[_TENTH, 0, 1]):.0f}° between the same two with ReLU.",
-            figure=feature_directions(dict(zip(sparsities, linear.W_in, strict=True)), "sparsity"),
+            figure=feature_directions(dict(zip(sparsities, linear.W_in, strict=True)), "sparsity", shown=_TENTH),
         ),
         FigureRecord(
             id="toy-interactions",
@@ -135,11 +135,11 @@ def _shape_table(relu: ToyModels) -> TableRecord:
             [
                 f"{1 - probability:.2f}",
                 kinds[0],
-                ", ".join(f"{count} × {kind}" for kind, count in counts.most_common(3)),
                 f"{float(loss.min()):.5f}",
                 f"{float(loss.median()):.5f}",
                 f"{float(loss.max()):.5f}",
                 f"{float(relu.constant_loss[setting]):.5f}",
+                "; ".join(f"{count}: {kind}" for kind, count in counts.most_common(3)),
             ]
         )
     return TableRecord(
@@ -149,9 +149,9 @@ def _shape_table(relu: ToyModels) -> TableRecord:
             f"The best of {relu.loss.shape[1]} instances and all of them: many get stuck in a figure that is not the best one, "
             "which is why the literature keeps the best of many."
         ),
-        columns=["sparsity", "best", "all", "least loss", "median", "largest", "best constant"],
+        columns=["sparsity", "best", "least loss", "median", "largest", "best constant", "how many become what"],
         rows=rows,
-        words=("best", "all"),
+        words=("best", "how many become what"),
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_superposition.figures.toy import Line, grid_heatmaps, lines
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, TableRecord
-from mi_superposition.studies.toy.study import Models, ToyStudy
+from mi_superposition.studies.toy.study import Models, ToyStudy, in_words
 from mi_superposition.toy import ToyConfig, ToyModels, setting_grid
 from mi_superposition.toy.geometry import (
     dimensions_per_feature,
@@ -99,7 +99,8 @@ def items(models: Models) -> Sequence[Item]:
     wide = [1 - p for p in PROBABILITIES]
     shown = [1 / p for p in STAIR_PROBABILITIES]
     per_feature = dimensions_per_feature(stairs.W_in)
-    marks = {name: shape_dimensionality(name) for name in known_shapes()}
+    there = {name for W in stairs.W_in for name in shape_counts(W)}
+    marks = {name: shape_dimensionality(name) for name in known_shapes() if name in there}
     return [
         FigureRecord(
             id="toy-phase",
@@ -133,7 +134,7 @@ def items(models: Models) -> Sequence[Item]:
             title="Dimensions for each feature",
             look_at=(
                 f"{stairs.config.n_features} equally important features in {stairs.config.n_hidden} dimensions. Grey lines: what "
-                "each regular figure would need. A plateau at 1/2 is the antipodal pair."
+                "each figure that occurs would need. A plateau at 1/2 is the antipodal pair."
             ),
             number=f"{float(per_feature.min()):.2f} dimensions a feature at its least.",
             control=f"{_untrained_dimensions(stairs):.2f} before training; 1 for features of their own.",
@@ -161,7 +162,7 @@ def _stairs_table(stairs: ToyModels) -> TableRecord:
                     f"{float(dimensions_per_feature(W)):.2f}",
                     f"{int(represented(W))}",
                     f"{float(feature_dimensionality(W)[feature_norms(W) > 0.5].mean()):.2f}",
-                    ", ".join(f"{count} in {name}" for name, count in shape_counts(W).items()),
+                    in_words(shape_counts(W)),
                 ]
                 for p, W in zip(STAIR_PROBABILITIES, stairs.W_in, strict=True)
             ),
@@ -170,7 +171,7 @@ def _stairs_table(stairs: ToyModels) -> TableRecord:
                 f"{float(dimensions_per_feature(random)):.2f}",
                 f"{int(represented(random))}",
                 f"{float(feature_dimensionality(random).mean()):.2f}",
-                ", ".join(f"{count} in {name}" for name, count in shape_counts(random).items()),
+                in_words(shape_counts(random)),
             ],
         ],
         words=("figures",),

@@ -103,9 +103,21 @@ def train_study(
     return False
 
 
+def study_models(study: ToyStudy, size: StudySize) -> dict[str, ToyModels]:
+    """Train everything a study needs, in memory."""
+    return {name: train_toy(config) for name, config in study.sized(size).items()}
+
+
 def bundled_models(study: ToyStudy) -> dict[str, ToyModels]:
     """The study's models as they come with the package (made by ``scripts/train_toy.py``)."""
     return {name: load_toy(BUNDLED / study.name / name) for name in study.sized(StudySize())}
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """How many features stand in figures of each name."""
+    return ", ".join(
+        f"{n} in no named figure" if name == "unnamed" else f"{n} in {name}s" for name, n in counts.items()
+    )
 
 
 def _section(study: ToyStudy, models: Models) -> Section:

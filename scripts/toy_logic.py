@@ -1,0 +1,32 @@
+"""Which activation computes AND, OR, max and x² better.
+
+    python scripts/toy_logic.py
+
+`mi-superposition toy study logic` does the same into a run folder, with figures.
+"""
+
+from __future__ import annotations
+
+import tyro
+
+from mi_superposition.studies.toy.logic import ACTIVATIONS, PROBABILITIES, STUDY, TASKS, better
+from mi_superposition.studies.toy.study import StudySize, study_models
+
+
+def main() -> None:
+    """Print the study."""
+    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
+    print("loss / best constant's: best, median, worst instance")
+    for task in TASKS:
+        for row, probability in enumerate(PROBABILITIES):
+            said = []
+            for activation, label in ACTIVATIONS.items():
+                trained = models[f"{task}-{activation}"]
+                share = trained.loss[row] / trained.constant_loss[row]
+                said.append(f"{label} {float(share.min()):.3f} {float(share.median()):.3f} {float(share.max()):.3f}")
+            print(f"{task:6} sparsity {1 - probability:.2f}  {'   '.join(said)}   better: {better(models, task, row)}")
+    print(f"\n{STUDY.outcome(models)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -120,7 +120,7 @@ def lines(
         if line.low is not None and line.high is not None:
             figure.add_scatter(
                 x=[*line.x, *list(line.x)[::-1]], y=[*line.high, *list(line.low)[::-1]], fill="toself", fillcolor=colour,
-                opacity=0.18, line=dict(width=0), hoverinfo="skip", showlegend=False, legendgroup=name,
+                opacity=0.18, mode="lines", line=dict(width=0), hoverinfo="skip", showlegend=False, legendgroup=name,
             )  # fmt: skip
         figure.add_scatter(
             x=list(line.x), y=list(line.y), mode="lines+markers", name=name, legendgroup=name,

@@ -94,14 +94,13 @@ def items(models: Models) -> Sequence[Item]:
             title=f"{n // 2} pairs of features in two dimensions",
             look_at=(
                 "Cosine between the two features of a pair, mean over the pairs of the best instance. 1: one direction for both; "
-                "0: at right angles; -1: opposite. Grey: features that have nothing to do with each other, where it is chance "
-                "which of them become partners."
+                "0: at right angles; -1: opposite. Of independent features it is chance which become partners."
             ),
             number=" ".join(
-                f"{name.capitalize()}: {_mean(models[f'{name}-{n}'])[1]:.2f} at sparsity {x[1]:.2f}, {_mean(models[f'{name}-{n}'])[-1]:.2f} at {x[-1]:.2f}."
+                f"{name.capitalize()}: {_mean(models[f'{name}-{n}'])[1]:z.2f} at sparsity {x[1]:.2f}, {_mean(models[f'{name}-{n}'])[-1]:z.2f} at {x[-1]:.2f}."
                 for name in SETS[1:]
             ),
-            control=f"{_everyone(models[f'independent-{n}'], 1):.2f} and {_everyone(models[f'independent-{n}'], -1):.2f} for independent features, mean over all instances.",
+            control=f"{_everyone(models[f'independent-{n}'], 1):z.2f} and {_everyone(models[f'independent-{n}'], -1):z.2f} for independent features, mean over all instances.",
             figure=lines(
                 {
                     **{name: Line(x, _mean(models[f"{name}-{n}"])) for name in SETS[1:]},

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from mi_superposition.figures.toy import Line, lines
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.toy.study import Models, ToyStudy
 from mi_superposition.toy import ToyConfig, ToyModels, setting_grid
 from mi_superposition.toy.polysemanticity import monosemantic, polysemantic_share, signed_pairs
+from mi_superposition.toy.train import network_of
 
 N = 32
 WIDTHS = (20, 40, 60, 80, 100, 120)
@@ -23,11 +28,22 @@ def configs(full: bool) -> dict[str, ToyConfig]:
     return {
         f"m{width}": ToyConfig(
             model="computation", task="abs", n_features=N, n_hidden=width, settings=setting_grid(probability=[PROBABILITY]),
-            n_instances=50 if full else 8, n_kept=4, n_steps=5000, batch_size=512, learning_rate=5e-3, decay="cosine",
+            n_instances=50 if full else 16, n_kept=4, n_steps=5000, batch_size=512, learning_rate=5e-3, decay="cosine",
             snapshots=SNAPSHOTS,
         )
         for width in WIDTHS
     }  # fmt: skip
+
+
+def silent_sides(models: ToyModels) -> Int[Tensor, " instance"]:
+    """Of the two signs of every feature, how many each kept instance has no answer to: an output below 0.05 when the feature
+    alone is 1 or -1. Where the output starts below zero, its ReLU passes no gradient, and it stays silent.
+    """
+    n = models.config.n_features
+    alone = torch.cat((torch.eye(n), -torch.eye(n)), dim=1)
+    outputs = network_of(models.config).outputs(models.weights, alone[None])[0]
+    answers = torch.cat((outputs.diagonal(dim1=1, dim2=2), outputs[:, :, n:].diagonal(dim1=1, dim2=2)), dim=1)
+    return (answers < 0.05).sum(dim=1)
 
 
 def metrics(models: Models) -> dict[str, Any]:
@@ -41,6 +57,7 @@ def metrics(models: Models) -> dict[str, Any]:
     found["monosemantic_neurons"] = [
         float(monosemantic(trained.weights.W_in[0]).float().sum(dim=1).mean()) for trained in models.values()
     ]
+    found["silent_sides"] = [float(silent_sides(trained).float().mean()) for trained in models.values()]
     found["loss_over_constant"] = [float(trained.best_loss / trained.constant_loss) for trained in models.values()]
     return found
 
@@ -54,10 +71,12 @@ def outcome(models: Models) -> str:
     narrow, wide = min(last), max(last)
     least = min(last, key=last.__getitem__)
     trained = next(iter(models.values()))
+    silent = {trained.config.n_hidden: float(silent_sides(trained).float().mean()) for trained in models.values()}
     return (
         f"Best {trained.weights.W_in.shape[1]} of {trained.loss.shape[1]} instances: with {narrow} neurons {100 * last[narrow]:.0f} % of them are polysemantic at the end of training, with {least} "
         f"{100 * last[least]:.0f} %, the least; with {wide}, far more than the 64 that would do, still {100 * last[wide]:.0f} %: room "
-        "alone does not make neurons monosemantic."
+        f"alone does not make neurons monosemantic. But {silent[wide]:.0f} of {2 * N} signs of features are never learnt there "
+        f"({silent[least]:.0f} with {least}): an output that starts below zero gets no gradient through its ReLU."
     )
 
 
@@ -92,7 +111,8 @@ def items(models: Models) -> Sequence[Item]:
         TableRecord(
             id="toy-width-table",
             title="At the end of training",
-            look_at="Means over those instances. Pairs: features computed by two monosemantic neurons of opposite input.",
+            look_at="Means over those instances. Pairs: features computed by two monosemantic neurons of opposite input. Signs never learnt: the output stays below "
+            "0.05 when the feature alone is 1, or -1.",
             columns=[
                 "neurons",
                 "monosemantic",
@@ -106,6 +126,7 @@ def items(models: Models) -> Sequence[Item]:
                     f"{float(monosemantic(trained.weights.W_in[0]).float().sum(dim=1).mean()):.1f}",
                     f"{value:.2f}",
                     f"{_paired(trained):.1f}",
+                    f"{float(silent_sides(trained).float().mean()):.1f}",
                     f"{float(trained.best_loss / trained.constant_loss):.4f}",
                 ]
                 for trained, value in zip(models.values(), share, strict=True)

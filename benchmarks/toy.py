@@ -4,7 +4,8 @@
     python benchmarks/toy.py --learn    # both for 10,000 steps: the losses they reach, and the law of their inputs
 
 The usual loop draws one number for the mask and one for the value, multiplies with einsum, and leaves the gradient to
-autograd and the step to Adam. The floor is the five products of matrices in a step, and nothing else.
+autograd and the step to Adam. With `--learn` the inputs of both are compared: values that are not zero by a Kolmogorov-Smirnov
+test, how many are not zero by a binomial test. The floor is the five products of matrices in a step, and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from scipy.stats import kstest
+from scipy.stats import binomtest, kstest
 
 from mi_superposition.toy import ToyConfig, setting_grid
 from mi_superposition.toy.train import ToyLearner
@@ -146,12 +147,17 @@ def learn(steps: int) -> None:
     with torch.no_grad():
         usual_loss = torch.stack([usual.errors(usual.draw()) for _ in range(32)]).mean(dim=0)
     our_loss, _ = fast.held_out()
-    print(f"{'probability':>11} {'usual loss':>11} {'our loss':>11} {'ratio':>6} {'KS test, p':>11}")
-    usual_x, our_x = usual.draw(), fast.sampler.draw("batch", steps, BATCH)
+    print(f"{'probability':>11} {'usual loss':>11} {'our loss':>11} {'ratio':>6} {'values, p':>10} {'share, p':>9}")
+    # Enough batches for ten thousand inputs that are not zero, of each probability.
+    n = 1 + 10_000 // int(min(PROBABILITIES) * BATCH * FEATURES)
+    usual_x = torch.stack([usual.draw() for _ in range(n)])
+    our_x = torch.stack([fast.sampler.draw("batch", steps + index, BATCH) for index in range(n)])
     for index, probability in enumerate(PROBABILITIES):
-        same = kstest(usual_x[:, index].flatten().numpy(), our_x[index].flatten().numpy()).pvalue
+        both = [usual_x[:, :, index].flatten().numpy(), our_x[:, index].flatten().numpy()]
+        values = kstest(*(x[x != 0] for x in both)).pvalue
+        share = binomtest(int((both[1] != 0).sum()), both[1].size, probability).pvalue
         a, b = float(usual_loss[index]), float(our_loss[index, 0])
-        print(f"{probability:11} {a:11.3e} {b:11.3e} {b / a:6.2f} {same:11.2f}")
+        print(f"{probability:11} {a:11.3e} {b:11.3e} {b / a:6.2f} {values:10.2f} {share:9.2f}")
 
 
 def main() -> None:

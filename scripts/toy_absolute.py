@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import tyro
 
-from mi_superposition.studies.toy.absolute import PROBABILITIES, STUDY, motifs_by_instance, pairs_by_instance
+from mi_superposition.studies.toy.absolute import (
+    PROBABILITIES,
+    STUDY,
+    dealt_anew,
+    motifs_by_instance,
+    pairs_by_instance,
+)
 from mi_superposition.studies.toy.study import StudySize, study_models
 from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic
-from mi_superposition.toy.train import initial_weights
 
 
 def main() -> None:
@@ -26,10 +31,10 @@ def main() -> None:
             f"{1 - probability:8.3f}  {float(hundred.best_loss[row] / hundred.constant_loss[row]):17.3f}  "
             f"{int(monosemantic(W).sum()):18d}  {float(features_per_neuron(W).mean()):17.1f}"
         )
-    print(f"\npairs by instance, best first: {pairs_by_instance(pairs.weights).tolist()}")
-    print(f"untrained: {int(pairs_by_instance(initial_weights(pairs.config)).sum())} in all")
+    print(f"\nfeatures computed by pairs, by instance, best first: {pairs_by_instance(pairs.weights).tolist()}")
+    print(f"each neuron's features dealt anew: {pairs_by_instance(dealt_anew(pairs.weights)).tolist()}")
     print(f"asymmetric motifs by instance: {motifs_by_instance(motif.weights).tolist()}")
-    print(f"untrained: {int(motifs_by_instance(initial_weights(motif.config)).sum())} in all")
+    print(f"each neuron's features dealt anew: {motifs_by_instance(dealt_anew(motif.weights)).tolist()}")
     print(f"\n{STUDY.outcome(models)}")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tyro
 
-from mi_superposition.studies.toy.directions import STUDY
+from mi_superposition.studies.toy.directions import PROBABILITIES, STUDY
 from mi_superposition.studies.toy.study import StudySize, study_models
 from mi_superposition.toy.geometry import angles, feature_norms, shape_counts
 
@@ -28,7 +28,7 @@ def main() -> None:
             share = float(trained.best_loss[row] / trained.constant_loss[row])
             print(f"{1 - setting.probability:8.2f}  {share:17.3f}  {norms:32}  {shape_counts(W)}")
     print("\nangles at sparsity 0.9, degrees")
-    for row in angles(models["relu"].W_in[7]).tolist():
+    for row in angles(models["relu"].W_in[PROBABILITIES.index(0.1)]).tolist():
         print("  ".join(f"{angle:4.0f}" for angle in row))
     print(f"\n{STUDY.outcome(models)}")
 

@@ -222,6 +222,15 @@ def wrong(name, arguments, code, *quoted):
         wrong("cannot create the folder", "heads project --model {tiny} --out /dev/null/x", 1, "/dev/null"),
         wrong("probability above 1", "toy train --probability 0.5 1.5 --out {new}", 2, "probability = 1.5", "0 to 1"),
         wrong("a bottleneck too wide", "toy train --hidden 9 --out {new}", 2, "n_hidden = 9", "fewer than 5"),
+        wrong(
+            "importance of another length",
+            "toy train --importance 1 0.5 --out {new}",
+            2,
+            "importance has 2 values",
+            "5",
+        ),
+        wrong("a ratio too large", "toy train --importance-ratio 1e300 --out {new}", 2, "ratio = 1e+300"),
+        wrong("too many threads", "toy train --threads 100000000000 --out {new}", 2, "threads = 100000000000"),
         wrong("unknown task", "toy train --task xor --out {new}", 2, "xor", "and"),
         wrong("inputs of another task", "toy train --task and --inputs normal --out {new}", 2, "'normal'", "'binary'"),
         wrong(

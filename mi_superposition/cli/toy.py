@@ -40,11 +40,13 @@ class ToyTrain(Command):
     hidden: int | None = None
     """Hidden dimensions. Default: 2 for a bottleneck, as many as features otherwise."""
     probability: tuple[float, ...] = (0.1,)
-    """Probability that a feature is not zero (1 - sparsity), 0 to 1. Several make a grid with the options below."""
+    """Probability that a feature (or a set of them) is not zero (1 - sparsity), 0 to 1. Several make a grid with the options below."""
     probability_ratio: float = 1.0
     """Each feature's probability is this times the one before: below 1 for sparsity that differs by feature."""
     importance_ratio: tuple[float, ...] = (1.0,)
     """Each output's importance is this times the one before."""
+    importance: tuple[float, ...] | None = None
+    """Importance of each output, in place of a ratio: as many numbers as outputs."""
     dropout: tuple[float, ...] = (0.0,)
     """Share of hidden activations set to zero in training, 0 to below 1."""
     l1: tuple[float, ...] = (0.0,)
@@ -88,7 +90,9 @@ class ToyTrain(Command):
             bias=self.bias,
             settings=setting_grid(
                 probability=[_by_feature(value, self.probability_ratio, features) for value in self.probability],
-                importance=[1.0 if ratio == 1 else geometric(1.0, ratio, outputs) for ratio in self.importance_ratio],
+                importance=[self.importance]
+                if self.importance is not None
+                else [1.0 if ratio == 1 else geometric(1.0, ratio, outputs) for ratio in self.importance_ratio],
                 dropout=self.dropout,
                 l1=self.l1,
             ),

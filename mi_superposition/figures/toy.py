@@ -49,8 +49,8 @@ def feature_directions(frames: Mapping[str, Float[Tensor, "2 feature"]], what: s
     return styled(figure, height=480)
 
 
-def interactions(frames: Mapping[str, Interactions], what: str) -> go.Figure:
-    """W^T W, the biases, and feature norms coloured by interference; a slider over the models."""
+def interactions(frames: Mapping[str, Interactions], what: str, *, shown: int = 0) -> go.Figure:
+    """W^T W, the biases, and feature norms coloured by interference; a slider over the models, ``shown`` first."""
     figure = make_subplots(
         1, 3, column_widths=[0.48, 0.1, 0.42], horizontal_spacing=0.1,
         subplot_titles=["W<sup>T</sup>W", "bias", "norm (colour: interference)"],
@@ -78,10 +78,10 @@ def interactions(frames: Mapping[str, Interactions], what: str) -> go.Figure:
             ),
         ]  # fmt: skip
 
-    shown = {name: traces(found) for name, found in frames.items()}
-    for column, trace in enumerate(next(iter(shown.values()))):
+    drawn = {name: traces(found) for name, found in frames.items()}
+    for column, trace in enumerate(list(drawn.values())[shown]):
         figure.add_trace(trace, row=1, col=column + 1)
-    framed(figure, shown, what)
+    framed(figure, drawn, what, shown=shown)
     for column in (1, 2):
         figure.update_yaxes(autorange="reversed", dtick=1, row=1, col=column)
     figure.update_xaxes(dtick=1)
@@ -167,13 +167,20 @@ def grid_heatmaps(
 
 
 def neuron_stacks(
-    frames: Mapping[str, Float[Tensor, "hidden feature"]], what: str, *, y_title: str, paired: bool = False
+    frames: Mapping[str, Mapping[str, Float[Tensor, "hidden feature"]]],
+    what: str,
+    *,
+    y_title: str,
+    paired: bool = False,
 ) -> go.Figure:
-    """A bar for each hidden neuron: the magnitudes of its weights stacked, a colour a feature; a slider over the models.
+    """A bar for each hidden neuron: the magnitudes of its weights stacked, a colour a feature; a slider over the frames,
+    each of which has the same panels side by side.
 
-    Bars are in units of the model's largest; the weights themselves show under the pointer. ``paired``: features 0 and 1, 2
+    Bars are in units of the panel's largest; the weights themselves show under the pointer. ``paired``: features 0 and 1, 2
     and 3, … share a hue.
     """
+    panels = list(next(iter(frames.values())))
+    figure = make_subplots(1, len(panels), subplot_titles=panels, horizontal_spacing=0.06, shared_yaxes=True)
 
     def traces(W: Tensor) -> list[BaseTraceType]:
         neurons, largest = list(range(W.shape[0])), W.abs().sum(dim=1).max().clamp_min(1e-12)
@@ -186,12 +193,17 @@ def neuron_stacks(
             for feature, (weights, colour) in enumerate(zip(W.T, feature_colours(W.shape[1], paired), strict=True))
         ]  # fmt: skip
 
-    drawn = {name: traces(W) for name, W in frames.items()}
-    figure = go.Figure(next(iter(drawn.values())))
-    framed(figure, drawn, what)
+    for column, W in enumerate(next(iter(frames.values())).values(), start=1):
+        for trace in traces(W):
+            figure.add_trace(trace, row=1, col=column)
+    if len(frames) > 1:
+        framed(
+            figure, {name: [t for W in by_panel.values() for t in traces(W)] for name, by_panel in frames.items()}, what
+        )
     figure.update_layout(barmode="stack", bargap=0.15)
     figure.update_xaxes(title="hidden neuron")
-    figure.update_yaxes(title=f"{y_title} / largest", range=[0, 1.02])
+    figure.update_yaxes(range=[0, 1.02])
+    figure.update_yaxes(title=f"{y_title} / largest", row=1, col=1)
     return styled(figure, height=420, min_width=560).update_layout(showlegend=False)
 
 

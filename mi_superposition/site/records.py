@@ -61,6 +61,10 @@ class TableRecord:
     words: Collection[str] = ()
     further: Link | None = None
 
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            assert len(row) == len(self.columns), (self.id, row)
+
 
 @dataclass(frozen=True)
 class MatrixView:

@@ -25,6 +25,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "or": _LOGICAL,
 }
 PAIRED = ("and", "or", "max")
+_MOST_THREADS = 1024
 _USUAL_INPUTS = {"reconstruct": "uniform", "and": "binary", "or": "binary"}
 
 
@@ -41,7 +42,8 @@ def _given(value: float | list[float]) -> float | tuple[float, ...]:
 class ToySetting:
     """One combination under which a model is trained. Numbers by feature are one for all, or one a feature.
 
-    ``probability``: that a feature is not zero (one minus its sparsity). ``importance``: weight of an output's squared
+    ``probability``: that a feature is not zero (one minus its sparsity); of features in correlated or anticorrelated sets, that
+    the set is not (in an anticorrelated one each feature then has an equal share of it). ``importance``: weight of an output's squared
     error. ``dropout``: share of hidden activations set to zero in training. ``l1``: weight of the mean over the batch of
     the sum of the hidden activations' magnitudes, added to the loss.
     """
@@ -117,6 +119,8 @@ class ToyConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.threads > _MOST_THREADS:
+            raise RequestError(f"threads = {self.threads}: must be at most {_MOST_THREADS}")
         if not 0 <= self.seed < 2**63:
             raise RequestError(f"seed = {self.seed}: must be 0 to {2**63 - 1}")
         if not 0 < self.learning_rate < float("inf"):
@@ -188,4 +192,7 @@ def setting_grid(
 
 def geometric(first: float, ratio: float, n: int) -> tuple[float, ...]:
     """``first * ratio**i`` for ``i`` from 0 to ``n - 1``."""
-    return tuple(first * ratio**i for i in range(n))
+    try:
+        return tuple(first * ratio**i for i in range(n))
+    except OverflowError:
+        raise RequestError(f"ratio = {ratio}: {first} times it, {n - 1} times over, is too large a number") from None

@@ -17,7 +17,7 @@ from torch import Tensor
 # A feature counts as represented when its norm is above half of what a feature with a dimension of its own has.
 REPRESENTED = 0.5
 # Directions with a smaller cosine than this are taken to have nothing to do with each other.
-_UNRELATED = 0.15
+_UNRELATED = 0.25
 
 
 def gram(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many feature feature"]:
@@ -42,6 +42,15 @@ def interference(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*ma
     norms = feature_norms(W).square()
     others = (products.sum(dim=-1) - own).clamp_min(0)
     return torch.where(norms > 1e-12, others / norms.clamp_min(1e-12), 0.0)
+
+
+def relative_interference(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many feature"]:
+    """Interference over the feature's own squared norm: 1 in an antipodal pair, however long its vectors are.
+
+    It is 1 / dimensionality - 1; 0 for a feature of norm 0.
+    """
+    norms = feature_norms(W).square()
+    return torch.where(norms > 1e-12, interference(W) / norms.clamp_min(1e-12), 0.0)
 
 
 def feature_dimensionality(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many feature"]:
@@ -78,10 +87,10 @@ class Shape:
     features: tuple[int, ...]
 
 
-def shapes(W: Float[Tensor, "hidden feature"], *, tolerance: float = 0.15) -> list[Shape]:
+def shapes(W: Float[Tensor, "hidden feature"], *, tolerance: float = 0.2) -> list[Shape]:
     """The figures that represented features form, from the Gram matrix of their directions alone.
 
-    Features belong together when a chain of cosines above 0.15 links them. A figure is recognised when its cosines, sorted
+    Features belong together when a chain of cosines above 0.25 in magnitude links them (ours). A figure is recognised when its cosines, sorted
     within each feature, are within ``tolerance`` of those of the figure.
     """
     kept = (feature_norms(W) > REPRESENTED).nonzero()[:, 0]
@@ -96,7 +105,7 @@ def shapes(W: Float[Tensor, "hidden feature"], *, tolerance: float = 0.15) -> li
     return found
 
 
-def shape_counts(W: Float[Tensor, "hidden feature"], *, tolerance: float = 0.15) -> dict[str, int]:
+def shape_counts(W: Float[Tensor, "hidden feature"], *, tolerance: float = 0.2) -> dict[str, int]:
     """How many features stand in figures of each name, the commonest first."""
     counts: Counter[str] = Counter()
     for shape in shapes(W, tolerance=tolerance):

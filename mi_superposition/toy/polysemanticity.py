@@ -50,6 +50,18 @@ def effective_map(
     return W_out @ W_in
 
 
+def relabelled(
+    W_in: Float[Tensor, "*many hidden feature"],
+    W_out: Float[Tensor, "*many feature hidden"],
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "*many hidden feature"], Float[Tensor, "*many feature hidden"]]:
+    """The same neurons with features dealt anew to each: a control that keeps every neuron's weights and how its input and
+    output weights go together, and breaks what neurons do together.
+    """
+    order = torch.rand(W_in.shape, generator=generator).argsort(dim=-1)
+    return W_in.gather(-1, order), W_out.gather(-2, order.transpose(-1, -2))
+
+
 @dataclass(frozen=True)
 class SignedPair:
     """Two monosemantic neurons that compute |x| of one feature: one reads it, the other reads its negative."""

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import Run, open_run, read_manifest, read_tensors, write_tensors
+from mi_superposition.runs import MANIFEST, Run, open_run, read_manifest, read_tensors, write_state, write_tensors
 from mi_superposition.toy.config import ToyConfig
 from mi_superposition.toy.memory import Memory
 from mi_superposition.toy.network import Penalties, ToyNetwork, ToyWeights
@@ -83,8 +83,8 @@ def train_toy(
     With ``out`` in a run folder: killed anywhere and called again it goes on, and ends with the same bytes; called again
     afterwards it reads what is there. ``on_log`` gets about a hundred rows: ``step`` and, by setting, the least and the
     median training loss. Raises ``RequestError`` as ``open_run`` does and where there is no such device,
-    ``training.Stopped`` when ``should_stop()`` said so, ``WorkError`` naming the instance whose loss is not finite: what
-    was saved last is kept.
+    ``training.Stopped`` when ``should_stop()`` said so, ``WorkError`` naming the instance whose loss is not finite: the run
+    folder keeps the state before it.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise RequestError("device = 'cuda': torch finds no such device here, give 'cpu'")
@@ -102,7 +102,10 @@ def train_toy(
 
 def load_toy(folder: Path) -> ToyModels:
     """Read a finished run. Raises ``RequestError`` when the folder holds none, ``WorkError`` when it is damaged."""
-    config = ToyConfig.from_json(read_manifest(folder, COMMAND)["config"])
+    try:
+        config = ToyConfig.from_json(read_manifest(folder, COMMAND)["config"])
+    except (KeyError, TypeError) as error:
+        raise WorkError(f"{str(folder / MANIFEST)!r} is damaged: it names no such configuration ({error})") from error
     tensors, _ = read_tensors(folder / _WEIGHTS)
 
     def weights(start: str) -> ToyWeights:
@@ -194,12 +197,7 @@ class ToyLearner:
         losses, gradient = self.network.loss_and_gradient(
             self.weights, inputs, wanted, self.penalties, self._dropout(step)
         )
-        if not bool(losses.isfinite().all()):
-            setting, instance = (~losses.isfinite()).nonzero()[0].tolist()
-            raise WorkError(
-                f"the loss of instance {instance} of setting {setting} ({self.config.settings[setting]}) is "
-                f"{float(losses[setting, instance])} at step {step}: the last checkpoint is kept; try a lower learning rate"
-            )
+        _check_finite(losses, f"loss at step {step}", self.config)
         self.losses = losses
         self.W_in.grad, self.b.grad = gradient.W_in, gradient.b
         if self.W_out is not None:
@@ -271,8 +269,11 @@ def _train(
         learner.keep_snapshot(0)
     log_every = max(1, config.n_steps // _LOGGED)
     began = time.perf_counter()
+    done = start
 
-    def after_step(done: int) -> None:
+    def after_step(now: int) -> None:
+        nonlocal done
+        done = now
         learner.keep_snapshot(done)
         if done % log_every == 0 or done == config.n_steps:
             row = {
@@ -284,17 +285,26 @@ def _train(
                 run.append_history(row)
             on_log(row)
 
-    train(
-        learner,
-        start,
-        config.n_steps,
-        checkpoint=checkpoint,
-        checkpoint_every=10 * log_every,
-        after_step=after_step,
-        should_stop=should_stop,
-    )
-    seconds = time.perf_counter() - began
-    losses, _ = learner.held_out()
+    try:
+        train(
+            learner,
+            start,
+            config.n_steps,
+            checkpoint=checkpoint,
+            checkpoint_every=10 * log_every,
+            after_step=after_step,
+            should_stop=should_stop,
+        )
+        seconds = time.perf_counter() - began
+        losses, _ = learner.held_out()
+        _check_finite(losses, "held-out loss", config)
+    except WorkError as error:
+        if checkpoint is None:
+            raise
+        # A loss is looked at before it touches a weight, so what there is is the last good state.
+        if done < config.n_steps:
+            write_state(checkpoint, {"step": done, "learner": learner.state()})
+        raise WorkError(f"{error}; {str(checkpoint)!r} keeps the state after step {done}") from error
     kept = losses.argsort(dim=1, stable=True)[:, : config.n_kept]
     models = ToyModels(
         config=config,
@@ -321,6 +331,16 @@ def _train(
         )
         (run.path / _CHECKPOINT).unlink(missing_ok=True)
     return models
+
+
+def _check_finite(losses: Float[Tensor, "setting instance"], what: str, config: ToyConfig) -> None:
+    """Raise ``WorkError`` naming the first instance whose loss is not finite."""
+    if not bool(losses.isfinite().all()):
+        setting, instance = (~losses.isfinite()).nonzero()[0].tolist()
+        raise WorkError(
+            f"the {what} of instance {instance} of setting {setting} ({config.settings[setting]}) is "
+            f"{float(losses[setting, instance])}: try a lower learning rate"
+        )
 
 
 def _penalties(config: ToyConfig, device: torch.device) -> Penalties:

@@ -117,9 +117,20 @@ def test_killed_or_stopped_anywhere_it_ends_with_the_same_bytes(whole, request_o
 
 _CHECKPOINT_EVERY_SHARD = """
 import sys
+import time
 from mi_superposition.cli import main
 from mi_superposition.studies import neuron_scan
 neuron_scan._CHECKPOINT_EVERY = 0.0
+# Shards so small would be done before anybody could kill the process.
+scan_here = neuron_scan._scan_here
+
+
+def slowly(*given):
+    time.sleep(0.1)
+    return scan_here(*given)
+
+
+neuron_scan._scan_here = slowly
 sys.exit(main(sys.argv[1:]))
 """
 

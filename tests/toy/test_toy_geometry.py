@@ -13,6 +13,7 @@ from mi_superposition.toy.geometry import (
     gram,
     interference,
     known_shapes,
+    relative_interference,
     represented,
     shape_counts,
     shape_dimensionality,
@@ -59,8 +60,8 @@ def test_figures_side_by_side():
 @pytest.mark.parametrize("name", ["triangle", "pentagon", "square antiprism"])
 def test_tolerance_decides(name):
     W, _ = placed(name)
-    # A turn of 6° moves cosines by up to 0.1; one of 20° by up to 0.33.
-    for degrees, recognised in ((6, True), (25, False)):
+    # A turn of 6° moves cosines by up to 0.1; one of 30° by up to 0.5.
+    for degrees, recognised in ((6, True), (30, False)):
         moved = W.clone()
         turn = math.radians(degrees)
         moved[:2, 0] = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]) @ W[:2, 0]
@@ -75,6 +76,21 @@ def test_random_directions_form_no_figure():
         W = torch.randn(3, 8, generator=generator)
         named += sum(len(shape.features) for shape in shapes(W / W.norm(dim=0)) if shape.name != "unnamed")
     assert named < 0.02 * 50 * 8
+
+
+@pytest.mark.parametrize("name", ["antipodal pair", "triangle", "tetrahedron", "pentagon", "square antiprism"])
+def test_figures_side_by_side_are_told_apart_in_noise(name):
+    W, _ = placed(*[name] * 3)
+    generator = torch.Generator().manual_seed(1)
+    noisy = W + 0.04 * torch.randn(W.shape, generator=generator)
+    assert shape_counts(noisy).get(name, 0) >= 2 / 3 * W.shape[1]
+
+
+def test_relative_interference_does_not_depend_on_length():
+    W = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(relative_interference(0.1 * W), relative_interference(W))
+    torch.testing.assert_close(relative_interference(W), 1 / feature_dimensionality(W) - 1)
+    assert relative_interference(torch.tensor([[1.0, -1.0]])).tolist() == [1, 1]
 
 
 def test_what_is_not_represented_belongs_to_no_figure():

@@ -7,6 +7,7 @@ from mi_superposition.toy.polysemanticity import (
     features_per_neuron,
     monosemantic,
     polysemantic_share,
+    relabelled,
     signed_pairs,
     working,
 )
@@ -80,15 +81,15 @@ def test_it_is_not_found_without_one_of_its_parts(broken):
     assert asymmetric_motifs(W_in, W_out) == []
 
 
-def test_shuffled_weights_hold_no_motif():
-    """The control: the same weights in other places."""
+def test_features_dealt_anew_keep_every_neuron_and_break_what_neurons_do_together():
+    """The control."""
     W_in, W_out = (torch.block_diag(*(part,) * 4) for part in motif())
     assert len(asymmetric_motifs(W_in, W_out)) == 4
     generator = torch.Generator().manual_seed(0)
     found = 0
     for _ in range(20):
-        shuffled = [
-            part.flatten()[torch.randperm(part.numel(), generator=generator)].view_as(part) for part in (W_in, W_out)
-        ]
-        found += len(asymmetric_motifs(*shuffled))
-    assert found <= 4
+        dealt_in, dealt_out = relabelled(W_in, W_out, generator)
+        torch.testing.assert_close(dealt_in.sort(dim=1).values, W_in.sort(dim=1).values)
+        torch.testing.assert_close((dealt_in * dealt_out.T).sum(dim=1), (W_in * W_out.T).sum(dim=1))
+        found += len(asymmetric_motifs(dealt_in, dealt_out))
+    assert found <= 8

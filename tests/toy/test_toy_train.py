@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import read_json, read_tensors
+from mi_superposition.runs import read_json, read_state, read_tensors
 from mi_superposition.toy import ToyConfig, ToySetting, geometric, load_toy, setting_grid, train_toy
 from mi_superposition.toy.train import ToyLearner
 from mi_superposition.training import Stopped
@@ -138,25 +138,32 @@ def test_linear_models_find_the_principal_components():
     assert float(models.best_loss) == pytest.approx((0.25 + 0.125 + 0.0625) / 3 / 5, rel=0.05)
 
 
-def test_a_loss_that_is_not_finite_names_the_instance_and_keeps_the_last_state(tmp_path):
-    config = replace(SMALL, n_steps=400, snapshots=())
-    calls = iter(range(1000))
-    with pytest.raises(Stopped):
-        train_toy(config, tmp_path / "run", should_stop=lambda: next(calls) == 50)
-    good = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
-
+def test_a_loss_that_is_not_finite_names_the_instance_and_the_last_good_state_is_kept(tmp_path):
     class Poisoned(ToyLearner):
         def step(self, step):
             if step == 55:
                 self.W_in[1, 2] = float("nan")
             super().step(step)
 
+    # Long before the first checkpoint, which is due after 1,000 steps.
+    config = replace(SMALL, n_steps=10_000, snapshots=())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mi_superposition.toy.train.ToyLearner", Poisoned)
-        with pytest.raises(WorkError, match=r"instance 2 of setting 1 .*probability=0.1.* is nan at step 55"):
+        with pytest.raises(
+            WorkError, match=r"step 55 of instance 2 of setting 1 .*probability=0.1.* is nan.* after step 55"
+        ):
             train_toy(config, tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == good
-    assert train_toy(config, tmp_path / "run").loss.isfinite().all()
+        with pytest.raises(WorkError, match=r"is nan: try a lower learning rate$"):
+            train_toy(config)
+    saved = read_state(tmp_path / "run" / "checkpoint.safetensors")
+    assert saved["step"] == 55
+
+
+def test_a_held_out_loss_that_is_not_finite_leaves_no_half_result(tmp_path):
+    with pytest.raises(WorkError, match=r"held-out loss of instance \d of setting \d .* is (nan|inf)"):
+        train_toy(replace(SMALL, n_steps=1, snapshots=(), learning_rate=1e30), tmp_path / "run")
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    assert read_json(tmp_path / "run" / "manifest.json")["status"] == "running"
 
 
 def test_saved_tensors_are_plain(tmp_path):
@@ -189,6 +196,7 @@ def test_saved_tensors_are_plain(tmp_path):
         ({"snapshots": (20_000,)}, r"snapshots = \(20000,\): must be 0 to n_steps = 10000"),
         ({"learning_rate": float("nan")}, r"learning_rate = nan: must be above 0"),
         ({"seed": -1}, r"seed = -1"),
+        ({"threads": 10**11}, r"threads = 100000000000: must be at most 1024"),
         ({"device": "tpu"}, r"device = 'tpu': give 'cpu', 'cuda'"),
     ],
 )
@@ -211,6 +219,20 @@ def test_wrong_requests_say_what_would_be_right(options, message):
 def test_wrong_settings(options, message):
     with pytest.raises(RequestError, match=message):
         ToySetting(**options)
+
+
+def test_a_ratio_beyond_all_numbers():
+    with pytest.raises(RequestError, match=r"ratio = 1e\+300"):
+        geometric(1.0, 1e300, 5)
+
+
+def test_a_manifest_of_another_shape(tmp_path):
+    train_toy(SMALL, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["config"]["settings"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WorkError, match=r"manifest.json' is damaged"):
+        load_toy(tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

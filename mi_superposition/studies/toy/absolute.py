@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,9 +22,11 @@ from mi_superposition.toy.polysemanticity import (
     features_per_neuron,
     monosemantic,
     polysemantic_share,
+    relabelled,
     signed_pairs,
 )
 from mi_superposition.toy.train import initial_weights
+from mi_superposition.training import seeded_generator
 
 PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
@@ -32,7 +34,7 @@ PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 def configs(full: bool) -> dict[str, ToyConfig]:
     """100 features and 40 neurons at seven sparsities; 20 and 10 at probability 0.5; 10 and 10 at 0.35."""
     hundred = ToyConfig(
-        model="computation", task="abs", n_features=100, n_hidden=40, n_instances=8 if full else 2, n_steps=5000,
+        model="computation", task="abs", n_features=100, n_hidden=40, n_instances=16 if full else 4, n_kept=4, n_steps=5000,
         settings=setting_grid(probability=PROBABILITIES, importance=[geometric(1.0, 0.8, 100)]), learning_rate=5e-3,
         decay="cosine",
     )  # fmt: skip
@@ -45,8 +47,9 @@ def configs(full: bool) -> dict[str, ToyConfig]:
 
 
 def pairs_by_instance(weights: ToyWeights) -> Int[Tensor, " instance"]:
-    """How many features each instance of the one setting computes by a pair of monosemantic neurons."""
-    return torch.tensor([len(signed_pairs(*both)) for both in zip(weights.W_in[0], weights.W_out[0], strict=True)])
+    """How many different features each instance of the one setting computes by a pair of monosemantic neurons."""
+    both = zip(weights.W_in[0], weights.W_out[0], strict=True)
+    return torch.tensor([len({pair.feature for pair in signed_pairs(*one)}) for one in both])
 
 
 def motifs_by_instance(weights: ToyWeights) -> Int[Tensor, " instance"]:
@@ -54,12 +57,50 @@ def motifs_by_instance(weights: ToyWeights) -> Int[Tensor, " instance"]:
     return torch.tensor([len(asymmetric_motifs(*both)) for both in zip(weights.W_in[0], weights.W_out[0], strict=True)])
 
 
+def dealt_anew(weights: ToyWeights) -> ToyWeights:
+    """The control: each neuron's features dealt anew."""
+    generator = seeded_generator(0, "relabelled")
+    return ToyWeights(*relabelled(weights.W_in, weights.W_out, generator), weights.b)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the three models hold, and their controls."""
+
+    pairs: Int[Tensor, " instance"]
+    pairs_dealt_anew: Int[Tensor, " instance"]
+    motifs: Int[Tensor, " instance"]
+    motifs_dealt_anew: Int[Tensor, " instance"]
+    monosemantic: Int[Tensor, "setting instance"]
+
+    @classmethod
+    def of(cls, models: Models) -> Found:
+        """Measure them."""
+        hundred, pairs, motif = (models[name].weights for name in ("hundred", "pairs", "motif"))
+        return cls(
+            pairs_by_instance(pairs), pairs_by_instance(dealt_anew(pairs)), motifs_by_instance(motif),
+            motifs_by_instance(dealt_anew(motif)), monosemantic(hundred.W_in).sum(dim=-1),
+        )  # fmt: skip
+
+    @property
+    def with_motif(self) -> int:
+        """Instances with at least one motif."""
+        return int((self.motifs > 0).sum())
+
+    @property
+    def with_motif_dealt_anew(self) -> int:
+        """The same in the control."""
+        return int((self.motifs_dealt_anew > 0).sum())
+
+
 def metrics(models: Models) -> dict[str, Any]:
     """Of the three models."""
-    hundred, pairs, motif = (models[name] for name in ("hundred", "pairs", "motif"))
+    hundred, found = models["hundred"], Found.of(models)
     return {
         "probability": list(PROBABILITIES),
-        "hundred_monosemantic_neurons": monosemantic(hundred.W_in).sum(dim=1).tolist(),
+        "hundred_monosemantic_neurons": found.monosemantic[:, 0].tolist(),
+        "hundred_monosemantic_neurons_least": found.monosemantic.amin(dim=1).tolist(),
+        "hundred_monosemantic_neurons_most": found.monosemantic.amax(dim=1).tolist(),
         "hundred_polysemantic_share": polysemantic_share(hundred.W_in).tolist(),
         "hundred_features_per_neuron": features_per_neuron(hundred.W_in).mean(dim=1).tolist(),
         "hundred_features_per_neuron_untrained": float(
@@ -67,38 +108,38 @@ def metrics(models: Models) -> dict[str, Any]:
         ),
         "hundred_loss": hundred.best_loss.tolist(),
         "hundred_constant_loss": hundred.constant_loss.tolist(),
-        "pairs_of_best": int(pairs_by_instance(pairs.weights)[0]),
-        "pairs_by_instance": pairs_by_instance(pairs.weights).tolist(),
-        "pairs_untrained": int(pairs_by_instance(initial_weights(pairs.config)).sum()),
-        "motifs_of_best": int(motifs_by_instance(motif.weights)[0]),
-        "instances_with_motif": int((motifs_by_instance(motif.weights) > 0).sum()),
-        "instances_with_motif_untrained": int((motifs_by_instance(initial_weights(motif.config)) > 0).sum()),
-        "instances": motif.weights.W_in.shape[1],
+        "pairs_of_best": int(found.pairs[0]),
+        "pairs_mean": float(found.pairs.float().mean()),
+        "pairs_mean_dealt_anew": float(found.pairs_dealt_anew.float().mean()),
+        "instances_with_motif": found.with_motif,
+        "instances_with_motif_dealt_anew": found.with_motif_dealt_anew,
+        "instances": len(found.motifs),
     }
 
 
 def outcome(models: Models) -> str:
     """What was found."""
-    hundred, pairs, motif = (models[name] for name in ("hundred", "pairs", "motif"))
-    alone = monosemantic(hundred.W_in).sum(dim=1).tolist()
-    with_motif = int((motifs_by_instance(motif.weights) > 0).sum())
+    found = Found.of(models)
+    alone = ", ".join(_range(row) for row in found.monosemantic)
     return (
-        f"Of 40 neurons {', '.join(map(str, alone))} serve one feature alone as features get sparser. With 10 neurons for 20 "
-        f"features at probability 0.5 the best instance computes {int(pairs_by_instance(pairs.weights)[0])} features by pairs of "
-        f"neurons with opposite input. The asymmetric motif stands in {with_motif} of {motif.weights.W_in.shape[1]} instances "
-        "with 10 features and 10 neurons at 0.35."
+        f"Of 40 neurons {alone} serve one feature alone as features get sparser (best of {found.monosemantic.shape[1]} instances, in "
+        f"brackets all). With 10 neurons for 20 features at probability 0.5 the best instance computes {int(found.pairs[0])} "
+        f"features by pairs of neurons with opposite input, {float(found.pairs.float().mean()):.1f} on average (features dealt anew: "
+        f"{float(found.pairs_dealt_anew.float().mean()):.1f}). The asymmetric motif stands in {found.with_motif} of {len(found.motifs)} instances "
+        f"with 10 features and 10 neurons at 0.35 ({found.with_motif_dealt_anew} with features dealt anew)."
     )
+
+
+def _range(values: Int[Tensor, " instance"]) -> str:
+    return f"{int(values[0])} ({int(values.min())}-{int(values.max())})"
 
 
 def items(models: Models) -> Sequence[Item]:
     """Stacked weights of the three models, and how features and neurons go together."""
     hundred, pairs, motif = (models[name] for name in ("hundred", "pairs", "motif"))
     sparsities = [f"{1 - p:.3f}" for p in PROBABILITIES]
-    found_pairs, found_motifs = pairs_by_instance(pairs.weights), motifs_by_instance(motif.weights)
-    untrained_pairs = int(pairs_by_instance(initial_weights(pairs.config)).sum())
-    untrained_motifs = int((motifs_by_instance(initial_weights(motif.config)) > 0).sum())
-    with_motif = int((found_motifs > 0).sum())
-    shown = int((found_motifs > 0).int().argmax())
+    found = Found.of(models)
+    shown = int((found.motifs > 0).int().argmax())
     per_neuron = features_per_neuron(hundred.W_in).mean(dim=1)
     linear = effective_map(hundred.W_out, hundred.W_in).diagonal(dim1=1, dim2=2)
     return [
@@ -109,13 +150,17 @@ def items(models: Models) -> Sequence[Item]:
             number=f"{float(per_neuron[0]):.1f} features a neuron (effective number) when dense, {float(per_neuron[-1]):.1f} at sparsity {sparsities[-1]}.",
             control=f"{float(features_per_neuron(initial_weights(hundred.config).W_in).mean()):.0f} before training.",
             figure=neuron_stacks(
-                dict(zip(sparsities, hundred.W_in, strict=True)), "sparsity", y_title="Σ |input weight| over features"
+                {name: {"": W} for name, W in zip(sparsities, hundred.W_in, strict=True)}, "sparsity",
+                y_title="Σ |input weight| over features",
             ),
         ),
         FigureRecord(
             id="toy-abs-share",
             title="Loss against the best constant, and neurons that serve several features",
-            look_at="A model that learnt nothing has a ratio of 1. The more features share neurons, the less of the task is done.",
+            look_at=(
+                "A model that learnt nothing has a loss ratio of 1. The diagonal of W2 W1 is what the network would do to a feature "
+                "if neurons were linear: 0 for a pair of opposite neurons, away from 0 where one sign is served by another neuron."
+            ),
             number=f"Loss {float(hundred.best_loss[0] / hundred.constant_loss[0]):.2f} of the best constant's when dense, {float(hundred.best_loss[-1] / hundred.constant_loss[-1]):.2f} at sparsity {sparsities[-1]}.",
             control="1 for the best constant output.",
             figure=lines(
@@ -131,16 +176,17 @@ def items(models: Models) -> Sequence[Item]:
             id="toy-abs-pairs",
             title="Ten neurons, twenty features, probability 0.5: a pair for each feature that is kept",
             look_at=(
-                "Top bars read x, their partners -x, and both write with a positive weight: relu(x) + relu(-x) = |x|. Hover for "
-                "the signs."
+                "Two neurons of one colour: one reads x, the other -x, and both write with a positive weight: relu(x) + relu(-x) = "
+                "|x|. Hover for the signs."
             ),
             number=(
-                f"{int(found_pairs[0])} pairs in the best instance, {float(found_pairs.float().mean()):.1f} on average of "
-                f"{len(found_pairs)}; 5 is the most ten neurons can form."
+                f"{int(found.pairs[0])} pairs in the best instance, {float(found.pairs.float().mean()):.1f} on average of "
+                f"{len(found.pairs)}; 5 is the most ten neurons can form."
             ),
-            control=f"{untrained_pairs} in all of {pairs.config.n_instances} untrained models.",
+            control=f"{float(found.pairs_dealt_anew.float().mean()):.1f} on average where each neuron is dealt its features anew.",
             figure=neuron_stacks(
-                {"input weights": pairs.W_in[0], "output weights": pairs.W_out[0].T}, "shown", y_title="Σ |weight| over features"
+                {"best": {"input weights": pairs.W_in[0], "output weights": pairs.W_out[0].T}}, "instance",
+                y_title="Σ |weight| over features",
             ),
         ),
         FigureRecord(
@@ -148,12 +194,19 @@ def items(models: Models) -> Sequence[Item]:
             title="The asymmetric motif",
             look_at=(
                 "A neuron with a large weight from one feature and a small one from another, and the other way round at its "
-                "output; a second neuron takes back what the first feature spills into the second's output."
+                "output; a second neuron takes back what the first feature spills into the second's output. Shown is the best "
+                "instance that has one."
             ),
-            number=f"Found in {with_motif} of {len(found_motifs)} trained instances, by the stated criterion.",
-            control=f"In {untrained_motifs} of {motif.config.n_instances} untrained ones.",
+            number=f"Found in {found.with_motif} of {len(found.motifs)} trained instances, by the criterion below.",
+            control=f"In {found.with_motif_dealt_anew} of them where each neuron is dealt its features anew.",
             figure=neuron_stacks(
-                {"input weights": motif.weights.W_in[0, shown], "output weights": motif.weights.W_out[0, shown].T}, "shown",
+                {
+                    f"{shown}": {
+                        "input weights": motif.weights.W_in[0, shown],
+                        "output weights": motif.weights.W_out[0, shown].T,
+                    }
+                },
+                "instance",
                 y_title="Σ |weight| over features",
             ),
         ),

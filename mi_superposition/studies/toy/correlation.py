@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,9 @@ def cosine_within_pairs(W: Float[Tensor, "*many hidden feature"]) -> Float[Tenso
     return torch.where((norms[..., first] > _LEAST) & (norms[..., first + 1] > _LEAST), within, torch.nan)
 
 
+RELATIONS = ("one direction", "acute", "orthogonal", "obtuse", "antipodal", "one not represented")
+
+
 def relation(cosine: float) -> str:
     """What a cosine means for two features."""
     if cosine != cosine:
@@ -53,34 +57,35 @@ def relation(cosine: float) -> str:
     return "antipodal"
 
 
-def _mean(models: ToyModels) -> list[float]:
-    """By probability; NaN where no pair has two represented features."""
-    return cosine_within_pairs(models.W_in).nanmean(dim=1).tolist()
+def relations(models: ToyModels, setting: int) -> Counter[str]:
+    """What the pairs of the best instance do, how many each."""
+    return Counter(relation(value) for value in cosine_within_pairs(models.W_in[setting]).tolist())
 
 
 def metrics(models: Models) -> dict[str, Any]:
-    """Cosine within pairs of the best instance, by probability; -2 where no pair is represented (JSON has no NaN)."""
+    """How many pairs of the best instance stand in each relation, by probability."""
     found: dict[str, Any] = {"probability": list(PROBABILITIES)}
     for name, trained in models.items():
         key = name.replace("-", "_")
-        found[f"{key}_cosine_within_pairs"] = [-2.0 if value != value else value for value in _mean(trained)]
+        for kind in RELATIONS:
+            found[f"{key}_pairs_{kind.replace(' ', '_')}"] = [
+                relations(trained, row)[kind] for row in range(len(PROBABILITIES))
+            ]
         found[f"{key}_represented"] = (feature_norms(trained.W_in) > 0.5).sum(dim=1).tolist()
     return found
 
 
 def outcome(models: Models) -> str:
     """What was found."""
-    together, apart = _mean(models["correlated-4"]), _mean(models["anticorrelated-4"])
-    one = [1 - p for p, value in zip(PROBABILITIES, together, strict=True) if relation(value) == "one direction"]
-    square = [1 - p for p, value in zip(PROBABILITIES, together, strict=True) if relation(value) == "orthogonal"]
-    opposite = [1 - p for p, value in zip(PROBABILITIES, apart, strict=True) if relation(value) == "antipodal"]
 
-    def said(where: list[float]) -> str:
-        return f"at sparsity {', '.join(f'{value:.2f}' for value in where)}" if where else "nowhere"
+    def said(name: str, kind: str) -> str:
+        where = [f"{1 - p:.2f}" for row, p in enumerate(PROBABILITIES) if relations(models[name], row)[kind] == 2]
+        return f"at sparsity {', '.join(where)}" if where else "nowhere"
 
     return (
-        f"Two pairs in two dimensions. Correlated features share one direction {said(one)} and are orthogonal {said(square)}; "
-        f"anticorrelated ones are antipodal {said(opposite)}."
+        f"Two pairs in two dimensions, best instance. Both correlated pairs share one direction {said('correlated-4', 'one direction')} "
+        f"and are orthogonal {said('correlated-4', 'orthogonal')}; both anticorrelated ones are antipodal "
+        f"{said('anticorrelated-4', 'antipodal')}; both independent ones {said('independent-4', 'antipodal')}."
     )
 
 
@@ -93,20 +98,21 @@ def items(models: Models) -> Sequence[Item]:
             id=f"toy-pairs-{n}",
             title=f"{n // 2} pairs of features in two dimensions",
             look_at=(
-                "Cosine between the two features of a pair, mean over the pairs of the best instance. 1: one direction for both; "
-                "0: at right angles; -1: opposite. Of independent features it is chance which become partners."
+                "Cosine between the two features of a pair in the best instance: mean over its pairs, the band from the least to "
+                "the largest. 1: one direction for both; 0: at right angles; -1: opposite. Of independent features it is chance "
+                "which become partners. A feature of an anticorrelated pair is on half as often as its set."
             ),
             number=" ".join(
-                f"{name.capitalize()}: {_mean(models[f'{name}-{n}'])[1]:z.2f} at sparsity {x[1]:.2f}, {_mean(models[f'{name}-{n}'])[-1]:z.2f} at {x[-1]:.2f}."
-                for name in SETS[1:]
+                f"{name.capitalize()} at sparsity {x[at]:.2f}: {_in_words(relations(models[f'{name}-{n}'], at))}."
+                for name in SETS
+                if name != "independent"
+                for at in (1, len(x) - 1)
             ),
-            control=f"{_everyone(models[f'independent-{n}'], 1):z.2f} and {_everyone(models[f'independent-{n}'], -1):z.2f} for independent features, mean over all instances.",
+            control=" ".join(
+                f"Independent at {x[at]:.2f}: {_in_words(relations(models[f'independent-{n}'], at))}." for at in (1, len(x) - 1)
+            ),
             figure=lines(
-                {
-                    **{name: Line(x, _mean(models[f"{name}-{n}"])) for name in SETS[1:]},
-                    "independent": Line(x, [_everyone(models[f"independent-{n}"], setting) for setting in range(len(x))]),
-                },
-                x_title="sparsity of a set", y_title="cosine within a pair",
+                {name: _line(models[f"{name}-{n}"], x) for name in SETS}, x_title="sparsity of a set", y_title="cosine within a pair",
             ),
         )
         for n in SIZES
@@ -118,7 +124,7 @@ def items(models: Models) -> Sequence[Item]:
             id="toy-correlated-directions",
             title="Two correlated pairs",
             look_at="Features 0 and 1 are a pair, 2 and 3 another. Move the slider from dense to sparse.",
-            number=f"Norms of {float(feature_norms(correlated.W_in[0]).mean()):.2f} where two features share a direction: each is half its pair's mean.",
+            number=f"Norms of {float(feature_norms(correlated.W_in[0]).mean()):.2f} where two features share a direction: each output is its pair's mean.",
             control=f"{float(feature_norms(correlated.W_in[-1]).mean()):.2f} where each has a direction of its own.",
             figure=feature_directions(dict(zip(sparsities, correlated.W_in, strict=True)), "sparsity"),
         ),
@@ -136,8 +142,21 @@ def items(models: Models) -> Sequence[Item]:
     ]
 
 
-def _everyone(models: ToyModels, setting: int) -> float:
-    return float(cosine_within_pairs(models.weights.W_in[setting]).nanmean())
+def _line(models: ToyModels, x: Sequence[float]) -> Line:
+    """Where no pair has two represented features there is no point."""
+    pairs = cosine_within_pairs(models.W_in)
+    there = [row for row in range(len(x)) if bool((pairs[row] == pairs[row]).any())]
+    values = [pairs[row][pairs[row] == pairs[row]] for row in there]
+    return Line(
+        [x[row] for row in there],
+        [float(value.mean()) for value in values],
+        [float(value.min()) for value in values],
+        [float(value.max()) for value in values],
+    )
+
+
+def _in_words(counts: Counter[str]) -> str:
+    return " and ".join(f"{n} {kind}" for kind, n in counts.most_common())
 
 
 def _commonest(models: ToyModels, setting: int) -> str:

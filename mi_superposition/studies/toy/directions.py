@@ -106,6 +106,7 @@ def items(models: Models) -> Sequence[Item]:
                     for name, W, b in zip(sparsities, relu.W_in, relu.b, strict=True)
                 },
                 "sparsity",
+                shown=_TENTH,
             ),
         ),
         TableRecord(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mi_superposition.figures.toy import Line, lines, neuron_stacks
+from mi_superposition.figures.toy import Interactions, Line, interactions, lines, neuron_stacks
 from mi_superposition.site import FigureRecord
-from mi_superposition.site.records import Item, TableRecord
+from mi_superposition.site.records import Item
 from mi_superposition.studies.toy.study import Models, ToyStudy
 from mi_superposition.toy import ToyConfig, geometric, setting_grid
-from mi_superposition.toy.geometry import represented
+from mi_superposition.toy.geometry import feature_norms, gram, interference, represented
 from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic, polysemantic_share
 from mi_superposition.toy.train import initial_weights
 
@@ -72,7 +72,23 @@ def items(models: Models) -> Sequence[Item]:
             number=f"{float(number[0]):.1f} features a neuron (effective number) when dense, {float(number[-1]):.1f} at sparsity {sparsities[-1]}.",
             control=f"{float(features_per_neuron(untrained).mean()):.1f} before training.",
             figure=neuron_stacks(
-                dict(zip(sparsities, trained.W_in, strict=True)), "sparsity", y_title="Σ |weight| over features"
+                {name: {"": W} for name, W in zip(sparsities, trained.W_in, strict=True)},
+                "sparsity",
+                y_title="Σ |weight| over features",
+            ),
+        ),
+        FigureRecord(
+            id="toy-neuron-interactions",
+            title="What features do to each other",
+            look_at="W^T W, biases and norms of the same models. Off the diagonal: interference, which ReLU and the biases have to undo.",
+            number=f"{float(interference(trained.W_in[0]).mean()):.2f} mean interference when dense, {float(interference(trained.W_in[3]).mean()):.2f} at sparsity {sparsities[3]}.",
+            control=f"{float(interference(untrained).mean()):.2f} before training.",
+            figure=interactions(
+                {
+                    name: Interactions(gram(W), b, feature_norms(W), interference(W))
+                    for name, W, b in zip(sparsities, trained.W_in, trained.b, strict=True)
+                },
+                "sparsity",
             ),
         ),
         FigureRecord(
@@ -95,32 +111,6 @@ def items(models: Models) -> Sequence[Item]:
                 y_title="polysemantic share of neurons",
                 log_x=True,
             ),
-        ),
-        TableRecord(
-            id="toy-neuron-losses",
-            title="Best and worst instance",
-            look_at="The worst of all instances can lose several times as much as the best: figures above show the best.",
-            columns=[
-                "sparsity",
-                "monosemantic neurons of 5",
-                "features represented",
-                "least loss",
-                "median",
-                "largest",
-                "untrained",
-            ],
-            rows=[
-                [
-                    sparsity,
-                    str(int(monosemantic(trained.W_in[setting]).sum())),
-                    str(int(represented(trained.W_in[setting]))),
-                    f"{float(trained.loss[setting].min()):.3g}",
-                    f"{float(trained.loss[setting].median()):.3g}",
-                    f"{float(trained.loss[setting].max()):.3g}",
-                    f"{float(trained.untrained_loss[setting].median()):.3g}",
-                ]
-                for setting, sparsity in enumerate(sparsities)
-            ],
         ),
     ]
 

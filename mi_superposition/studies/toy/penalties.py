@@ -64,16 +64,26 @@ def metrics(models: Models) -> dict[str, Any]:
     return found
 
 
+def affordable(trained: ToyModels, row: int) -> int:
+    """The largest L1, by its place, at which the best instance loses at most a fifth more than without."""
+    loss = _grid(trained.best_loss)[row]
+    return int((loss <= 1.2 * loss[0]).nonzero().max())
+
+
 def outcome(models: Models) -> str:
     """What was found."""
     said = []
     for name, label in ACTIVATIONS.items():
         share = mean_share(models[name])
-        said.append(
-            f"{label}: {float(share[0, 0]):.2f} of the neurons are polysemantic at even sparsity, {float(share[1, 0]):.2f} at uneven; "
-            f"with L1 {L1[-1]:g} {float(share[0, -1]):.2f} and {float(share[1, -1]):.2f}"
-        )
-    return "; ".join(said) + "."
+        parts = []
+        for row, sparsity in enumerate(SPARSITIES):
+            column = affordable(models[name], row)
+            parts.append(
+                f"{100 * float(share[row, 0]):.0f} % of the neurons are polysemantic at {sparsity}, {100 * float(share[row, column]):.0f} % with "
+                f"L1 {L1[column]:g}"
+            )
+        said.append(f"{label}: {' and '.join(parts)}")
+    return f"{'; '.join(said)} (the largest L1 that costs at most a fifth more loss)."
 
 
 def items(models: Models) -> Sequence[Item]:
@@ -91,19 +101,19 @@ def items(models: Models) -> Sequence[Item]:
                 x, _grid(models[name].best_loss / models[name].constant_loss)[row].tolist()
             )
     relu = models["relu"]
-    share = mean_share(relu)
     untrained = initial_weights(relu.config).W_in
     alone = _grid(monosemantic(relu.W_in).float().sum(dim=1))
     return [
         FigureRecord(
             id="toy-l1-share",
-            title="L1 and uneven sparsity make neurons monosemantic",
+            title="Polysemantic neurons under L1 and uneven sparsity",
             look_at=(
-                f"Share of working neurons that serve several features, mean of {relu.weights.W_in.shape[1]} instances (band: all of "
+                f"Read it beside the next figure: where the loss nears 1, nothing was learnt. Share of working neurons that serve "
+                f"several features, mean of {relu.weights.W_in.shape[1]} instances (band: all of "
                 "them); the leftmost point has no L1. L1 makes activity dear, and uneven sparsity gives each neuron a feature "
                 "worth most."
             ),
-            number=f"ReLU: {float(share[0, 0]):.2f} without, {float(share[0, -1]):.2f} with L1 {L1[-1]:g} at even sparsity; {float(share[1, 0]):.2f} and {float(share[1, -1]):.2f} at uneven.",
+            number=outcome(models),
             control=f"{float(polysemantic_share(untrained).mean()):.2f} before training.",
             figure=lines(shares, x_title="weight of L1 (leftmost: none)", y_title="polysemantic share of neurons", log_x=True),
         ),
@@ -123,10 +133,11 @@ def items(models: Models) -> Sequence[Item]:
             control=f"{float(monosemantic(untrained).float().sum(dim=-1).mean()):.1f} before training; {float(features_per_neuron(untrained).mean()):.0f} features a neuron.",
             figure=neuron_stacks(
                 {
-                    f"{label}, {sparsity}, L1 {L1[column]:g}": models[name].W_in[row * len(L1) + column]
-                    for name, label in ACTIVATIONS.items()
+                    f"{sparsity}, L1 {weight:g}": {
+                        label: models[name].W_in[row * len(L1) + column] for name, label in ACTIVATIONS.items()
+                    }
                     for row, sparsity in enumerate(SPARSITIES)
-                    for column in (0, 3, 5)
+                    for column, weight in enumerate(L1)
                 },
                 "shown",
                 y_title="Σ |input weight|",

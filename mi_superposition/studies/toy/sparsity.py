@@ -50,13 +50,19 @@ def configs(full: bool) -> dict[str, ToyConfig]:
     return {"phase": phase("relu", 8), "phase_linear": phase("linear", 2), "staircase": staircase}
 
 
-def superposed(models: ToyModels) -> Float[Tensor, "probability importance"]:
-    """1 where both features are represented in the one dimension, 0 where one is.
+def squared_norm(models: ToyModels) -> Float[Tensor, "probability importance"]:
+    """‖W‖² of the one dimension: 1 for one feature, or for two that share a direction of length 1; 2 for two whole ones."""
+    return _phase_grid(models.W_in.square().sum(dim=(1, 2)))
 
-    By ‖W‖² above 1.5: without ReLU two equally important features may share a direction of length 1 as they like.
-    """
-    both = (models.W_in.square().sum(dim=(1, 2)) > 1.5).float()
-    return rearrange(both, "(probability importance) -> probability importance", importance=len(IMPORTANCES))
+
+def superposed(models: ToyModels) -> Float[Tensor, "probability importance"]:
+    """1 where the dimension holds two features in opposite directions, ‖W‖² above 1.5; 0 elsewhere."""
+    opposite = models.W_in[:, 0].prod(dim=1) < 0
+    return (_phase_grid(opposite.float()) * (squared_norm(models) > 1.5)).float()
+
+
+def _phase_grid(values: Float[Tensor, " setting"]) -> Float[Tensor, "probability importance"]:
+    return rearrange(values, "(probability importance) -> probability importance", importance=len(IMPORTANCES))
 
 
 def metrics(models: Models) -> dict[str, Any]:
@@ -79,9 +85,10 @@ def outcome(models: Models) -> str:
     per_feature = dimensions_per_feature(stairs.W_in)
     pairs = [p for p, W in zip(STAIR_PROBABILITIES, stairs.W_in, strict=True) if _share(W, "antipodal pair") > 0.5]
     where = f"from sparsity {1 - max(pairs):.2f} to {1 - min(pairs):.2f}" if pairs else "nowhere"
+    whole = [f"{1 - p:.2f}" for p, row in zip(PROBABILITIES, phase, strict=True) if bool(row.all())]
     return (
-        f"Both features share the dimension in {100 * float(phase.mean()):.0f} % of the grid, never without ReLU "
-        f"({100 * float(linear.mean()):.0f} %). {stairs.config.n_features} features in {stairs.config.n_hidden} dimensions: from "
+        f"Two features share one dimension from sparsity {whole[0] if whole else 'none'} on at any importance from 0.1 to 10, and in "
+        f"{100 * float(linear.mean()):.0f} % of the grid without ReLU. {stairs.config.n_features} features in {stairs.config.n_hidden} dimensions: from "
         f"{float(per_feature[0]):.2f} dimensions a feature when dense to {float(per_feature[-1]):.2f}; most features stand in "
         f"antipodal pairs {where}."
     )
@@ -90,12 +97,9 @@ def outcome(models: Models) -> str:
 def items(models: Models) -> Sequence[Item]:
     """The phase diagram, the staircase and the figures on it."""
     phase, stairs = models["phase"], models["staircase"]
-    diagram = {
-        "with ReLU": superposed(phase),
-        "without": superposed(models["phase_linear"]),
-    }
-    second = rearrange(feature_norms(phase.W_in)[:, 1], "(p i) -> p i", i=len(IMPORTANCES))
-    sparse = float(diagram["with ReLU"][-1].mean())
+    both, both_linear = superposed(phase), superposed(models["phase_linear"])
+    diagram = {"with ReLU": squared_norm(phase), "without": squared_norm(models["phase_linear"])}
+    second = _phase_grid(feature_norms(phase.W_in)[:, 1])
     wide = [1 - p for p in PROBABILITIES]
     shown = [1 / p for p in STAIR_PROBABILITIES]
     per_feature = dimensions_per_feature(stairs.W_in)
@@ -106,17 +110,19 @@ def items(models: Models) -> Sequence[Item]:
             id="toy-phase",
             title="Two features, one dimension: one of them or both",
             look_at=(
-                "Rows: sparsity. Columns: how important the second feature is, the first being 1. Bright: both are "
-                "represented, in opposite directions. Dark: only the more important one. The border is sharp."
+                "‖W‖² over sparsity (rows) and the importance of the second feature, the first being 1 (columns). 1: the more "
+                "important one has the dimension. 2: both have it, in opposite directions. Between is little: the change is "
+                "a jump of one or two cells."
             ),
-            number=f"At sparsity {wide[-1]:.2f} both share the dimension at {100 * sparse:.0f} % of the importances.",
+            number=f"At sparsity {wide[-1]:.2f} both share the dimension at {100 * float(both[-1].mean()):.0f} % of the importances from 0.1 to 10; "
+                f"{100 * _between(diagram['with ReLU']):.0f} % of the cells have ‖W‖² between 1.1 and 1.7.",
             control=(
-                f"{100 * float(diagram['without'].mean()):.0f} % of the whole grid without ReLU; "
-                f"{100 * float(diagram['with ReLU'][0].mean()):.0f} % for dense features."
+                f"{100 * float(both_linear.mean()):.0f} % of the whole grid without ReLU; {100 * float(both[0].mean()):.0f} % for dense "
+                "features."
             ),
             figure=grid_heatmaps(
                 diagram, rows=wide, columns=IMPORTANCES, row_title="sparsity", column_title="importance of the second",
-                limits=(0.0, 1.0),
+                limits=(0.9, 2.1),
             ),
         ),
         FigureRecord(
@@ -176,6 +182,11 @@ def _stairs_table(stairs: ToyModels) -> TableRecord:
         ],
         words=("figures",),
     )
+
+
+def _between(values: Tensor) -> float:
+    """Share of a phase diagram's cells that are neither one feature nor two."""
+    return float(((values > 1.1) & (values < 1.7)).float().mean())
 
 
 def _commonest(W: Tensor) -> str:

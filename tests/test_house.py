@@ -18,7 +18,7 @@ FLOORS = [
     {"training", "models", "notebook", "linalg", "streaming"},
     {"corpora"},
     {"heads", "neurons", "stories", "toy"},
-    {"addition"},
+    {"addition", "sae"},
     {"figures"},
     {"site"},
     {"studies"},

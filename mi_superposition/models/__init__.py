@@ -24,6 +24,7 @@ from mi_superposition.models.attention_only import (
 from mi_superposition.models.catalogue import BUNDLED_MODELS, hub_id, local_model_folder, model_folder
 from mi_superposition.models.hub import fetch_model
 from mi_superposition.models.hugging_face import build_gpt2, load_hugging_face, save_hugging_face
+from mi_superposition.models.reading import check_hooks, read_hooks
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -94,11 +95,13 @@ __all__ = [
     "SNAPSHOTS",
     "build_attention_only_model",
     "build_gpt2",
+    "check_hooks",
     "load_model",
     "load_snapshots",
     "load_weights",
     "local_model_folder",
     "model_folder",
+    "read_hooks",
     "save_hugging_face",
     "save_model",
     "save_snapshot",

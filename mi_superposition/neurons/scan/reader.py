@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
+from mi_superposition.models import check_hooks, read_hooks
 from mi_superposition.training import seeded_generator
 
 Encode = Callable[[Tensor], Tensor]
@@ -22,10 +22,6 @@ Found = dict[str, tuple[Float[Tensor, "_batch _pos _unit"], Float[Tensor, "_batc
 
 # Enough that cosines are kept to about a tenth (Johnson & Lindenstrauss 1984), few enough to keep one with each example.
 _DIRECTIONS = 64
-
-
-class _Enough(Exception):
-    """Raised within the model when the last hook asked for has been heard."""
 
 
 def mlp_hooks(model: Any) -> list[str]:
@@ -65,11 +61,7 @@ class UnitReader:
         named: Mapping[str, Encode | None] = hooks if isinstance(hooks, Mapping) else dict.fromkeys(hooks)
         if not named:
             raise RequestError("hooks = []: name at least one")
-        for hook in named:
-            if hook not in model.hook_dict:
-                near = difflib.get_close_matches(hook, model.hook_dict, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else "model.hook_dict lists those there are"
-                raise RequestError(f"hook {hook!r} is not in the model: {hint}")
+        check_hooks(model, named)
         if precision not in ("float32", "bfloat16"):
             raise RequestError(f"precision = {precision!r}: give 'float32' or 'bfloat16'")
         return cls(model, named, precision)
@@ -82,30 +74,8 @@ class UnitReader:
     @torch.no_grad()
     def read(self, tokens: Int[Tensor, "batch pos"]) -> Found:
         """Activations and representations at every token, float32, on the CPU."""
-        device = self.device
-        heard: dict[str, Tensor] = {}
         wanted = {*self.hooks, *map(self._representation_of, self.hooks)}
-
-        # A TransformerBridge calls a hook by another name than the one it was asked for by, so the name comes along.
-        def hear(activation: Tensor, hook: Any, name: str) -> None:  # noqa: ARG001
-            if activation.shape[:2] != tokens.shape:
-                raise RequestError(
-                    f"hook {name!r} gives {tuple(activation.shape)}: units need the axes (batch, pos, …), here "
-                    f"{tuple(tokens.shape)}"
-                )
-            heard[name] = activation.flatten(2)
-            if len(heard) == len(wanted):
-                raise _Enough
-
-        listening = [(name, functools.partial(hear, name=name)) for name in wanted]
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        try:
-            with autocast, self.model.hooks(fwd_hooks=listening):
-                self.model(tokens.to(device))
-        except _Enough:
-            pass
-        if silent := wanted - heard.keys():
-            raise RequestError(f"hook {min(silent)!r} is in the model but gives nothing as it is set up: name another")
+        heard = read_hooks(self.model, tokens, wanted, precision=self.precision)
         found = {}
         for hook, encode in self.hooks.items():
             units = heard[hook] if encode is None else encode(heard[hook].float())

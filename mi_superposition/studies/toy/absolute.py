@@ -71,7 +71,7 @@ class Found:
     pairs_dealt_anew: Int[Tensor, " instance"]
     motifs: Int[Tensor, " instance"]
     motifs_dealt_anew: Int[Tensor, " instance"]
-    monosemantic: Int[Tensor, "setting instance"]
+    monosemantic: Int[Tensor, "setting of_hundred"]
 
     @classmethod
     def of(cls, models: Models) -> Found:

@@ -1,0 +1,28 @@
+"""Text trained on and text held out: which is which depends on the text alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+# One document in so many is held out.
+HELD_OUT_ONE_IN = 10
+
+
+class Documents:
+    """The documents of a corpus that are trained on, or with ``held_out`` the others; can be read again and again.
+
+    Copies of one text are on one side, whatever the corpus they come from.
+    """
+
+    def __init__(self, corpus: Iterable[str], *, held_out: bool):
+        self.corpus, self.held_out = corpus, held_out
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for text in self.corpus if is_held_out(text) == self.held_out)
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a text is never trained on: by the hash of it without the space around it."""
+    digest = hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little") % HELD_OUT_ONE_IN == 0

@@ -1,0 +1,236 @@
+"""Training sparse autoencoders with SAELens's architectures and trainer, in our seeded and resumable loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import (
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    GatedTrainingSAE,
+    GatedTrainingSAEConfig,
+    JumpReLUTrainingSAE,
+    JumpReLUTrainingSAEConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+    StandardTrainingSAE,
+    StandardTrainingSAEConfig,
+    TopKTrainingSAE,
+    TopKTrainingSAEConfig,
+)
+from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.training.sae_trainer import SAETrainer
+
+from mi_superposition.errors import WorkError
+from mi_superposition.runs import Run, write_json, write_tensors
+from mi_superposition.sae.activations import ActivationStream
+from mi_superposition.sae.config import SaeConfig
+from mi_superposition.training import derived_seed, resume, train
+
+CHECKPOINT = "checkpoint.safetensors"
+_LOGGED = 100
+# Batches from which the scale of the activations is estimated.
+_SCALE_BATCHES = 16
+_COUNTERS = ("n_training_samples", "n_training_steps", "n_frac_active_samples")
+_STATISTICS = ("act_freq_scores", "n_forward_passes_since_fired")
+
+
+@dataclass(frozen=True)
+class SaeJob:
+    """One autoencoder of several that read the same stream: its name, the hook it reads, what it is."""
+
+    name: str
+    hook: str
+    config: SaeConfig
+
+
+class SaeLearner:
+    """Several of SAELens's trainers on one stream of activations, a step of each at a time."""
+
+    def __init__(self, jobs: Sequence[SaeJob], stream: ActivationStream, n_steps: int):
+        self.jobs, self.stream = list(jobs), stream
+        first = stream.batch(0)
+        self.trainers = {job.name: _trainer(job, first[job.hook].shape[1], stream.batch_size, n_steps) for job in jobs}
+        for job in jobs:
+            if job.config.normalize == "expected_average_only_in":
+                self.trainers[job.name].activation_scaler.scaling_factor = _scale(stream, job.hook)
+        self.last: dict[str, Any] = {}
+
+    def step(self, step: int) -> None:
+        """One step of each. Raises ``WorkError`` for a loss that is not finite."""
+        found = self.stream.batch(step)
+        for job in self.jobs:
+            trainer = self.trainers[job.name]
+            if trainer.n_training_steps % trainer.cfg.feature_sampling_window == 0:
+                trainer.maybe_reset_sparsity()
+            output = trainer.step(found[job.hook])
+            trainer.n_training_steps += 1
+            if not bool(output.loss.isfinite()):
+                raise WorkError(
+                    f"the loss of {job.name!r} is {output.loss.item()} at step {step}: the last checkpoint is kept; try a lower "
+                    "learning rate"
+                )
+            self.last[job.name] = output
+
+    def measured(self) -> dict[str, dict[str, float]]:
+        """Of the last step, by autoencoder: loss, features active a token, explained variance, dead features."""
+        rows = {}
+        for name, trainer in self.trainers.items():
+            log = trainer.build_train_step_log_dict(self.last[name], trainer.n_training_samples)
+            rows[name] = {
+                "loss": log["losses/overall_loss"],
+                "l0": log["metrics/l0"],
+                "explained_variance": log["metrics/explained_variance"],
+                "dead_features": float(log["sparsity/dead_features"]),
+            }
+        return rows
+
+    def state(self) -> dict[str, Any]:
+        """Everything later steps depend on."""
+        return {name: _trainer_state(trainer) for name, trainer in self.trainers.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state of ``state()``."""
+        for name, saved in state.items():
+            _load_trainer_state(self.trainers[name], saved)
+
+
+def train_saes(
+    jobs: Sequence[SaeJob],
+    stream: ActivationStream,
+    n_steps: int,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    run: Run | None = None,
+    on_log: Callable[[dict[str, Any]], None] = lambda row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Train several autoencoders in one pass over a stream; each comes back by its name, activation scale folded in.
+
+    With ``run`` (an open run folder) there is a ``history.jsonl`` and a checkpoint to go on from: a run killed anywhere ends
+    with the same weights. ``metadata`` is written into each one's ``cfg.json`` beside SAELens's own. ``on_log`` gets about a
+    hundred rows. Raises ``training.Stopped`` when ``should_stop()`` said so, ``WorkError`` for activations or losses that are
+    not finite.
+    """
+    learner = SaeLearner(jobs, stream, n_steps)
+    checkpoint = run.path / CHECKPOINT if run else None
+    start = resume(learner, checkpoint) if checkpoint else 0
+    if run:
+        run.rewind_history(start)
+    log_every = max(1, n_steps // _LOGGED)
+
+    def after_step(done: int) -> None:
+        if done % log_every == 0 or done == n_steps:
+            row: dict[str, Any] = {"step": done, "tokens": done * stream.batch_size, "saes": learner.measured()}
+            if run:
+                run.append_history(row)
+            on_log(row)
+
+    train(
+        learner, start, n_steps, checkpoint=checkpoint, checkpoint_every=10 * log_every, after_step=after_step,
+        should_stop=should_stop,
+    )  # fmt: skip
+    return {job.name: _finished(learner.trainers[job.name], job, metadata or {}) for job in jobs}
+
+
+def save_sae(sae: Any, folder: Path) -> None:
+    """Write an autoencoder as SAELens's inference format: ``cfg.json`` and ``sae_weights.safetensors``, whole or not at all.
+
+    ``sae_lens.SAE.load_from_disk`` reads it.
+    """
+    weights = {name: value.detach().clone() for name, value in sae.state_dict().items()}
+    sae.process_state_dict_for_saving_inference(weights)
+    write_tensors(folder / "sae_weights.safetensors", weights)
+    # Last: a folder with a configuration is a whole one.
+    write_json(folder / "cfg.json", json.loads(json.dumps(sae.cfg.get_inference_sae_cfg_dict())))
+
+
+def _trainer(job: SaeJob, d_in: int, batch_size: int, n_steps: int) -> SAETrainer:
+    config = job.config
+    decay = int(config.decay_share * n_steps)
+    settings = SAETrainerConfig(
+        total_training_samples=n_steps * batch_size,
+        train_batch_size_samples=batch_size,
+        lr=config.learning_rate,
+        lr_end=config.learning_rate,
+        lr_warm_up_steps=min(config.warmup_steps, n_steps - decay - 1),
+        lr_decay_steps=decay,
+        dead_feature_window=config.dead_after,
+        feature_sampling_window=max(config.dead_after, 100),
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    # SAELens draws initial weights from the global generator: it is ours for the moment and nobody's afterwards.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, f"sae {job.name}") % 2**63)
+        sae = _training_sae(config, d_in)
+    return SAETrainer(cfg=settings, sae=sae, data_provider=iter(()))
+
+
+def _training_sae(config: SaeConfig, d_in: int) -> Any:
+    common: dict[str, Any] = {"d_in": d_in, "d_sae": config.d_sae, "normalize_activations": config.normalize}
+    match config.architecture:
+        case "standard":
+            return StandardTrainingSAE(StandardTrainingSAEConfig(**common, l1_coefficient=config.sparsity))
+        case "gated":
+            return GatedTrainingSAE(GatedTrainingSAEConfig(**common, l1_coefficient=config.sparsity))
+        case "jumprelu":
+            return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**common, l0_coefficient=config.sparsity))
+        case "topk":
+            return TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=config.k))
+        case "batchtopk":
+            return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**common, k=config.k))
+    widths = [config.d_sae // 8, config.d_sae // 4, config.d_sae // 2, config.d_sae]
+    return MatryoshkaBatchTopKTrainingSAE(
+        MatryoshkaBatchTopKTrainingSAEConfig(**common, k=config.k, matryoshka_widths=widths)
+    )
+
+
+def _scale(stream: ActivationStream, hook: str) -> float:
+    """What brings the mean norm to the square root of the dimension. Source: SAELens's ``ActivationScaler``."""
+    norms = [
+        stream.batch(index)[hook].norm(dim=1).double() for index in range(min(_SCALE_BATCHES, stream.buffer_batches))
+    ]
+    return float(stream.batch(0)[hook].shape[1] ** 0.5 / torch.cat(norms).mean())
+
+
+def _trainer_state(trainer: SAETrainer) -> dict[str, Any]:
+    return {
+        "sae": dict(trainer.sae.state_dict()),
+        "optimizer": trainer.optimizer.state_dict(),
+        "lr_scheduler": trainer.lr_scheduler.state_dict(),
+        "coefficients": {name: scheduler.state_dict() for name, scheduler in trainer.coefficient_schedulers.items()},
+        "counters": {name: getattr(trainer, name) for name in _COUNTERS},
+        "statistics": {name: getattr(trainer, name) for name in _STATISTICS},
+        "scaling_factor": trainer.activation_scaler.scaling_factor,
+    }
+
+
+def _load_trainer_state(trainer: SAETrainer, state: dict[str, Any]) -> None:
+    trainer.sae.load_state_dict(state["sae"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
+    for name, saved in state["coefficients"].items():
+        trainer.coefficient_schedulers[name].load_state_dict(saved)
+    for name, value in {**state["counters"], **state["statistics"]}.items():
+        setattr(trainer, name, value)
+    trainer.activation_scaler.scaling_factor = state["scaling_factor"]
+
+
+def _finished(trainer: SAETrainer, job: SaeJob, metadata: Mapping[str, Any]) -> Any:
+    """The autoencoder with the activation scale folded into its weights and everything known written beside it."""
+    trainer.set_final_sae_metadata()
+    sae = trainer.sae
+    factor = trainer.activation_scaler.scaling_factor
+    if factor is not None:
+        sae.fold_activation_norm_scaling_factor(factor)
+    sae.cfg.metadata.hook_name = job.hook
+    sae.cfg.metadata.trained_with = {"mi-superposition": version("mi-superposition"), **asdict(job.config)}
+    for name, value in metadata.items():
+        setattr(sae.cfg.metadata, name, value)
+    return sae.eval()

@@ -1,0 +1,136 @@
+import contextlib
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from sae_lens import SAE
+
+from mi_superposition.corpora import token_batches
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.runs import open_run
+from mi_superposition.sae import ActivationStream, SaeConfig, SaeJob, save_sae, train_saes
+from mi_superposition.sae.config import ARCHITECTURES
+from mi_superposition.sae.train import SaeLearner
+from mi_superposition.training import Stopped
+
+HOOK = "blocks.1.hook_resid_pre"
+TEXTS = [f"a cat {n} ran to dog {n * n} and there was play, said the {n % 7} owl" for n in range(60)]
+SMALL = SaeConfig(d_sae=64, k=4, warmup_steps=3, dead_after=20, learning_rate=5e-3)
+
+
+@pytest.fixture
+def stream(tiny_gpt2):
+    model = tiny_gpt2.hooked
+    batches = token_batches(TEXTS, model.tokenizer, 8, model.cfg.n_ctx)
+    return ActivationStream(model, batches, [HOOK, "blocks.0.mlp.hook_post"], batch_size=64, buffer_batches=4)
+
+
+def config(architecture):
+    if architecture in ("standard", "gated", "jumprelu"):
+        return SaeConfig(
+            architecture=architecture, d_sae=64, k=4, sparsity=0.1, warmup_steps=3, dead_after=20, learning_rate=5e-3
+        )
+    return replace(SMALL, architecture=architecture)
+
+
+def weights(sae):
+    return {name: value.clone() for name, value in sae.state_dict().items()}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_learns_saves_and_loads(architecture, stream, tmp_path):
+    rows = []
+    job = SaeJob("one", HOOK, config(architecture))
+    sae = train_saes([job], stream, 120, metadata={"model_name": "tiny"}, on_log=rows.append)["one"]
+    first, last = (rows[index]["saes"]["one"] for index in (0, -1))
+    assert last["explained_variance"] > first["explained_variance"]
+    assert last["explained_variance"] > 0.5
+    save_sae(sae, tmp_path)
+    loaded = SAE.load_from_disk(str(tmp_path))
+    assert loaded.cfg.metadata.hook_name == HOOK
+    assert loaded.cfg.metadata.model_name == "tiny"
+    assert loaded.cfg.metadata.trained_with["d_sae"] == 64
+    x = stream.batch(0)[HOOK]
+    # BatchTopK's kind chooses features over a batch while training, by a threshold afterwards.
+    if architecture not in ("batchtopk", "matryoshka"):
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(x), sae(x), atol=1e-4, rtol=1e-4)
+    # The scale of the activations is folded in: it reads what the model gives.
+    with torch.no_grad():
+        error = (loaded(x) - x).square().sum() / (x - x.mean(dim=0)).square().sum()
+    assert float(error) < 0.6
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stopped_anywhere_it_ends_with_the_same_weights(architecture, stream, tmp_path):
+    job = SaeJob("one", HOOK, config(architecture))
+    request = asdict(job.config)
+    with open_run(tmp_path / "whole", "sae test", request) as run:
+        whole = train_saes([job], stream, 40, run=run)["one"]
+    for _ in range(3):
+        with open_run(tmp_path / "parts", "sae test", request) as run, contextlib.suppress(Stopped):
+            parts = train_saes(
+                [job], stream, 40, run=run, should_stop=iter([*[False] * 14, True, *[False] * 40]).__next__
+            )["one"]
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(parts)[name]), name
+    histories = [(tmp_path / name / "history.jsonl").read_bytes() for name in ("whole", "parts")]
+    assert histories[0] == histories[1]
+    assert json.loads(histories[0].splitlines()[-1])["step"] == 40
+
+
+def test_the_global_generator_is_left_alone(stream):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    SaeLearner([SaeJob("one", HOOK, SMALL)], stream, 10)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_seed_decides(stream):
+    def trained(seed):
+        return weights(train_saes([SaeJob("one", HOOK, replace(SMALL, seed=seed))], stream, 5)["one"])["W_dec"]
+
+    assert torch.equal(trained(0), trained(0))
+    assert not torch.equal(trained(0), trained(1))
+
+
+def test_several_in_one_pass_are_what_each_would_be_alone(stream):
+    jobs = [
+        SaeJob("narrow", HOOK, replace(SMALL, d_sae=32)),
+        SaeJob("neurons", "blocks.0.mlp.hook_post", config("standard")),
+    ]
+    together = train_saes(jobs, stream, 30)
+    for job in jobs:
+        alone = train_saes([job], stream, 30)[job.name]
+        for name, value in weights(alone).items():
+            assert torch.equal(value, weights(together[job.name])[name])
+
+
+def test_a_loss_that_is_not_finite_is_named(stream):
+    learner = SaeLearner([SaeJob("one", HOOK, SMALL)], stream, 10)
+    with torch.no_grad():
+        learner.trainers["one"].sae.W_enc.fill_(float("nan"))
+    with pytest.raises(WorkError, match=r"the loss of 'one' is nan at step 0"):
+        learner.step(0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"architecture": "topkk"}, r"architecture = 'topkk': give 'standard', 'topk'"),
+        ({"k": 65, "d_sae": 64}, r"k = 65: there are only 64 features"),
+        ({"k": 0}, r"k = 0: must be at least 1"),
+        ({"architecture": "topk", "sparsity": 1.0}, r"'topk' is made sparse by k alone"),
+        ({"architecture": "standard", "sparsity": -1.0}, r"sparsity = -1.0: must be 0 or more"),
+        ({"architecture": "matryoshka", "d_sae": 64, "k": 32}, r"an eighth, must hold k = 32"),
+        ({"normalize": "layer_norm"}, r"normalize = 'layer_norm'"),
+        ({"normalize": "max"}, r"normalize = 'max': give 'none'"),
+        ({"learning_rate": 0.0}, r"learning_rate = 0.0: must be above 0"),
+        ({"decay_share": 1.0}, r"decay_share = 1.0"),
+    ],
+)
+def test_wrong_requests(options, message):
+    with pytest.raises(RequestError, match=message):
+        SaeConfig(**options)

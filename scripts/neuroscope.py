@@ -14,7 +14,7 @@ import itertools
 from pathlib import Path
 
 from mi_superposition import load_corpus, load_model
-from mi_superposition.corpora import token_batches
+from mi_superposition.corpora import model_batches
 from mi_superposition.neurons import scan_neurons
 from mi_superposition.studies.neuron_records import neuron_records
 from mi_superposition.studies.neuroscope import scan_record, write_scan_pages
@@ -33,7 +33,7 @@ def main() -> None:
     model = load_model(options.model)
     texts = list(itertools.islice(load_corpus(options.corpus), options.documents))
     # Longest rows first: little padding; ranges are then found in the longest documents.
-    batches = list(token_batches(texts, model.tokenizer, 32, model.cfg.n_ctx, by_length=True))
+    batches = list(model_batches(model, texts, 32, by_length=True))
     scan = scan_neurons(model, batches, top_k=20)
     print(f"{scan.n_documents:,} documents, {scan.n_tokens:,} tokens")
 

@@ -1,6 +1,6 @@
 """Text by name: documents, read lazily, and the token batches made of them."""
 
-from mi_superposition.corpora.batches import TokenBatch, TokenBatches, TokenCounts, token_batches
+from mi_superposition.corpora.batches import TokenBatch, TokenBatches, TokenCounts, model_batches, token_batches
 from mi_superposition.corpora.corpus import Corpus, CorpusCounts, load_corpus
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "TokenBatches",
     "TokenCounts",
     "load_corpus",
+    "model_batches",
     "token_batches",
 ]

@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -223,6 +223,35 @@ class TokenBatches:
 def _content_hash(tokens: list[int]) -> int:
     digest = hashlib.blake2b(array("q", tokens).tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def model_batches(
+    model: Any,
+    corpus: Iterable[str],
+    batch: int,
+    *,
+    context: int | None = None,
+    by_length: bool = False,
+    first_document: int = 0,
+) -> TokenBatches:
+    """``token_batches`` as a model wants them: its tokenizer, its context unless a shorter one is asked for, and a beginning
+    token if it was trained with one.
+
+    Raises ``RequestError`` for a model that came without a tokenizer, or a context longer than the model's.
+    """
+    if model.tokenizer is None:
+        raise RequestError("the model came without a tokenizer: it cannot read a text")
+    if context is not None and context > model.cfg.n_ctx:
+        raise RequestError(f"context = {context}: must be 2 to {model.cfg.n_ctx}, the context of the model")
+    return token_batches(
+        corpus,
+        model.tokenizer,
+        batch,
+        context or model.cfg.n_ctx,
+        prepend_bos=model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None,
+        by_length=by_length,
+        first_document=first_document,
+    )
 
 
 def token_batches(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from mi_superposition.corpora import Corpus, token_batches
+from mi_superposition.corpora import Corpus, model_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.models import untrained_copy
 from mi_superposition.neurons import (
@@ -90,10 +90,7 @@ def weight_source(model: HookedTransformer, layer: int, weights: str, seed: int,
 def activation_source(model: HookedTransformer, layer: int, corpus: Corpus, rows: int, seed: int) -> Source:
     """Correlation between activations over the first ``rows`` rows of a corpus."""
     check_layer(model, layer)
-    if model.tokenizer is None:
-        raise RequestError("the model came without a tokenizer: it cannot read a corpus")
-    prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
-    batches = token_batches(corpus, model.tokenizer, _ROWS_AT_ONCE, model.cfg.n_ctx, prepend_bos=prepend_bos)
+    batches = model_batches(model, corpus, _ROWS_AT_ONCE)
 
     held: list[tuple[Tensor, Tensor]] = []
 

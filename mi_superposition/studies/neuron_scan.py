@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mi_superposition.corpora import Corpus, TokenBatches, load_corpus, token_batches
+from mi_superposition.corpora import Corpus, TokenBatches, load_corpus, model_batches
 from mi_superposition.engine import Engine, check_engine, results_of
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import load_model, weights_of
@@ -111,7 +111,8 @@ def write_scan_run(
     """
     check_engine(engine)
     model = load_model(request.model, device=request.device)
-    _check_model(model, request)
+    # Refused before there is a run folder.
+    _batches(model, (), request, 0)
     # Workers of a cluster stand in other folders, and perhaps on machines with other devices.
     place = str(Path(request.model).resolve()) if Path(request.model).is_dir() else request.model
     sent = replace(request, model=place, device=torch.device(model.W_E.device).type)
@@ -158,26 +159,11 @@ def _tokenizer_hash(model: Any) -> str:
     return text_hash([json.dumps(sorted(model.tokenizer.get_vocab().items()))])
 
 
-def _check_model(model: Any, request: ScanRequest) -> None:
-    if model.tokenizer is None:
-        raise RequestError(f"{request.model!r} came without a tokenizer: it cannot read a corpus")
-    n_ctx = model.cfg.n_ctx
-    if request.context is not None and request.context > n_ctx:
-        raise RequestError(f"context = {request.context}: must be 2 to {n_ctx}, the context of {request.model!r}")
-
-
 def _batches(
     model: Any, documents: Iterable[str], request: ScanRequest, first_document: int, *, by_length: bool = True
 ) -> TokenBatches:
-    prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
-    return token_batches(
-        documents,
-        model.tokenizer,
-        request.batch,
-        request.context or model.cfg.n_ctx,
-        prepend_bos=prepend_bos,
-        by_length=by_length,
-        first_document=first_document,
+    return model_batches(
+        model, documents, request.batch, context=request.context, by_length=by_length, first_document=first_document
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mi_superposition.corpora import token_batches
+from mi_superposition.corpora import model_batches
 from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.models import load_model
@@ -31,10 +31,8 @@ def neuron_try(text: str, neuron: str, model_name: str = "stories", *, coloured:
     d_mlp = model.blocks[layer].mlp.W_out.shape[0]
     if number >= d_mlp:
         raise RequestError(f"neuron = {neuron!r}: layer {layer} has neurons 0 to {d_mlp - 1}")
-    if model.tokenizer is None:
-        raise RequestError(f"{model_name!r} came without a tokenizer: it cannot read a text")
-    prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
-    batches = list(token_batches([text], model.tokenizer, 2, model.cfg.n_ctx, prepend_bos=prepend_bos))
+    read = model_batches(model, [text], 2)
+    batches = list(read)
     if not text.strip() or not batches:
         raise RequestError(f"text = {text!r}: give something to read")
     batch = batches[0]
@@ -44,7 +42,7 @@ def neuron_try(text: str, neuron: str, model_name: str = "stories", *, coloured:
         )
     hook = f"blocks.{layer}.mlp.hook_post"
     activations = UnitReader.of(model, [hook]).read(batch.tokens)[hook][0][batch.mask][:, number].tolist()
-    strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
+    strings = visible_tokens(read.tokenizer, model.cfg.d_vocab)
     tokens = [strings[token] for token in batch.tokens[batch.mask].tolist()]
     reach = max(map(abs, activations)) or 1.0
     if coloured:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.corpora import load_corpus, token_batches
+from mi_superposition.corpora import load_corpus, model_batches
 from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.figures.neurons import distributions
@@ -132,7 +132,7 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
     scans = {}
     for name, network in (("trained", model), ("untrained", untrained_copy(model, 0))):
         on_stage(f"neurons, scan, {name}")
-        scans[name] = _scan_stories(network, model.tokenizer)
+        scans[name] = _scan_stories(network, model)
     scan = scans["trained"]
     found = next(reversed(scan.hooks.values()))
     last = layer_name(next(reversed(scan.hooks)))
@@ -173,14 +173,14 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
     )
 
 
-def _scan_stories(model: Any, tokenizer: Any) -> NeuronScan:
-    """The first documents of the bundled corpus."""
+def _scan_stories(network: Any, model: Any) -> NeuronScan:
+    """The first documents of the bundled corpus, as ``model`` reads them, scanned in ``network``."""
     texts = list(itertools.islice(load_corpus("stories"), REPORT_DOCUMENTS))
 
     def batches(some: list[str]) -> Any:
-        return token_batches(some, tokenizer, _ROWS_AT_ONCE, model.cfg.n_ctx, by_length=True)
+        return model_batches(model, some, _ROWS_AT_ONCE, by_length=True)
 
-    reader = UnitReader.of(model)
+    reader = UnitReader.of(network)
     accumulator = scan_batches(
         reader, batches(texts), calibrate(reader, batches(texts[:CALIBRATION_ROWS])), ScanSettings()
     )

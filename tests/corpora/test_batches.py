@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_superposition.corpora import token_batches
+from mi_superposition.corpora import model_batches, token_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.stories.train import train_tokenizer
 
@@ -169,3 +169,21 @@ def test_wrong_requests(options, said):
     with pytest.raises((RequestError, TypeError), match=said) as caught:
         token_batches.__wrapped__(TEXTS, TOKENIZER, sizes.pop("batch"), sizes.pop("context"), **sizes)
     assert isinstance(caught.value, RequestError)
+
+
+def test_batches_as_a_model_wants_them(tiny_gpt2):
+    model = tiny_gpt2.hooked
+    texts = ["a cat ran to dog and there was play " * 4]
+    got, expected = (
+        list(model_batches(model, texts, 2)),
+        list(token_batches(texts, model.tokenizer, 2, model.cfg.n_ctx)),
+    )
+    assert [batch.tokens.tolist() for batch in got] == [batch.tokens.tolist() for batch in expected]
+    assert next(iter(model_batches(model, texts, 2, context=8))).tokens.shape[1] == 8
+    with pytest.raises(RequestError, match=r"context = 33: must be 2 to 32"):
+        model_batches(model, texts, 2, context=33)
+
+
+def test_a_model_that_came_without_a_tokenizer(tiny_model):
+    with pytest.raises(RequestError, match="came without a tokenizer"):
+        model_batches(tiny_model, ["text"], 2)

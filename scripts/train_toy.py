@@ -18,7 +18,7 @@ from mi_superposition.runs import METRICS, read_json, read_manifest, write_json
 from mi_superposition.studies.toy import STUDIES
 from mi_superposition.studies.toy.study import BUNDLED, StudySize, bundled_models, train_study
 from mi_superposition.toy import load_toy
-from mi_superposition.toy.train import save_toy
+from mi_superposition.toy.models import save_toy
 
 
 def main() -> None:

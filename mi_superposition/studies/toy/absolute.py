@@ -15,6 +15,7 @@ from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.toy.study import Models, ToyStudy
 from mi_superposition.toy import ToyConfig, ToyModels, geometric, setting_grid
+from mi_superposition.toy.models import initial_weights
 from mi_superposition.toy.network import ToyWeights
 from mi_superposition.toy.polysemanticity import (
     asymmetric_motifs,
@@ -25,7 +26,6 @@ from mi_superposition.toy.polysemanticity import (
     relabelled,
     signed_pairs,
 )
-from mi_superposition.toy.train import initial_weights
 from mi_superposition.training import seeded_generator
 
 PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)

@@ -14,7 +14,7 @@ from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.toy.study import Models, ToyStudy
 from mi_superposition.toy import ToyConfig, ToyModels, geometric, setting_grid
 from mi_superposition.toy.geometry import angles, feature_norms, gram, interference, represented, shape_counts, shapes
-from mi_superposition.toy.train import initial_weights
+from mi_superposition.toy.models import initial_weights
 
 N = 5
 PROBABILITIES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13, 0.1, 0.07, 0.05, 0.03, 0.02)

@@ -22,8 +22,8 @@ from mi_superposition.toy.geometry import (
     interference,
     relative_interference,
 )
+from mi_superposition.toy.models import initial_weights
 from mi_superposition.toy.polysemanticity import features_per_neuron
-from mi_superposition.toy.train import initial_weights
 
 PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01)
 DROPOUT = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)

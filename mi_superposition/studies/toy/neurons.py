@@ -11,8 +11,8 @@ from mi_superposition.site.records import Item
 from mi_superposition.studies.toy.study import Models, ToyStudy
 from mi_superposition.toy import ToyConfig, geometric, setting_grid
 from mi_superposition.toy.geometry import feature_norms, gram, interference, represented
+from mi_superposition.toy.models import initial_weights
 from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic, polysemantic_share
-from mi_superposition.toy.train import initial_weights
 
 PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 

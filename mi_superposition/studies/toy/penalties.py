@@ -14,8 +14,8 @@ from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item
 from mi_superposition.studies.toy.study import Models, ToyStudy
 from mi_superposition.toy import ToyConfig, ToyModels, geometric, setting_grid
+from mi_superposition.toy.models import initial_weights
 from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic, polysemantic_share, working
-from mi_superposition.toy.train import initial_weights
 
 L1 = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 N, HIDDEN = 20, 10

@@ -10,7 +10,7 @@ from mi_superposition.studies.toy import STUDIES
 from mi_superposition.studies.toy.directions import PROBABILITIES
 from mi_superposition.studies.toy.study import bundled_models
 from mi_superposition.toy.geometry import represented
-from mi_superposition.toy.train import initial_weights
+from mi_superposition.toy.models import initial_weights
 
 _SHOWN = PROBABILITIES.index(0.1)
 

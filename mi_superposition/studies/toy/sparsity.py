@@ -24,7 +24,7 @@ from mi_superposition.toy.geometry import (
     shape_counts,
     shape_dimensionality,
 )
-from mi_superposition.toy.train import initial_weights
+from mi_superposition.toy.models import initial_weights
 
 PROBABILITIES = tuple(10 ** (-k / 6) for k in range(13))
 IMPORTANCES = tuple(10 ** (k / 6) for k in range(-6, 7))

@@ -31,7 +31,6 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 from mi_superposition import load_corpus, load_model
 from mi_superposition.corpora import TokenBatch, token_batches
 from mi_superposition.neurons.scan import ScanSettings, UnitReader, calibrate, mlp_hooks, scan_batches, scan_neurons
-from mi_superposition.neurons.scan.scan import CPU_TOKENS
 from mi_superposition.studies.neuroscope import scan_record, write_scan_pages
 
 TOP_K = 20
@@ -117,7 +116,7 @@ def bundled(documents: int, repeats: int, floor_only: bool) -> None:
     padded = [row for batch in batches for row in _rows(batch)]
     print(f"{len(texts):,} documents, {n:,} tokens, {2 * model.cfg.d_mlp:,} neurons\n", flush=True)
 
-    pieces = [piece for batch in batches for piece in batch.pieces(CPU_TOKENS)]
+    pieces = [piece for batch in batches for piece in batch.pieces(torch.device("cpu"))]
     ways: dict[str, Callable[[], Any]] = {
         "(a) bare forward pass": lambda: bare_forward(model, batches),
         "(a) in pieces": lambda: bare_forward(model, pieces),

@@ -1,6 +1,6 @@
 """Train the bundled toy models: everything the nine studies need, from nothing.
 
-    python scripts/train_toy.py --out runs/toy            # about a quarter of an hour on two cores; stop and go on at will
+    python scripts/train_toy.py --out runs/toy            # about eleven minutes on two cores; stop and go on at will
     python scripts/train_toy.py --out runs/toy --bundle   # and put them into the package
 
 A study's runs stay where `mi-superposition toy study` would leave them. Into the package go the kept instances' weights and

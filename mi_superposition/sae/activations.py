@@ -14,9 +14,6 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import check_hooks, read_hooks
 from mi_superposition.training import seeded_generator
 
-# What a CPU reads at a time stays in its cache.
-_CPU_TOKENS = 1024
-
 
 class ActivationStream:
     """Activations ``[batch d]`` of hooks, token by token in random order.
@@ -111,11 +108,11 @@ class ActivationStream:
 
     def _pieces(self) -> Iterator[tuple[int, TokenBatch]]:
         """Pieces of the corpus, again and again, with how many tokens came before."""
-        start, on_cpu = 0, self.model.W_E.device.type == "cpu"
+        start = 0
         while True:
             before = start
             for batch in self.batches:
-                for piece in batch.pieces(_CPU_TOKENS) if on_cpu else (batch,):
+                for piece in batch.pieces(self.model.W_E.device):
                     n = int(piece.mask.sum())
                     if n:
                         yield start, piece

@@ -73,8 +73,7 @@ class SaeLearner:
             trainer.n_training_steps += 1
             if not bool(output.loss.isfinite()):
                 raise WorkError(
-                    f"the loss of {job.name!r} is {output.loss.item()} at step {step}: the last checkpoint is kept; try a lower "
-                    "learning rate"
+                    f"the loss of {job.name!r} is {output.loss.item()} at step {step}: try a lower learning rate"
                 )
             self.last[job.name] = output
 

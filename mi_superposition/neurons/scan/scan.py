@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,6 @@ from mi_superposition.neurons.scan.result import NeuronScan, documents_needed, s
 # Rows from which the range of each unit is found.
 CALIBRATION_ROWS = 32
 _TOKENS_IN_A_PART = 2**21
-# What a CPU reads at a time: what a layer makes of so few tokens stays in the cache, which makes the model itself a third
-# faster than whole batches do (`benchmarks/scan.py`).
-CPU_TOKENS = 1024
 
 
 def scan_neurons(
@@ -59,7 +56,7 @@ def calibrate(reader: UnitReader, batches: Iterable[TokenBatch]) -> dict[str, Ca
     """The range of every unit's activations over the first 32 rows."""
     left = CALIBRATION_ROWS
     ranges: dict[str, RangeAccumulator] = {}
-    pieces = itertools.chain.from_iterable(_pieces(reader, batch) for batch in batches)
+    pieces = itertools.chain.from_iterable(batch.pieces(reader.device) for batch in batches)
     for batch in pieces:
         mask = batch.mask[:left]
         for hook, (activations, vectors) in reader.read(batch.tokens[:left]).items():
@@ -88,16 +85,11 @@ def scan_batches(
             if part is not whole:
                 whole.merge(part)
             part = ScanAccumulator(calibrations, settings)
-        part.update([(piece, reader.read(piece.tokens)) for piece in _pieces(reader, batch)])
+        part.update([(piece, reader.read(piece.tokens)) for piece in batch.pieces(reader.device)])
         on_tokens(int(batch.mask.sum()))
     if part is not whole:
         whole.merge(part)
     return whole
-
-
-def _pieces(reader: UnitReader, batch: TokenBatch) -> Iterator[TokenBatch]:
-    """A batch as the model's device reads it fastest."""
-    return batch.pieces(CPU_TOKENS) if reader.device.type == "cpu" else iter([batch])
 
 
 def read_documents(batches: Iterable[TokenBatch], wanted: set[int]) -> dict[int, list[int]]:

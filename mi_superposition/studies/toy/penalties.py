@@ -110,8 +110,7 @@ def items(models: Models) -> Sequence[Item]:
             look_at=(
                 f"Read it beside the next figure: where the loss nears 1, nothing was learnt. Share of working neurons that serve "
                 f"several features, mean of {relu.weights.W_in.shape[1]} instances (band: all of "
-                "them); the leftmost point has no L1. L1 makes activity dear, and uneven sparsity gives each neuron a feature "
-                "worth most."
+                "them); the leftmost point has no L1."
             ),
             number=outcome(models),
             control=f"{float(polysemantic_share(untrained).mean()):.2f} before training.",
@@ -129,7 +128,7 @@ def items(models: Models) -> Sequence[Item]:
             id="toy-l1-stacks",
             title="The neurons, with and without",
             look_at="Input weights of the ten neurons of the best instance, stacked, one colour a feature.",
-            number=f"{int(alone[0, 0])} of {HIDDEN} monosemantic without L1 at even sparsity, {int(alone[0, -1])} with {L1[-1]:g}; {int(alone[1, 0])} and {int(alone[1, -1])} at uneven.",
+            number=f"ReLU: {int(alone[0, 0])} of {HIDDEN} monosemantic without L1 at even sparsity, {int(alone[0, -1])} with {L1[-1]:g}; {int(alone[1, 0])} and {int(alone[1, -1])} at uneven.",
             control=f"{float(monosemantic(untrained).float().sum(dim=-1).mean()):.1f} before training; {float(features_per_neuron(untrained).mean()):.0f} features a neuron.",
             figure=neuron_stacks(
                 {

@@ -48,8 +48,9 @@ def toy_section(on_stage: Callable[[str], None] = lambda stage: None) -> Section
             slug="toy",
             title="Toy models of superposition",
             intro=(
-                "Small models with made-up features show when superposition happens and what it looks like. Every figure is of "
-                "the best of several instances by held-out loss; tables say how the others fared."
+                "Small models with made-up features show when superposition happens and what it looks like. Unless "
+                "they say otherwise figures are of the best of several instances by held-out loss; the last table of each page "
+                "has the losses of all."
             ),
             items=items,
         ),

@@ -111,8 +111,8 @@ def items(models: Models) -> Sequence[Item]:
             title="Two features, one dimension: one of them or both",
             look_at=(
                 "‖W‖² over sparsity (rows) and the importance of the second feature, the first being 1 (columns). 1: the more "
-                "important one has the dimension. 2: both have it, in opposite directions. Between is little: the change is "
-                "a jump of one or two cells."
+                "important one has the dimension. 2: both have it, in opposite directions. The number says how "
+                "many cells lie between."
             ),
             number=f"At sparsity {wide[-1]:.2f} both share the dimension at {100 * float(both[-1].mean()):.0f} % of the importances from 0.1 to 10; "
                 f"{100 * _between(diagram['with ReLU']):.0f} % of the cells have ‖W‖² between 1.1 and 1.7.",

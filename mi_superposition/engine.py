@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mi_superposition.errors import RequestError, WorkError
@@ -22,6 +23,11 @@ def check_engine(engine: str) -> None:
         raise RequestError(f"engine = {engine!r}: give 'local' or 'ray'")
     if engine == "ray" and find_spec("ray") is None:
         raise RequestError("engine = 'ray': Ray is not installed; pip install 'mi-superposition[cluster]'")
+
+
+def name_for_workers(name: str, bundled: Collection[str]) -> str:
+    """A name that means the same to a worker in another folder: paths are made absolute, what is bundled stays."""
+    return str(Path(name).resolve()) if name not in bundled and Path(name).exists() else name
 
 
 def results_of(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -34,3 +37,14 @@ def inner_products(vectors: Float[Tensor, "neuron d"]) -> Float[Tensor, "neuron 
     each column of W is a feature; here each row is one.
     """
     return vectors @ vectors.T
+
+
+def shares_by_bin(
+    groups: Mapping[str, Float[Tensor, " _value"]], n_bins: int = 40
+) -> tuple[Float[Tensor, " bin"], dict[str, Float[Tensor, " bin"]]]:
+    """The middles of equal bins over the range of all groups, and the share of each group's values in every bin."""
+    together = torch.cat(list(groups.values()))
+    low, high = float(together.min()), float(together.max())
+    edges = torch.linspace(low, high, n_bins + 1)
+    shares = {name: torch.histc(values, n_bins, low, high) / len(values) for name, values in groups.items()}
+    return (edges[1:] + edges[:-1]) / 2, shares

@@ -12,6 +12,7 @@ from mi_superposition.site.write import check_site_folder, write_assets
 from mi_superposition.studies.addition import addition_section
 from mi_superposition.studies.neuron_order import neuron_order_section
 from mi_superposition.studies.neuroscope import neuroscope_section
+from mi_superposition.studies.sae.section import sae_section
 from mi_superposition.studies.toy.section import toy_section
 
 # A section measures, tells how far it is by calling its argument, and returns what to show.
@@ -20,6 +21,7 @@ SECTIONS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "addition": addition_section,
     "neuron-order": neuron_order_section,
     "neuroscope": neuroscope_section,
+    "sae": sae_section,
 }
 
 TITLE = "mi_superposition"

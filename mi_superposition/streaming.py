@@ -47,6 +47,15 @@ class CovarianceAccumulator:
                 merged._add(part.n, part.mean, part.products)
         return merged
 
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """Covariance (squared units of the vectors), over the number of samples. float64.
+
+        Raises ``RequestError`` without samples.
+        """
+        if not self.n:
+            raise RequestError("0 samples: a covariance needs at least 1")
+        return self.products / self.n
+
     def correlation(self) -> Float[Tensor, "d d"]:
         """Pearson correlation (dimensionless); 0 with and of anything that never varied. float32.
 

@@ -15,7 +15,8 @@ PACKAGE = Path(mi_superposition.__file__).parent
 FLOORS = [
     {"errors"},
     {"runs", "engine"},
-    {"training", "models", "notebook", "linalg", "streaming"},
+    {"training"},
+    {"models", "notebook", "linalg", "streaming"},
     {"corpora"},
     {"heads", "neurons", "stories", "toy"},
     {"addition", "sae"},

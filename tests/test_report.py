@@ -63,12 +63,23 @@ def test_the_report_is_the_same_bytes_again(report_site, tmp_path):
 
 
 def test_every_neuron_has_a_small_page(report_site):
-    """2,048 of them: median at most 40 kB, none above 120 kB, with all documents and tables at most 60 MB."""
+    """2,048 of them: median at most 40 kB, none above 120 kB, all without those of features at most 60 MB."""
     sizes = sorted(path.stat().st_size for path in (report_site / "neurons").glob("L*N*.html"))
     assert len(sizes) == 2048
     assert sizes[1024] <= 40_000
     assert sizes[-1] <= 120_000
-    assert sum(path.stat().st_size for path in (report_site / "neurons").rglob("*") if path.is_file()) <= 60_000_000
+    files = [path for path in (report_site / "neurons").rglob("*") if path.is_file() and ".features." not in path.name]
+    assert sum(path.stat().st_size for path in files) <= 60_000_000
+
+
+def test_every_feature_has_a_page_that_leads_to_neurons_and_back(report_site):
+    pages = sorted((report_site / "neurons").glob("*.features.*.html"))
+    assert len(pages) == 2048
+    assert sum(path.stat().st_size for path in pages) <= 60_000_000
+    feature = pages[0].read_text()
+    neuron = re.search(r'href="(L0N\d+\.html)"', feature).group(1)
+    assert "features." in (report_site / "neurons" / neuron).read_text()
+    assert 'href="neurons/blocks.1.hook_resid_pre.features.html"' in (report_site / "sae.html").read_text()
 
 
 @pytest.mark.browser

@@ -72,6 +72,18 @@ def test_stories_are_trained_measured_and_sampled(tmp_path):
     assert len(list(load_corpus(tmp_path / "new" / "s.parquet"))) == 3
 
 
+def test_autoencoders_are_trained_and_evaluated(tiny_gpt2, tmp_path):
+    documents = [f"a cat ran to dog {n} and there was play, said the {n % 7} owl" for n in range(200)]
+    (tmp_path / "words.txt").write_text("<|endoftext|>".join(documents))
+    options = ["--model", tiny_gpt2.folder, "--corpus", "words.txt", "--evaluate-on", "words.txt", "--tokens", 3000]
+    size = ["--batch-size", 64, "--buffer-batches", 4, "--d-sae", 32, "--k", 2, 4]
+    said = run_script("train_sae.py", "--out", "run", *options, *size, cwd=tmp_path)
+    assert said.count(": autoencoder  ") == 2
+    assert said.count(": autoencoder of a shuffled model  ") == 2
+    assert said.count(": principal components") == 2
+    assert (tmp_path / "run" / "evaluation" / "page" / "index.html").exists()
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_toy_studies_at_the_smallest_size(study, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"toy_{study}.py", "--instances", "1", "--steps", "2"])

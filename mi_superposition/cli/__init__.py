@@ -19,6 +19,7 @@ from mi_superposition.cli.command import Command, StoppedByUser
 from mi_superposition.cli.heads import HeadsAblate, HeadsProject
 from mi_superposition.cli.neurons import NeuronsOrder, NeuronsPages, NeuronsScan, NeuronsTry
 from mi_superposition.cli.report import Report
+from mi_superposition.cli.sae import SaeEvaluate, SaeTrain
 from mi_superposition.cli.toy import ToyStudy, ToyTrain
 from mi_superposition.errors import RequestError, WorkError
 
@@ -33,6 +34,8 @@ COMMANDS: dict[str, type[Command]] = {
     "neurons try": NeuronsTry,
     "toy train": ToyTrain,
     "toy study": ToyStudy,
+    "sae train": SaeTrain,
+    "sae evaluate": SaeEvaluate,
 }
 
 

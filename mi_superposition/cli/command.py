@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -24,6 +24,17 @@ class StoppedByUser(Exception):
 def where(finished_already: bool, out: Path) -> str:
     """The line that says where the result is."""
     return f"{'finished already' if finished_already else 'results'}: {out}"
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in (columns, *rows)
+    )
 
 
 @contextlib.contextmanager

@@ -90,7 +90,10 @@ class NeuronsScan(Command):
     documents: int | None = None
     """Documents scanned, from the first on. Default: all."""
     hook: tuple[str, ...] = ()
-    """Hooks whose units are scanned, such as blocks.0.hook_resid_pre. Default: the MLP neurons of all layers."""
+    """Hooks whose units are scanned, such as blocks.0.hook_resid_pre. Default: the MLP neurons of all layers, or with --sae
+    none but its features."""
+    sae: str | None = None
+    """Sparse autoencoder whose features are scanned: run of 'sae train', folder in SAELens's layout, or 'stories'."""
     top_k: int = 20
     """Largest, and least, activations kept of each unit, one a document."""
     spare: int = 10
@@ -141,6 +144,7 @@ class NeuronsScan(Command):
             threads = 1 if self.engine == "ray" else torch.get_num_threads()
         request = ScanRequest(
             model=self.model,
+            sae=self.sae,
             corpus=self.corpus,
             split=self.split,
             column=self.column,

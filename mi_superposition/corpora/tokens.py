@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from mi_superposition.runs import text_hash
 
 # A longer token is cut here.
 LONGEST_SHOWN = 80
 _HIDDEN = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 over its vocabulary: what a run folder records of it."""
+    return text_hash([json.dumps(sorted(tokenizer.get_vocab().items()))])
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:

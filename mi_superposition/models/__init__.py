@@ -18,13 +18,13 @@ from mi_superposition.models.attention_only import (
     load_weights,
     save_model,
     save_snapshot,
-    untrained_copy,
     weights_of,
 )
 from mi_superposition.models.catalogue import BUNDLED_MODELS, hub_id, local_model_folder, model_folder
+from mi_superposition.models.controls import shuffled_copy, untrained_copy
 from mi_superposition.models.hub import fetch_model
 from mi_superposition.models.hugging_face import build_gpt2, load_hugging_face, save_hugging_face
-from mi_superposition.models.reading import check_hooks, read_hooks
+from mi_superposition.models.reading import check_hooks, hook_widths, read_hooks
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -96,6 +96,7 @@ __all__ = [
     "build_attention_only_model",
     "build_gpt2",
     "check_hooks",
+    "hook_widths",
     "load_model",
     "load_snapshots",
     "load_weights",
@@ -105,6 +106,7 @@ __all__ = [
     "save_hugging_face",
     "save_model",
     "save_snapshot",
+    "shuffled_copy",
     "untrained_copy",
     "weights_of",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,16 +90,6 @@ def save_snapshot(model: HookedTransformer, folder: Path, epoch: int) -> None:
     """Keep the weights of one epoch in half precision, for ``load_snapshots``."""
     half = {name: tensor.half() for name, tensor in weights_of(model).items()}
     write_tensors(folder / SNAPSHOTS / f"{epoch:06d}.safetensors", half)
-
-
-def untrained_copy(model: HookedTransformer, seed: int) -> HookedTransformer:
-    """The control: the same architecture, freshly initialised as TransformerLens does from ``seed``, on its device."""
-    config = copy.deepcopy(model.cfg)
-    config.init_weights, config.tokenizer_name, config.seed = True, None, None
-    config.device, device = "cpu", model.W_E.device
-    with torch.random.fork_rng(devices=[]), without_deprecations():
-        torch.manual_seed(seed)
-        return HookedTransformer(config, move_to_device=False).to(device, print_details=False).eval()
 
 
 def save_model(model: HookedTransformer, folder: Path) -> None:

@@ -22,9 +22,17 @@ def check_hooks(model: Any, hooks: Collection[str]) -> None:
     """Raise ``RequestError``, naming the nearest there is, for a hook that the model does not have."""
     for hook in hooks:
         if hook not in model.hook_dict:
-            near = difflib.get_close_matches(hook, model.hook_dict, n=1)
+            near = difflib.get_close_matches(hook, model.hook_dict, n=4)
             hint = f"did you mean {near[0]!r}?" if near else "model.hook_dict lists those there are"
+            if near[1:]:
+                hint += f" ({', '.join(map(repr, near[1:]))} are near too)"
             raise RequestError(f"hook {hook!r} is not in the model: {hint}")
+
+
+def hook_widths(model: Any, hooks: Collection[str]) -> dict[str, int]:
+    """How many dimensions each hook's activations have at a token; raises as ``read_hooks`` does."""
+    found = read_hooks(model, torch.zeros(1, 2, dtype=torch.long), hooks)
+    return {hook: values.shape[2] for hook, values in found.items()}
 
 
 @torch.no_grad()

@@ -33,10 +33,15 @@ def logit_effects(model: Any, layer: int, k: int = 10) -> TokenEffects:
     ``RequestError`` for a layer without MLP neurons.
     """
     check_layer(model, layer)
+    return direction_effects(model, model.blocks[layer].mlp.W_out, k)
+
+
+@torch.no_grad()
+def direction_effects(model: Any, written: Float[Tensor, "unit d_model"], k: int = 10) -> TokenEffects:
+    """The same for anything that writes into the residual stream: what one unit of it adds to each token's logit (logits)."""
     unembedding = _folded(getattr(model, "ln_final", None), model.W_U.detach().float().cpu())
     unembedding = unembedding - unembedding.mean(dim=1, keepdim=True)
-    written = model.blocks[layer].mlp.W_out.detach().float().cpu()
-    return _extremes(written, unembedding, k)
+    return _extremes(written.detach().float().cpu(), unembedding, k)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,12 +15,24 @@ from mi_superposition.models import check_hooks, read_hooks
 from mi_superposition.training import seeded_generator
 
 
+@runtime_checkable
+class ActivationSource(Protocol):
+    """Where training batches come from: batch number i of each hook, the same whenever it is asked for."""
+
+    hooks: tuple[str, ...]
+    batch_size: int
+    buffer_batches: int
+
+    def batch(self, index: int) -> dict[str, Float[Tensor, "batch d"]]:
+        """Batch number ``index`` of every hook, float32."""
+
+
 class ActivationStream:
     """Activations ``[batch d]`` of hooks, token by token in random order.
 
     The tokens that count (no BOS, EOS or padding), over and over the corpus, are cut into buffers of ``batch_size *
     buffer_batches``; each is shuffled as a whole, by the seed and its number. So batch i depends on nothing but the
-    request, memory is that of one buffer, and a run that goes on recomputes one buffer at most. Skipping tokens costs
+    request, memory is that of one buffer, and whoever goes on computes again the buffer it stopped in. Skipping tokens costs
     tokenizing them.
 
     Raises ``RequestError`` for batches that can be read only once, for a hook that is not there, and (when it finds out) for a

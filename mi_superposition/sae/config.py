@@ -20,7 +20,8 @@ class SaeConfig:
 
     ``k``: features active for each token, for ``topk``, ``batchtopk`` and ``matryoshka`` (whose nested widths are d_sae / 8,
     / 4, / 2 and 1). ``sparsity``: weight of the L1 (``standard``, ``gated``) or L0 (``jumprelu``) loss. ``normalize``: how
-    activations are scaled before the autoencoder reads them, as in SAELens; folded into its weights at the end.
+    activations are scaled before the autoencoder reads them, as in SAELens; ``expected_average_only_in`` is folded into its
+    weights at the end.
     ``dead_after``: a feature that did not fire in so many steps counts as dead.
     """
 
@@ -29,7 +30,7 @@ class SaeConfig:
     k: int = 32
     sparsity: float | None = None
     normalize: str = "expected_average_only_in"
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 50
     decay_share: float = 0.2
     dead_after: int = 100

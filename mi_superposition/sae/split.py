@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 
 # One document in so many is held out.
@@ -10,16 +11,17 @@ HELD_OUT_ONE_IN = 10
 
 
 class Documents:
-    """The documents of a corpus that are trained on, or with ``held_out`` the others; can be read again and again.
+    """The documents of a corpus that are trained on, or with ``held_out`` the others (the first ``most`` of them); can be
+    read again and again.
 
     Copies of one text are on one side, whatever the corpus they come from.
     """
 
-    def __init__(self, corpus: Iterable[str], *, held_out: bool):
-        self.corpus, self.held_out = corpus, held_out
+    def __init__(self, corpus: Iterable[str], *, held_out: bool, most: int | None = None):
+        self.corpus, self.held_out, self.most = corpus, held_out, most
 
     def __iter__(self) -> Iterator[str]:
-        return (text for text in self.corpus if is_held_out(text) == self.held_out)
+        return itertools.islice((text for text in self.corpus if is_held_out(text) == self.held_out), self.most)
 
 
 def is_held_out(text: str) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,20 +20,25 @@ from sae_lens import (
     MatryoshkaBatchTopKTrainingSAEConfig,
     StandardTrainingSAE,
     StandardTrainingSAEConfig,
-    TopKTrainingSAE,
     TopKTrainingSAEConfig,
 )
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 
+from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import WorkError
-from mi_superposition.runs import Run, write_json, write_tensors
-from mi_superposition.sae.activations import ActivationStream
+from mi_superposition.runs import Run
+from mi_superposition.sae.activations import ActivationSource, ActivationStream
 from mi_superposition.sae.config import SaeConfig
+from mi_superposition.sae.files import inference_sae
+from mi_superposition.sae.sparse import SparseTopKTrainingSAE
 from mi_superposition.training import derived_seed, resume, train
 
 CHECKPOINT = "checkpoint.safetensors"
+# Rows in a history, and steps from one to the next: at least so many, and at most.
 _LOGGED = 100
+# Steps between two checkpoints at most.
+_CHECKPOINT_EVERY = 500
 # Batches from which the scale of the activations is estimated.
 _SCALE_BATCHES = 16
 _COUNTERS = ("n_training_samples", "n_training_steps", "n_frac_active_samples")
@@ -53,10 +57,12 @@ class SaeJob:
 class SaeLearner:
     """Several of SAELens's trainers on one stream of activations, a step of each at a time."""
 
-    def __init__(self, jobs: Sequence[SaeJob], stream: ActivationStream, n_steps: int):
+    def __init__(self, jobs: Sequence[SaeJob], stream: ActivationSource, n_steps: int, device: str = "cpu"):
         self.jobs, self.stream = list(jobs), stream
         first = stream.batch(0)
-        self.trainers = {job.name: _trainer(job, first[job.hook].shape[1], stream.batch_size, n_steps) for job in jobs}
+        self.trainers = {
+            job.name: _trainer(job, first[job.hook].shape[1], stream.batch_size, n_steps, device) for job in jobs
+        }
         for job in jobs:
             if job.config.normalize == "expected_average_only_in":
                 self.trainers[job.name].activation_scaler.scaling_factor = _scale(stream, job.hook)
@@ -67,8 +73,7 @@ class SaeLearner:
         found = self.stream.batch(step)
         for job in self.jobs:
             trainer = self.trainers[job.name]
-            if trainer.n_training_steps % trainer.cfg.feature_sampling_window == 0:
-                trainer.maybe_reset_sparsity()
+            trainer.maybe_reset_sparsity()
             output = trainer.step(found[job.hook])
             trainer.n_training_steps += 1
             if not bool(output.loss.isfinite()):
@@ -77,15 +82,18 @@ class SaeLearner:
                 )
             self.last[job.name] = output
 
-    def measured(self) -> dict[str, dict[str, float]]:
-        """Of the last step, by autoencoder: loss, features active a token, explained variance, dead features."""
-        rows = {}
+    def measured(self) -> dict[str, dict[str, float | None]]:
+        """Of the last step, by autoencoder: loss, features active a token, explained variance (``None`` where nothing varies),
+        dead features.
+        """
+        rows: dict[str, dict[str, float | None]] = {}
         for name, trainer in self.trainers.items():
             log = trainer.build_train_step_log_dict(self.last[name], trainer.n_training_samples)
+            explained = log["metrics/explained_variance"]
             rows[name] = {
                 "loss": log["losses/overall_loss"],
                 "l0": log["metrics/l0"],
-                "explained_variance": log["metrics/explained_variance"],
+                "explained_variance": explained if math.isfinite(explained) else None,
                 "dead_features": float(log["sparsity/dead_features"]),
             }
         return rows
@@ -102,27 +110,29 @@ class SaeLearner:
 
 def train_saes(
     jobs: Sequence[SaeJob],
-    stream: ActivationStream,
+    stream: ActivationSource,
     n_steps: int,
     *,
     metadata: Mapping[str, Any] | None = None,
     run: Run | None = None,
+    device: str = "cpu",
     on_log: Callable[[dict[str, Any]], None] = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Train several autoencoders in one pass over a stream; each comes back by its name, activation scale folded in.
+    """Train several autoencoders in one pass over a stream; each comes back by its name as what it is used as, activation
+    scale folded in.
 
     With ``run`` (an open run folder) there is a ``history.jsonl`` and a checkpoint to go on from: a run killed anywhere ends
-    with the same weights. ``metadata`` is written into each one's ``cfg.json`` beside SAELens's own. ``on_log`` gets about a
+    with the same weights. They are trained on ``device`` and come back on the CPU. ``metadata`` is written into each one's ``cfg.json`` beside SAELens's own. ``on_log`` gets about a
     hundred rows. Raises ``training.Stopped`` when ``should_stop()`` said so, ``WorkError`` for activations or losses that are
     not finite.
     """
-    learner = SaeLearner(jobs, stream, n_steps)
+    learner = SaeLearner(jobs, stream, n_steps, device)
     checkpoint = run.path / CHECKPOINT if run else None
     start = resume(learner, checkpoint) if checkpoint else 0
     if run:
         run.rewind_history(start)
-    log_every = max(1, n_steps // _LOGGED)
+    log_every = min(max(1, n_steps // _LOGGED), _LOGGED)
 
     def after_step(done: int) -> None:
         if done % log_every == 0 or done == n_steps:
@@ -132,25 +142,35 @@ def train_saes(
             on_log(row)
 
     train(
-        learner, start, n_steps, checkpoint=checkpoint, checkpoint_every=10 * log_every, after_step=after_step,
-        should_stop=should_stop,
+        learner, start, n_steps, checkpoint=checkpoint, checkpoint_every=min(10 * log_every, _CHECKPOINT_EVERY),
+        after_step=after_step, should_stop=should_stop,
     )  # fmt: skip
     return {job.name: _finished(learner.trainers[job.name], job, metadata or {}) for job in jobs}
 
 
-def save_sae(sae: Any, folder: Path) -> None:
-    """Write an autoencoder as SAELens's inference format: ``cfg.json`` and ``sae_weights.safetensors``, whole or not at all.
+def train_sae(
+    model: Any,
+    batches: Iterable[TokenBatch],
+    hook: str,
+    config: SaeConfig | None = None,
+    *,
+    n_steps: int = 1000,
+    batch_size: int = 2048,
+    buffer_batches: int = 32,
+    seed: int = 0,
+    on_log: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> Any:
+    """Train one autoencoder on a hook of a model: one of SAELens's, in eval mode.
 
-    ``sae_lens.SAE.load_from_disk`` reads it.
+    ``batches`` come from ``token_batches``; ``n_steps`` batches of ``batch_size`` tokens are drawn, over and over the corpus,
+    from buffers of ``buffer_batches``. ``seed`` is that of their order; that of the weights is in ``config``. For several at
+    once, or a run that can be gone on with, see ``train_saes``. Raises as ``ActivationStream`` and ``train_saes`` do.
     """
-    weights = {name: value.detach().clone() for name, value in sae.state_dict().items()}
-    sae.process_state_dict_for_saving_inference(weights)
-    write_tensors(folder / "sae_weights.safetensors", weights)
-    # Last: a folder with a configuration is a whole one.
-    write_json(folder / "cfg.json", json.loads(json.dumps(sae.cfg.get_inference_sae_cfg_dict())))
+    stream = ActivationStream(model, batches, [hook], batch_size=batch_size, buffer_batches=buffer_batches, seed=seed)
+    return train_saes([SaeJob("sae", hook, config or SaeConfig())], stream, n_steps, on_log=on_log)["sae"]
 
 
-def _trainer(job: SaeJob, d_in: int, batch_size: int, n_steps: int) -> SAETrainer:
+def _trainer(job: SaeJob, d_in: int, batch_size: int, n_steps: int, device: str) -> SAETrainer:
     config = job.config
     decay = int(config.decay_share * n_steps)
     settings = SAETrainerConfig(
@@ -163,11 +183,15 @@ def _trainer(job: SaeJob, d_in: int, batch_size: int, n_steps: int) -> SAETraine
         dead_feature_window=config.dead_after,
         feature_sampling_window=max(config.dead_after, 100),
         logger=LoggingConfig(log_to_wandb=False),
+        device=device,
     )
     # SAELens draws initial weights from the global generator: it is ours for the moment and nobody's afterwards.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(config.seed, f"sae {job.name}") % 2**63)
+        torch.manual_seed(derived_seed(config.seed, "sae weights") % 2**63)
         sae = _training_sae(config, d_in)
+    # Drawn on the CPU, so that they are the same wherever it is trained.
+    sae.to(device)
+    sae.cfg.device = device
     return SAETrainer(cfg=settings, sae=sae, data_provider=iter(()))
 
 
@@ -181,7 +205,7 @@ def _training_sae(config: SaeConfig, d_in: int) -> Any:
         case "jumprelu":
             return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**common, l0_coefficient=config.sparsity))
         case "topk":
-            return TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=config.k))
+            return SparseTopKTrainingSAE(TopKTrainingSAEConfig(**common, k=config.k))
         case "batchtopk":
             return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**common, k=config.k))
     widths = [config.d_sae // 8, config.d_sae // 4, config.d_sae // 2, config.d_sae]
@@ -190,7 +214,7 @@ def _training_sae(config: SaeConfig, d_in: int) -> Any:
     )
 
 
-def _scale(stream: ActivationStream, hook: str) -> float:
+def _scale(stream: ActivationSource, hook: str) -> float:
     """What brings the mean norm to the square root of the dimension. Source: SAELens's ``ActivationScaler``."""
     norms = [
         stream.batch(index)[hook].norm(dim=1).double() for index in range(min(_SCALE_BATCHES, stream.buffer_batches))
@@ -216,15 +240,18 @@ def _load_trainer_state(trainer: SAETrainer, state: dict[str, Any]) -> None:
     trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
     for name, saved in state["coefficients"].items():
         trainer.coefficient_schedulers[name].load_state_dict(saved)
-    for name, value in {**state["counters"], **state["statistics"]}.items():
+    for name, value in state["counters"].items():
         setattr(trainer, name, value)
+    for name, value in state["statistics"].items():
+        setattr(trainer, name, value.to(trainer.cfg.device))
     trainer.activation_scaler.scaling_factor = state["scaling_factor"]
 
 
 def _finished(trainer: SAETrainer, job: SaeJob, metadata: Mapping[str, Any]) -> Any:
     """The autoencoder with the activation scale folded into its weights and everything known written beside it."""
     trainer.set_final_sae_metadata()
-    sae = trainer.sae
+    sae = trainer.sae.cpu()
+    sae.cfg.device = "cpu"
     factor = trainer.activation_scaler.scaling_factor
     if factor is not None:
         sae.fold_activation_norm_scaling_factor(factor)
@@ -232,4 +259,4 @@ def _finished(trainer: SAETrainer, job: SaeJob, metadata: Mapping[str, Any]) -> 
     sae.cfg.metadata.trained_with = {"mi-superposition": version("mi-superposition"), **asdict(job.config)}
     for name, value in metadata.items():
         setattr(sae.cfg.metadata, name, value)
-    return sae.eval()
+    return inference_sae(sae)

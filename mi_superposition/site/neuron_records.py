@@ -37,10 +37,11 @@ class TokenValue:
 
 @dataclass(frozen=True)
 class UnitValue:
-    """Another unit of the same layer with a number."""
+    """Another unit with a number; ``hook`` where it is not of the same layer."""
 
     unit: int
     value: float
+    hook: str | None = None
 
 
 @dataclass(frozen=True)

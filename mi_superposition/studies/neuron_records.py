@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
+from mi_superposition.linalg import unit_rows
 from mi_superposition.neurons import neuron_vectors
-from mi_superposition.neurons.effects import TokenEffects, input_effects, logit_effects
+from mi_superposition.neurons.effects import TokenEffects, direction_effects, input_effects
 from mi_superposition.neurons.scan import Examples, NeuronScan, UnitScan, layer_of
 from mi_superposition.neurons.scan.kernel import N_TENTHS
+from mi_superposition.neurons.scan.reader import FEATURES
+from mi_superposition.sae.features import written_before
 from mi_superposition.site.neuron_pages import shown_number
 from mi_superposition.site.neuron_records import (
     DocumentRecord,
@@ -32,6 +36,9 @@ _AROUND_TOP, _AROUND_OTHERS = (20, 10), (10, 5)
 _LEAST_SHOWN = 10
 _TOKENS_SHOWN, _UNITS_SHOWN = 10, 8
 _SEARCHED = 10
+_UNITS_AT_ONCE = 1024
+# Autoencoders by the name a scan has for their features.
+Saes = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,16 +55,19 @@ def neuron_records(
     *,
     hooks: Sequence[str] | None = None,
     units: Mapping[str, Sequence[int]] | None = None,
+    saes: Saes | None = None,
 ) -> Iterator[NeuronRecord]:
     """The records of all units of some hooks (default: all), or of the ``units`` named, one after the other.
 
-    For MLP neurons with direct effects and similar neurons; for other units with what the scan knows.
+    For MLP neurons with direct effects and similar neurons; for features of ``saes`` with the same of their decoder, and the
+    neurons they read from; for other units with what the scan knows.
     """
     strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     for hook in hooks or scan.hooks:
         if hook not in scan.hooks:
             raise RequestError(f"hook {hook!r} was not scanned: the scan has {', '.join(map(repr, scan.hooks))}")
-        yield from _hook_records(scan, model, hook, strings, None if units is None else units.get(hook, ()))
+        some = None if units is None else units.get(hook, ())
+        yield from _hook_records(scan, model, hook, strings, some, saes or {})
 
 
 def neuron_record(scan: NeuronScan, model: Any, layer: int, neuron: int) -> NeuronRecord:
@@ -68,7 +78,7 @@ def neuron_record(scan: NeuronScan, model: Any, layer: int, neuron: int) -> Neur
     return next(neuron_records(scan, model, hooks=[hook], units={hook: [neuron]}))
 
 
-def layer_records(scan: NeuronScan, model: Any) -> list[LayerRecord]:
+def layer_records(scan: NeuronScan, model: Any, saes: Saes | None = None) -> list[LayerRecord]:
     """The tables of all hooks."""
     strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     records = []
@@ -82,9 +92,9 @@ def layer_records(scan: NeuronScan, model: Any) -> list[LayerRecord]:
         }
         fires = [[strings[token] for token in row] for row in found.top_tokens[:, :_SEARCHED].tolist()]
         raises: list[list[str]] = [[] for _ in fires]
-        if _writes_plainly(model, hook):
-            top = logit_effects(model, layer_of(hook), _SEARCHED).top
-            raises = [[strings[token] for token in row] for row in top.tolist()]
+        effects = unit_effects(model, hook, saes or {}, _SEARCHED)
+        if effects is not None:
+            raises = [[strings[token] for token in row] for row in effects.top.tolist()]
         records.append(LayerRecord(hook, {name: values.tolist() for name, values in columns.items()}, fires, raises))
     return records
 
@@ -97,12 +107,13 @@ def document_records(scan: NeuronScan, model: Any) -> Iterator[DocumentRecord]:
 
 
 def _hook_records(
-    scan: NeuronScan, model: Any, hook: str, strings: Sequence[str], units: Sequence[int] | None
+    scan: NeuronScan, model: Any, hook: str, strings: Sequence[str], units: Sequence[int] | None, saes: Saes
 ) -> Iterator[NeuronRecord]:
     found = scan.hooks[hook]
     window_of = _Windows(scan, strings)
-    effects = _effects(model, hook)
-    neighbours = _all_neighbours(model, hook)
+    effects = _effects(model, hook, saes)
+    neighbours = _all_neighbours(model, hook, saes)
+    others = _other_units(model, hook, saes)
     shuffled = float(found.contexts_shuffled.median())
     counts = _tenth_counts(found)
     for unit in range(found.n_units) if units is None else units:
@@ -124,6 +135,8 @@ def _hook_records(
         for what, near in neighbours.items():
             unit_lists[f"Most alike by {what}"] = _unit_values(*near.most, unit)
             unit_lists[f"Least alike by {what}"] = _unit_values(*near.least, unit)
+        for what, by_unit in others.items():
+            unit_lists[what] = by_unit[unit]
         if found.partners.shape[1]:
             unit_lists["Fires with (correlation)"] = _unit_values(
                 found.partners.numpy(), found.partner_correlation.numpy(), unit
@@ -226,33 +239,103 @@ def _writes_plainly(model: Any, hook: str) -> bool:
     return _has_weights(hook) and not getattr(model.cfg, "use_normalization_before_and_after", False)
 
 
-def _effects(model: Any, hook: str) -> dict[tuple[str, str], TokenEffects]:
-    layer, effects = layer_of(hook), {}
-    if _writes_plainly(model, hook):
-        effects[("Raises the logits of", "Lowers the logits of")] = logit_effects(model, layer, _TOKENS_SHOWN)
+def _written(model: Any, hook: str, saes: Saes) -> Float[Tensor, "unit d_model"] | None:
+    """What each unit writes into the residual stream, where it does so plainly."""
+    if hook not in saes:
+        return model.blocks[layer_of(hook)].mlp.W_out.detach() if _writes_plainly(model, hook) else None
+    read, decoder = hook.removesuffix(FEATURES), saes[hook].W_dec.detach()
+    if _writes_plainly(model, read):
+        return decoder @ model.blocks[layer_of(read)].mlp.W_out.detach().float()
+    return decoder if ".hook_resid_" in read else None
+
+
+def unit_effects(model: Any, hook: str, saes: Saes, k: int) -> TokenEffects | None:
+    """What a hook's units, neurons or features, add to the logits directly; ``None`` where they do not write plainly."""
+    written = _written(model, hook, saes)
+    return None if written is None else direction_effects(model, written, k)
+
+
+def _effects(model: Any, hook: str, saes: Saes) -> dict[tuple[str, str], TokenEffects]:
+    effects = {}
+    written = unit_effects(model, hook, saes, _TOKENS_SHOWN)
+    if written is not None:
+        effects[("Raises the logits of", "Lowers the logits of")] = written
     if _reads_plainly(model, hook):
-        effects[("Driven most by", "Driven least by")] = input_effects(model, layer, _TOKENS_SHOWN)
+        effects[("Driven most by", "Driven least by")] = input_effects(model, layer_of(hook), _TOKENS_SHOWN)
     return effects
 
 
-def _all_neighbours(model: Any, hook: str) -> dict[str, _Neighbours]:
+def _all_neighbours(model: Any, hook: str, saes: Saes) -> dict[str, _Neighbours]:
+    if hook in saes:
+        sae = saes[hook]
+        return {
+            "decoder (cosine)": _neighbours(sae.W_dec.detach()),
+            "encoder (cosine)": _neighbours(sae.W_enc.detach().T),
+        }
     names = {}
     if _has_weights(hook):
         names["out"] = "output (cosine)"
     if _reads_plainly(model, hook):
         names["in"] = "input (cosine)"
     return {
-        name: _neighbours(neuron_vectors(model, layer_of(hook), weights).similarity())
-        for weights, name in names.items()
+        name: _neighbours(neuron_vectors(model, layer_of(hook), weights).parts[0]) for weights, name in names.items()
     }
 
 
-def _neighbours(similarity: Float[Tensor, "neuron neuron"]) -> _Neighbours:
-    k = min(_UNITS_SHOWN, len(similarity) - 1)
-    # Itself is no neighbour, neither the most nor the least alike.
-    most = similarity.fill_diagonal_(-2).topk(k)
-    least = similarity.fill_diagonal_(2).topk(k, largest=False)
-    return _Neighbours((most.indices.numpy(), most.values.numpy()), (least.indices.numpy(), least.values.numpy()))
+def _other_units(model: Any, hook: str, saes: Saes) -> dict[str, list[list[UnitValue]]]:
+    """For features the neurons they read from, for neurons the features that read from them, by the magnitude of the cosine
+    of what the one writes and the other reads.
+    """
+    if hook in saes:
+        written = written_before(model, hook.removesuffix(FEATURES))
+        sources = [
+            (f"blocks.{layer}.mlp.hook_post", neuron) for layer in written for neuron in range(len(written[layer]))
+        ]
+        if not sources:
+            return {}
+        return {
+            "Reads from (cosine)": _strongest(saes[hook].W_enc.detach().T, torch.cat(list(written.values())), sources)
+        }
+    lists = {}
+    for features, sae in saes.items():
+        written = written_before(model, features.removesuffix(FEATURES))
+        if _has_weights(hook) and layer_of(hook) in written:
+            read = sae.W_enc.detach().T
+            sources = [(features, feature) for feature in range(len(read))]
+            lists["Read by (cosine)"] = _strongest(written[layer_of(hook)], read, sources)
+    return lists
+
+
+def _strongest(
+    rows: Float[Tensor, "unit d"], others: Float[Tensor, "other d"], names: Sequence[tuple[str, int]]
+) -> list[list[UnitValue]]:
+    unit, other = unit_rows(rows.cpu()), unit_rows(others.cpu())
+    lists = []
+    for some in unit.split(_UNITS_AT_ONCE):
+        cosines = some @ other.T
+        chosen = cosines.abs().topk(min(_UNITS_SHOWN, len(other))).indices
+        for places, values in zip(chosen.tolist(), cosines.gather(1, chosen).tolist(), strict=True):
+            found = zip((names[place] for place in places), values, strict=True)
+            lists.append([UnitValue(number, value, hook) for (hook, number), value in found])
+    return lists
+
+
+def _neighbours(vectors: Float[Tensor, "unit d"]) -> _Neighbours:
+    k = min(_UNITS_SHOWN, len(vectors) - 1)
+    unit = unit_rows(vectors.cpu())
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for start in range(0, len(unit), _UNITS_AT_ONCE):
+        cosines = (unit[start : start + _UNITS_AT_ONCE] @ unit.T).clamp_(-1, 1)
+        itself = torch.arange(len(cosines))
+        # Itself is no neighbour, neither the most nor the least alike.
+        cosines[itself, itself + start] = -2
+        most = cosines.topk(k)
+        cosines[itself, itself + start] = 2
+        least = cosines.topk(k, largest=False)
+        for part, values in zip(parts, (most.indices, most.values, least.indices, least.values), strict=True):
+            part.append(values)
+    together = [torch.cat(part).numpy() for part in parts]
+    return _Neighbours((together[0], together[1]), (together[2], together[3]))
 
 
 def _token_values(tokens: Tensor, effects: Tensor, unit: int, strings: Sequence[str]) -> list[TokenValue]:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from mi_superposition.corpora import Corpus, TokenBatches, load_corpus, model_batches
-from mi_superposition.engine import Engine, check_engine, results_of
+from mi_superposition.corpora.tokens import tokenizer_hash
+from mi_superposition.engine import Engine, check_engine, name_for_workers, results_of
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.models import load_model, weights_of
+from mi_superposition.models import BUNDLED_MODELS, load_model, weights_of
 from mi_superposition.neurons.scan import (
     Calibration,
     NeuronScan,
@@ -29,6 +30,7 @@ from mi_superposition.neurons.scan import (
     scan_batches,
     scan_result,
 )
+from mi_superposition.neurons.scan.reader import FEATURES, Encode
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
 from mi_superposition.runs import (
     Run,
@@ -37,10 +39,11 @@ from mi_superposition.runs import (
     read_manifest,
     read_state,
     read_tensors,
-    text_hash,
     write_state,
     write_tensors,
 )
+from mi_superposition.sae import check_sae, load_sae
+from mi_superposition.sae.files import BUNDLED_SAES, one_sae_folder, sae_identity
 from mi_superposition.training import Stopped, fixed_arithmetic
 
 COMMAND = "neurons scan"
@@ -56,9 +59,14 @@ _CHECKPOINT_EVERY = 30.0
 
 @dataclass(frozen=True)
 class ScanRequest:
-    """What is scanned and how: all that the result depends on."""
+    """What is scanned and how: all that the result depends on.
+
+    ``hooks``: those whose units are scanned. With ``sae``, an autoencoder by its name, its features are scanned too. With
+    neither, all MLP neurons.
+    """
 
     model: str = "stories"
+    sae: str | None = None
     corpus: str = "stories"
     split: str = "train"
     column: str = "text"
@@ -114,15 +122,21 @@ def write_scan_run(
     # Refused before there is a run folder.
     _batches(model, (), request, 0)
     # Workers of a cluster stand in other folders, and perhaps on machines with other devices.
-    place = str(Path(request.model).resolve()) if Path(request.model).is_dir() else request.model
-    sent = replace(request, model=place, device=torch.device(model.W_E.device).type)
-    reader = UnitReader.of(model, request.hooks or None, request.precision)
+    sent = replace(
+        request,
+        model=name_for_workers(request.model, BUNDLED_MODELS),
+        sae=None if request.sae is None else name_for_workers(request.sae, BUNDLED_SAES),
+        device=torch.device(model.W_E.device).type,
+    )
+    reader = _reader(model, request.hooks, request.sae, request.precision)
     corpus = load_corpus(request.corpus, split=request.split, column=request.column)
     inputs = {
         "model": {"name": request.model, "sha256": content_hash(weights_of(model))},
         "corpus": corpus.identity(),
-        "tokenizer": {"sha256": _tokenizer_hash(model)},
+        "tokenizer": {"sha256": tokenizer_hash(model.tokenizer)},
     }
+    if request.sae is not None:
+        inputs["sae"] = {"name": request.sae, "sha256": sae_identity(one_sae_folder(request.sae))}
     config = asdict(request) | {"device": sent.device}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
@@ -155,8 +169,24 @@ def load_scan(run: Path) -> NeuronScan:
     )
 
 
-def _tokenizer_hash(model: Any) -> str:
-    return text_hash([json.dumps(sorted(model.tokenizer.get_vocab().items()))])
+def scanned_saes(name: str | None, model: Any) -> dict[str, Any]:
+    """An autoencoder whose features are scanned, by the name the scan has for them. Raises as ``load_sae`` and ``check_sae``."""
+    if name is None:
+        return {}
+    sae = load_sae(name, device=model.W_E.device)
+    return {f"{check_sae(sae, model)}{FEATURES}": sae}
+
+
+def _reader(model: Any, hooks: tuple[str, ...], sae_name: str | None, precision: str) -> UnitReader:
+    encoders: dict[str, Encode | None] = dict.fromkeys(hooks)
+    for features, sae in scanned_saes(sae_name, model).items():
+        hook = features.removesuffix(FEATURES)
+        if hook in encoders:
+            raise RequestError(
+                f"hook {hook!r}: its features are scanned, which cannot be done with its dimensions in one go"
+            )
+        encoders[hook] = sae.encode
+    return UnitReader.of(model, encoders or None, precision)
 
 
 def _batches(
@@ -176,7 +206,7 @@ def _calibrations(run: Run, reader: UnitReader, corpus: Corpus, request: ScanReq
         write_tensors(path, {f"{hook}/{name}": value for hook, c in found.items() for name, value in vars(c).items()})
     tensors, _ = read_tensors(path)
     names = [field.name for field in fields(Calibration)]
-    return {hook: Calibration(**{name: tensors[f"{hook}/{name}"] for name in names}) for hook in reader.hooks}
+    return {hook: Calibration(**{name: tensors[f"{hook}/{name}"] for name in names}) for hook in reader.names}
 
 
 def _merged_shards(
@@ -263,7 +293,7 @@ def scan_shard(shard: Shard) -> tuple[int, Path]:
     """
     if not shard.out.exists():
         request = shard.request
-        reader, sha256 = _worker_reader(request.model, request.device, request.hooks, request.precision)
+        reader, sha256 = _worker_reader(request.model, request.device, request.hooks, request.sae, request.precision)
         if sha256 != shard.model_sha256:
             raise WorkError(f"{request.model!r} is another model on a worker than where the scan was started")
         with fixed_arithmetic(shard.request.threads):
@@ -272,10 +302,12 @@ def scan_shard(shard: Shard) -> tuple[int, Path]:
 
 
 @functools.lru_cache(maxsize=1)
-def _worker_reader(model: str, device: str, hooks: tuple[str, ...], precision: str) -> tuple[UnitReader, str]:
+def _worker_reader(
+    model: str, device: str, hooks: tuple[str, ...], sae: str | None, precision: str
+) -> tuple[UnitReader, str]:
     """A worker loads its model once for all its shards; with the hash of its weights."""
     loaded = load_model(model, device=device)
-    return UnitReader.of(loaded, hooks or None, precision), content_hash(weights_of(loaded))
+    return _reader(loaded, hooks, sae, precision), content_hash(weights_of(loaded))
 
 
 def _read_part(path: Path, calibrations: dict[str, Calibration], request: ScanRequest) -> ScanAccumulator:

@@ -15,37 +15,39 @@ from mi_superposition.corpora import load_corpus, model_batches
 from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.figures.neurons import distributions
+from mi_superposition.linalg import shares_by_bin
 from mi_superposition.models import load_model, untrained_copy, weights_of
 from mi_superposition.neurons import NeuronScan, ScanSettings
-from mi_superposition.neurons.effects import logit_effects
 from mi_superposition.neurons.scan import (
     UnitReader,
     UnitScan,
     calibrate,
     documents_needed,
-    layer_of,
+    mlp_hooks,
     read_documents,
     scan_batches,
     scan_result,
 )
+from mi_superposition.neurons.scan.reader import FEATURES, Encode
 from mi_superposition.neurons.scan.result import FEWEST_OCCURRENCES, NEAR_DUPLICATE
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
 from mi_superposition.runs import content_hash, read_manifest
+from mi_superposition.sae import check_sae, load_sae
+from mi_superposition.sae.files import one_sae_folder, sae_identity
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.neuron_pages import FOLDER, write_neuron_pages
-from mi_superposition.site.neuron_records import NeuronRecord, ScanRecord, layer_name, layer_slug, neuron_address
+from mi_superposition.site.neuron_records import NeuronRecord, ScanRecord, layer_name, layer_slug, unit_slug, unit_word
 from mi_superposition.site.records import Link, TableRecord
 from mi_superposition.site.write import check_site_folder
-from mi_superposition.studies.neuron_records import document_records, layer_records, neuron_records
+from mi_superposition.studies.neuron_records import Saes, document_records, layer_records, neuron_records, unit_effects
 from mi_superposition.studies.neuron_scan import COMMAND as SCAN_COMMAND
-from mi_superposition.studies.neuron_scan import load_scan
+from mi_superposition.studies.neuron_scan import load_scan, scanned_saes
 
 TITLE = "Neuroscope"
 # The report scans so many documents of the bundled corpus, with the trained and with an untrained model.
 REPORT_DOCUMENTS = 500
 _ROWS_AT_ONCE = 32
 _NAMED, _WORDS = 8, 5
-_BINS = 40
 
 
 def write_neuroscope(
@@ -62,14 +64,19 @@ def write_neuroscope(
     model = load_model(asked, device=device)
     if content_hash(weights_of(model)) != manifest["inputs"]["model"]["sha256"]:
         raise RequestError(f"{asked!r} is another model than the one {str(run)!r} scanned: scan again")
+    sae_name = manifest["config"].get("sae")
+    if sae_name is not None and sae_identity(one_sae_folder(sae_name)) != manifest["inputs"]["sae"]["sha256"]:
+        raise RequestError(f"{sae_name!r} is another autoencoder than the one {str(run)!r} scanned: scan again")
+    saes = scanned_saes(sae_name, model)
     record = scan_record(
         scan,
         model,
         model_name=asked,
         corpus_name=manifest["config"]["corpus"],
         precision=manifest["config"]["precision"],
+        saes=saes,
     )
-    write_scan_pages(scan, model, record, out, site_title=TITLE, index="index.html", on_pages=on_pages)
+    write_scan_pages(scan, model, record, out, site_title=TITLE, index="index.html", on_pages=on_pages, saes=saes)
     return sum(layer.n_units for layer in record.layers)
 
 
@@ -82,11 +89,12 @@ def write_scan_pages(
     site_title: str,
     index: str,
     on_pages: Callable[[int, str], None] = lambda pages, state: None,
+    saes: Saes | None = None,
 ) -> None:
     """The index, tables, pages and documents of a scan under ``out``."""
 
     def counted() -> Iterator[NeuronRecord]:
-        for neuron in neuron_records(scan, model):
+        for neuron in neuron_records(scan, model, saes=saes):
             yield neuron
             on_pages(1, neuron.name)
 
@@ -94,7 +102,13 @@ def write_scan_pages(
 
 
 def scan_record(
-    scan: NeuronScan, model: Any, *, model_name: str, corpus_name: str, precision: str = "float32"
+    scan: NeuronScan,
+    model: Any,
+    *,
+    model_name: str,
+    corpus_name: str,
+    precision: str = "float32",
+    saes: Saes | None = None,
 ) -> ScanRecord:
     """What the index says of a scan. Of a path on this machine it shows the last part."""
     settings = scan.settings
@@ -114,14 +128,19 @@ def scan_record(
         f"Shading is by the size of the activation (orange above zero, blue below), kept for {settings.reach} tokens before and after the largest activations, and for the tokens shown around the others.",
         f"Fires on: the tokens with the largest mean activation among those seen at least {FEWEST_OCCURRENCES} times.",
         f"Active: above {settings.active_above:g}. Contexts: the effective number of different contexts among the largest activations, in the model's own representation (on 64 random directions), beside the same for examples dealt at random. One feature in varied surroundings also counts as several.",
-        "Lists of weights (raises, lowers, driven by, alike) are left out where they would mislead: for units that are no MLP neurons, inputs of gated MLPs, outputs that a further normalisation follows.",
+        "Lists of weights (raises, lowers, driven by, alike) are left out where they would mislead: for units that are neither MLP neurons nor features, inputs of gated MLPs, outputs that a further normalisation follows.",
         "Raises and lowers: W_out W_U with the final normalisation's centring and weight folded in, its division left out, the mean over tokens taken off. Later layers, which may undo it, are not in it.",
         "Driven by: what each token's embedding alone, normalised, adds to the neuron's input; no position, no attention, no earlier layer.",
     ]
     if settings.correlation_share:
         share = 100 * settings.correlation_share
         remarks.append(f"Correlations are computed from {share:.3g} % of the tokens, drawn at random.")
-    return ScanRecord(f"The neurons of {Path(model_name).name}", facts, remarks, layer_records(scan, model))
+    if saes:
+        remarks.append(
+            "Features: raises and lowers are the decoder's; reads from and read by are the cosine of what a neuron writes and what a feature's encoder reads, the strongest of either sign."
+        )
+    what = "features" if saes and len(scan.hooks) == 1 else "neurons"
+    return ScanRecord(f"The {what} of {Path(model_name).name}", facts, remarks, layer_records(scan, model, saes))
 
 
 def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
@@ -129,34 +148,40 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
     an untrained model; the most telling neurons and those that tell least, by rule.
     """
     model = load_model("stories", device="cpu")
-    scans = {}
-    for name, network in (("trained", model), ("untrained", untrained_copy(model, 0))):
-        on_stage(f"neurons, scan, {name}")
-        scans[name] = _scan_stories(network, model)
-    scan = scans["trained"]
-    found = next(reversed(scan.hooks.values()))
-    last = layer_name(next(reversed(scan.hooks)))
-    medians = {name: float(next(reversed(one.hooks.values())).contexts.median()) for name, one in scans.items()}
-    dealt = float(found.contexts_shuffled.median())
-    record = scan_record(scan, model, model_name="stories", corpus_name="stories")
+    sae = load_sae("stories")
+    hook = check_sae(sae, model)
+    saes = {f"{hook}{FEATURES}": sae}
+    on_stage("neurons and features, scan, trained")
+    scan = _scan_stories(model, model, {hook: sae.encode})
+    on_stage("neurons, scan, untrained")
+    scans = {"trained": scan, "untrained": _scan_stories(untrained_copy(model, 0), model, {})}
+    last_hook = mlp_hooks(model)[-1]
+    last = layer_name(last_hook)
+    medians = {name: float(one.hooks[last_hook].contexts.median()) for name, one in scans.items()}
+    dealt = float(scan.hooks[last_hook].contexts_shuffled.median())
+    features = scan.hooks[f"{hook}{FEATURES}"]
+    # One active in fewer documents has fewer contexts for that reason alone.
+    often = (features.top.document >= 0).all(dim=1)
+    contexts_of_features = float(features.contexts[often].median())
+    record = scan_record(scan, model, model_name="stories", corpus_name="stories", saes=saes)
     page = Page(
         slug="neuroscope",
         title="What makes each neuron fire",
-        intro=f"The bundled story model on {scan.n_documents:,} documents ({scan.n_tokens:,} tokens) of the bundled corpus: a page for every one of its {sum(one.n_units for one in scan.hooks.values()):,} neurons.",
+        intro=f"The bundled story model on {scan.n_documents:,} documents ({scan.n_tokens:,} tokens) of the bundled corpus: a page for every one of its {sum(one.n_units for one in scans['untrained'].hooks.values()):,} neurons, and for the {sae.cfg.d_sae:,} features of the bundled sparse autoencoder.",
         items=[
             _every_layer(scan),
             FigureRecord(
                 id="contexts",
                 title="How many contexts a neuron serves",
-                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 at most. One feature in varied surroundings also counts as several.",
-                number=f"{medians['trained']:.1f} contexts: median of {last} (of 20 examples)",
+                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 at most. One feature in varied surroundings also counts as several. Beside them the features of the sparse autoencoder; one that is active in few documents has few examples, and so few contexts.",
+                number=f"{medians['trained']:.1f} contexts: median of {last} (of 20 examples); {contexts_of_features:.1f} of the {int(often.sum()):,} features active in as many documents",
                 control=f"{dealt:.1f} when examples are dealt at random among neurons; {medians['untrained']:.1f} in the untrained model",
                 figure=distributions(
-                    *_shares(_context_groups(scans)), "effective number of contexts", "share of neurons"
+                    *shares_by_bin(_context_groups(scans)), "effective number of contexts", "share of neurons"
                 ),
             ),
-            _neuron_table(scan, model, most=True),
-            _neuron_table(scan, model, most=False),
+            _neuron_table(scan, model, saes, most=True),
+            _neuron_table(scan, model, saes, most=False),
         ],
     )
     return Section(
@@ -168,19 +193,21 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
         control=f"{dealt:.1f} with examples dealt at random; {medians['untrained']:.1f} in an untrained model",
         page=page,
         write_more=lambda out, title: write_scan_pages(
-            scan, model, record, out, site_title=title, index=f"{FOLDER}/index.html"
+            scan, model, record, out, site_title=title, index=f"{FOLDER}/index.html", saes=saes
         ),
     )
 
 
-def _scan_stories(network: Any, model: Any) -> NeuronScan:
-    """The first documents of the bundled corpus, as ``model`` reads them, scanned in ``network``."""
+def _scan_stories(network: Any, model: Any, encoders: Mapping[str, Encode]) -> NeuronScan:
+    """The first documents of the bundled corpus, as ``model`` reads them, scanned in ``network``: what the ``encoders`` make
+    of their hooks, and all MLP neurons.
+    """
     texts = list(itertools.islice(load_corpus("stories"), REPORT_DOCUMENTS))
 
     def batches(some: list[str]) -> Any:
         return model_batches(model, some, _ROWS_AT_ONCE, by_length=True)
 
-    reader = UnitReader.of(network)
+    reader = UnitReader.of(network, {**dict.fromkeys(mlp_hooks(network)), **encoders})
     accumulator = scan_batches(
         reader, batches(texts), calibrate(reader, batches(texts[:CALIBRATION_ROWS])), ScanSettings()
     )
@@ -195,17 +222,6 @@ def _context_groups(scans: Mapping[str, NeuronScan]) -> dict[str, Float[Tensor, 
             if name == "trained":
                 groups[f"{layer_name(hook)}, dealt at random"] = found.contexts_shuffled
     return groups
-
-
-def _shares(
-    groups: Mapping[str, Float[Tensor, " unit"]],
-) -> tuple[Float[Tensor, " bin"], dict[str, Float[Tensor, " bin"]]]:
-    """The middles of bins that all groups share, and each group's share in every bin."""
-    together = torch.cat(list(groups.values()))
-    low, high = float(together.min()), float(together.max())
-    edges = torch.linspace(low, high, _BINS + 1)
-    shares = {name: torch.histc(values, _BINS, low, high) / len(values) for name, values in groups.items()}
-    return (edges[1:] + edges[:-1]) / 2, shares
 
 
 def _every_layer(scan: NeuronScan) -> TableRecord:
@@ -226,31 +242,34 @@ def _every_layer(scan: NeuronScan) -> TableRecord:
         id="every-neuron",
         title="Every neuron",
         look_at="Each layer's table leads to its neurons. Medians over neurons.",
-        columns=["layer", "neurons", "active", "largest", "skew", "contexts", "dealt at random"],
+        columns=["layer", "units", "active", "largest", "skew", "contexts", "dealt at random"],
         rows=rows,
         further=Link("Index and search of all neurons", f"{FOLDER}/index.html"),
     )
 
 
-def _neuron_table(scan: NeuronScan, model: Any, *, most: bool) -> TableRecord:
+def _neuron_table(scan: NeuronScan, model: Any, saes: Saes, *, most: bool) -> TableRecord:
     """Neurons by how many different tokens their examples peak on for every context they serve."""
     strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     rows: list[list[str | Link]] = []
     for hook, found in scan.hooks.items():
+        where = f"{layer_name(hook).lower()}," if unit_word(hook) == "neuron" else unit_word(hook)
         words = [_peak_words(scan, found, unit, strings) for unit in range(found.n_units)]
         different = torch.tensor([len(some) for some in words])
         order = (
-            (different / found.contexts).argsort(descending=True) if most else found.contexts.argsort(descending=True)
+            (different / found.contexts.clamp_min(1)).argsort(descending=True)
+            if most
+            else found.contexts.argsort(descending=True)
         )
-        raised = logit_effects(model, layer_of(hook), _WORDS).top
+        effects = unit_effects(model, hook, saes, _WORDS)
         for unit in order[:_NAMED].tolist():
             rows.append(
                 [
-                    Link(f"layer {layer_of(hook)}, {unit}", neuron_address(layer_of(hook), unit)),
+                    Link(f"{where} {unit}", f"{FOLDER}/{unit_slug(hook, unit)}.html"),
                     f"{float(found.contexts[unit]):.1f}",
                     str(int(different[unit])),
                     " ".join(words[unit][:_WORDS]),
-                    " ".join(strings[token].strip() or "␣" for token in raised[unit].tolist()),
+                    " ".join(strings[token].strip() or "␣" for token in effects.top[unit].tolist()) if effects else "",
                 ]
             )
     return TableRecord(

@@ -175,8 +175,9 @@ def test_ties_go_to_the_earlier_document_and_place(tiny_gpt2):
     model, hook = tiny_gpt2.hooked, HOOKS[1]
     batches = batches_of(model, random_documents(5, 30))
 
+    # Never 0: where a feature is, it has no example.
     def coarse(activations):
-        return (activations * 2).round() / 2
+        return (activations * 2).round() / 2 + 1
 
     options = dict(hooks={hook: coarse}, top_k=4, settings=ScanSettings(spare=6, per_tenth=2, reach=3, n_bins=20))
     found = scan_neurons(model, batches, **options)

@@ -20,6 +20,8 @@ Encode = Callable[[Tensor], Tensor]
 # Pieces of batches have different sizes, so their axes are not bound to one another.
 Found = dict[str, tuple[Float[Tensor, "_batch _pos _unit"], Float[Tensor, "_batch _pos _d"]]]
 
+# What is added to a hook's name for what ``encode`` makes of it.
+FEATURES = ".features"
 # Enough that cosines are kept to about a tenth (Johnson & Lindenstrauss 1984), few enough to keep one with each example.
 _DIRECTIONS = 64
 
@@ -67,6 +69,11 @@ class UnitReader:
         return cls(model, named, precision)
 
     @property
+    def names(self) -> list[str]:
+        """What the units of each hook go by."""
+        return [hook if encode is None else hook + FEATURES for hook, encode in self.hooks.items()]
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.W_E.device
@@ -77,14 +84,14 @@ class UnitReader:
         wanted = {*self.hooks, *map(self._representation_of, self.hooks)}
         heard = read_hooks(self.model, tokens, wanted, precision=self.precision)
         found = {}
-        for hook, encode in self.hooks.items():
+        for name, (hook, encode) in zip(self.names, self.hooks.items(), strict=True):
             units = heard[hook] if encode is None else encode(heard[hook].float())
             if units.shape[:2] != tokens.shape or units.ndim != 3:
                 raise RequestError(
                     f"what encode makes of {hook!r} has the shape {tuple(units.shape)}: give (batch, pos, unit)"
                 )
             vectors = _projected(heard[self._representation_of(hook)].float())
-            found[hook if encode is None else f"{hook}.features"] = (units.float().cpu(), vectors.cpu())
+            found[name] = (units.float().cpu(), vectors.cpu())
         return found
 
     def _representation_of(self, hook: str) -> str:

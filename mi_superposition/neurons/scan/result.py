@@ -16,6 +16,7 @@ from torch import Tensor
 from mi_superposition.neurons.scan.accumulator import ScanAccumulator, ScanSettings, UnitAccumulator
 from mi_superposition.neurons.scan.kernel import N_TENTHS, NOWHERE, Slots, choose_different
 from mi_superposition.neurons.scan.polysemanticity import effective_number, shuffled_examples
+from mi_superposition.neurons.scan.reader import FEATURES
 
 # Two documents are near-duplicates when they share so many of their runs of five tokens (their Jaccard similarity, as
 # estimated by so many min-hashes; Broder 1997, "On the resemblance and containment of documents").
@@ -30,7 +31,8 @@ _EXAMPLES = ("top", "bottom", "tenths")
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of each unit in their order; activation NaN, document and place -1 where there are fewer.
+    """Examples of each unit in their order; activation NaN, document and place -1 where there are fewer. A feature has none
+    that it is not active on.
 
     ``window`` holds the activations around each (NaN outside the row it stood in), the example itself in the middle.
     """
@@ -173,7 +175,7 @@ def scan_result(accumulator: ScanAccumulator, documents: Mapping[int, list[int]]
     numbers = np.array(list(documents), np.int64)
     signatures = np.stack([_min_hashes(tokens) for tokens in documents.values()]) if documents else _NO_SIGNATURES
     hooks = {
-        hook: _unit_scan(units, accumulator.calibrations[hook].representation, accumulator, numbers, signatures)
+        hook: _unit_scan(hook, units, accumulator.calibrations[hook].representation, accumulator, numbers, signatures)
         for hook, units in accumulator.hooks.items()
     }
     shown: set[int] = set()
@@ -185,6 +187,7 @@ def scan_result(accumulator: ScanAccumulator, documents: Mapping[int, list[int]]
 
 
 def _unit_scan(
+    hook: str,
     units: UnitAccumulator,
     representation: Float[Tensor, " d"],
     accumulator: ScanAccumulator,
@@ -193,6 +196,9 @@ def _unit_scan(
 ) -> UnitScan:
     settings, n = accumulator.settings, accumulator.n_tokens
     best = [_best(slots, numbers, signatures, settings.top_k) for slots in (units.top, units.bottom)]
+    if hook.endswith(FEATURES):
+        for slots, order in zip((units.top, units.bottom), best, strict=True):
+            order[np.take_along_axis(slots.value, order, 1) == 0] = NOWHERE
     vectors = torch.from_numpy(np.take_along_axis(units.top.vector, best[0][:, :, None], 1)) - representation
     present = torch.from_numpy(np.take_along_axis(units.top.document, best[0], 1) != NOWHERE)
     present &= torch.from_numpy(best[0] != NOWHERE)

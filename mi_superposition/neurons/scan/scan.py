@@ -35,7 +35,7 @@ def scan_neurons(
     ``batches`` come from ``token_batches`` (or are a list of its batches), so that they can be read again for the first
     sample and for the documents shown. Tokens that are masked (BOS, EOS, padding) never count. ``hooks``: names, or names
     with what encodes each activation into units (``{"blocks.1.hook_resid_pre": sae.encode}``, found as
-    ``blocks.1.hook_resid_pre.features``); default: all MLP neurons. ``settings``: everything else that is kept.
+    ``blocks.1.hook_resid_pre.features``, with no example where they are 0); default: all MLP neurons. ``settings``: everything else that is kept.
     ``precision="bfloat16"`` runs the model under autocast. ``on_tokens`` is called with the number of tokens of each batch
     done.
 

@@ -1,0 +1,33 @@
+"""Models that know nothing, of a trained one's architecture: what an effect in the trained one is measured against."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from transformer_lens import HookedTransformer
+
+from mi_superposition.models.attention_only import without_deprecations
+from mi_superposition.training import seeded_generator
+
+
+def untrained_copy(model: HookedTransformer, seed: int) -> HookedTransformer:
+    """The control: the same architecture, freshly initialised as TransformerLens does from ``seed``, on its device."""
+    config = copy.deepcopy(model.cfg)
+    config.init_weights, config.tokenizer_name, config.seed = True, None, None
+    config.device, device = "cpu", model.W_E.device
+    with torch.random.fork_rng(devices=[]), without_deprecations():
+        torch.manual_seed(seed)
+        return HookedTransformer(config, move_to_device=False).to(device, print_details=False).eval()
+
+
+@torch.no_grad()
+def shuffled_copy(model: HookedTransformer, seed: int) -> HookedTransformer:
+    """The control that keeps the sizes of the weights: the entries of every parameter in a random order."""
+    shuffled = untrained_copy(model, seed)
+    trained = dict(model.named_parameters())
+    for name, parameter in shuffled.named_parameters():
+        entries = trained[name].detach().flatten()
+        order = torch.randperm(len(entries), generator=seeded_generator(seed, f"shuffled {name}"))
+        parameter.copy_(entries[order.to(entries.device)].view_as(parameter))
+    return shuffled

@@ -1,0 +1,159 @@
+"""Autoencoders in SAELens's file format: ``cfg.json`` and ``sae_weights.safetensors``."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from safetensors import SafetensorError
+
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.models import check_hooks, hook_widths, weights_of
+from mi_superposition.runs import MANIFEST, content_hash, file_hash, read_manifest, text_hash, write_json, write_tensors
+
+SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
+BUNDLED_SAES = {"stories": Path(__file__).parent.parent / "bundled" / "stories-sae"}
+# SAELens's name for activations with an axis for heads, which it takes as one.
+_BY_HEAD = "hook_z"
+
+
+def inference_sae(training_sae: Any) -> Any:
+    """What a trained autoencoder is used as, in eval mode: a batch top-k one, for example, gets a threshold."""
+    weights = {name: value.detach().clone() for name, value in training_sae.state_dict().items()}
+    training_sae.process_state_dict_for_saving_inference(weights)
+    config = json.loads(json.dumps(training_sae.cfg.get_inference_sae_cfg_dict()))
+    kind = config["architecture"]
+    with _without_advice():
+        sae = SAE.get_sae_class_for_architecture(kind)(
+            SAE.get_sae_config_class_for_architecture(kind).from_dict(config)
+        )
+    sae.load_state_dict(weights)
+    return sae.eval()
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Inside, SAELens does not say how a model would be loaded with its own functions: ours is loaded as it should be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="\nThis SAE has non-empty model_from_pretrained_kwargs")
+        yield
+
+
+def save_sae(sae: Any, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write an autoencoder whole or not at all; ``sae_lens.SAE.load_from_disk`` reads it.
+
+    Raises ``WorkError`` when the disk refuses.
+    """
+    config = json.loads(json.dumps(sae.cfg.to_dict()))
+    config |= {"dtype": str(dtype).removeprefix("torch."), "device": "cpu"}
+    if (config["metadata"].get("hook_name") or "").endswith(_BY_HEAD):
+        config["reshape_activations"] = _BY_HEAD
+    write_tensors(folder / SAE_WEIGHTS, {name: value.to(dtype) for name, value in sae.state_dict().items()})
+    # Last: a folder with a configuration is a whole one.
+    write_json(folder / SAE_CONFIG, config)
+
+
+def sae_folders(name: str | Path) -> dict[str, Path]:
+    """The autoencoders a name stands for: ``"stories"`` (bundled), a finished run of 'sae train', which may hold several, or a
+    folder in SAELens's layout.
+
+    Raises ``RequestError`` for what holds none.
+    """
+    if str(name) in BUNDLED_SAES:
+        return {str(name): BUNDLED_SAES[str(name)]}
+    folder = Path(name)
+    found = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAE_CONFIG}"))}
+    if (folder / MANIFEST).is_file():
+        # In the order they were asked for.
+        wanted = read_manifest(folder)["config"].get("saes", {})
+        found = {one: found[one] for one in wanted if one in found}
+    if (folder / SAE_CONFIG).is_file():
+        found = {folder.resolve().name: folder}
+    if not found:
+        known = ", ".join(map(repr, BUNDLED_SAES))
+        raise RequestError(
+            f"{str(name)!r} holds no sparse autoencoder: give {known}, a run of 'sae train' or a folder with {SAE_CONFIG}"
+        )
+    return found
+
+
+def sae_identity(folder: Path) -> str:
+    """SHA-256 over both files. Raises ``WorkError`` when one cannot be read."""
+    return text_hash([file_hash(folder / SAE_CONFIG), file_hash(folder / SAE_WEIGHTS)])
+
+
+def one_sae_folder(name: str | Path) -> Path:
+    """The folder of the autoencoder a name stands for. Raises ``RequestError`` where there is none or more than one."""
+    folders = sae_folders(name)
+    if len(folders) > 1:
+        several = ", ".join(repr(str(folder)) for folder in list(folders.values())[:3])
+        raise RequestError(f"{str(name)!r} holds {len(folders)} autoencoders: give the folder of one ({several}, …)")
+    [folder] = folders.values()
+    return folder
+
+
+def load_sae(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
+    """One of SAELens's autoencoders in single precision and eval mode: bundled, of a run, or from a folder of SAELens's.
+
+    It reads activations with their last axes taken as one. Raises ``RequestError`` where there is none or more than one,
+    ``WorkError`` for damaged files.
+    """
+    return read_sae(one_sae_folder(name), device=device)
+
+
+def read_sae(folder: Path, *, device: str | torch.device = "cpu") -> Any:
+    """As ``load_sae``, from a folder that holds one. Raises ``WorkError`` for damaged files."""
+    try:
+        with _without_advice():
+            sae = SAE.load_from_disk(folder, device=str(device), dtype="float32")
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise WorkError(f"cannot read the autoencoder in {str(folder)!r}: {reason}") from error
+    if sae.cfg.reshape_activations == _BY_HEAD:
+        sae.turn_off_forward_pass_hook_z_reshaping()
+        sae.cfg.reshape_activations = "none"
+    return sae.eval()
+
+
+def check_sae(sae: Any, model: Any, hook: str | None = None) -> str:
+    """The hook that an autoencoder reads in a model: ``hook``, or the one it was trained on.
+
+    Raises ``RequestError`` for an autoencoder of another model: other weights, where it says which ones it was trained on, or
+    another number of dimensions.
+    """
+    metadata = sae.cfg.metadata
+    hook = hook or metadata.hook_name
+    if hook is None:
+        raise RequestError("the autoencoder does not say which hook it reads: name one")
+    check_hooks(model, [hook])
+    wanted = metadata.model_sha256
+    if wanted is not None and wanted != (given := content_hash(weights_of(model))):
+        raise RequestError(
+            f"the autoencoder was trained on {metadata.model_name!r} with the weights {wanted[:12]}…: these are {given[:12]}…"
+        )
+    d_hook = hook_widths(model, [hook])[hook]
+    if d_hook != sae.cfg.d_in:
+        raise RequestError(f"the autoencoder reads {sae.cfg.d_in} dimensions: {hook!r} has {d_hook}")
+    return hook
+
+
+def trained_on(model: Any, model_name: str, corpus_name: str, context: int) -> dict[str, Any]:
+    """What an autoencoder remembers of its training: SAELens's names, and the hash of the model's weights."""
+    return {
+        "model_name": model_name,
+        "model_sha256": content_hash(weights_of(model)),
+        "model_class_name": "HookedTransformer",
+        # The residual stream as the model's file has it, not centred.
+        "model_from_pretrained_kwargs": {"center_writing_weights": False},
+        "dataset_path": corpus_name,
+        "context_size": context,
+        "prepend_bos": bool(model.cfg.default_prepend_bos),
+        "exclude_special_tokens": True,
+        "disable_concat_sequences": True,
+    }

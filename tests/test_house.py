@@ -18,7 +18,7 @@ FLOORS = [
     {"training"},
     {"models", "notebook", "linalg", "streaming"},
     {"corpora"},
-    {"heads", "neurons", "stories", "toy"},
+    {"heads", "neurons", "stories", "toy", "spectra"},
     {"addition", "sae"},
     {"figures"},
     {"site"},

@@ -173,7 +173,7 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
             FigureRecord(
                 id="contexts",
                 title="How many contexts a neuron serves",
-                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 at most. One feature in varied surroundings also counts as several. Beside them the features of the sparse autoencoder; one that is active in few documents has few examples, and so few contexts.",
+                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 at most. One feature in varied surroundings also counts as several. Beside them the features of the sparse autoencoder; one that is active in few documents has few examples, and so few contexts, and all are directions of the very representation contexts are counted in, which makes for fewer.",
                 number=f"{medians['trained']:.1f} contexts: median of {last} (of 20 examples); {contexts_of_features:.1f} of the {int(often.sum()):,} features active in as many documents",
                 control=f"{dealt:.1f} when examples are dealt at random among neurons; {medians['untrained']:.1f} in the untrained model",
                 figure=distributions(

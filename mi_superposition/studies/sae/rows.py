@@ -13,7 +13,7 @@ KINDS = {
     LARGEST: "Of every token the dimensions furthest from their mean.",
     RANDOM: "Of every token those of random directions (as many as features) it points along most, with the coefficients of least squares.",
     FOREIGN: "Trained with the same settings on the model with the entries of every weight matrix in a random order; reads this model's activations brought to the mean and size it knows.",
-    SHUFFLED: "The same one on the shuffled model itself: how well one reconstructs what a model without any training makes of the same text.",
+    SHUFFLED: "The same one on the shuffled model itself: how well one reconstructs what a model that kept only the sizes of its weights makes of the same text.",
 }
 # Numbers of the table: heading, and how they are written.
 COLUMNS = {

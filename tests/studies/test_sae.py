@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from mi_superposition.cli import main
 from mi_superposition.runs import read_json, read_manifest, read_state
-from mi_superposition.sae import load_sae, save_sae
+from mi_superposition.sae import ActivationStream, load_sae, save_sae
 from mi_superposition.studies.neuron_scan import load_scan
 from mi_superposition.studies.sae.evaluation import load_evaluation
 from mi_superposition.studies.sae.rows import FOREIGN, KINDS, LARGEST, PCA, RANDOM, SHUFFLED
@@ -120,6 +120,25 @@ def test_killed_it_goes_on_to_the_same_weights(train, trained, tmp_path):
     assert main(train(out)) == 0
     assert same_weights(out, trained)
     assert (out / "history.jsonl").read_bytes() == (trained / "history.jsonl").read_bytes()
+
+
+def test_every_batch_is_read_with_the_threads_asked_for(train, tmp_path, monkeypatch):
+    """Threads decide the order of sums, and so the last bits: also of the first batch, read before there is a folder."""
+    seen, batch = [], ActivationStream.batch
+
+    def watched(stream, index):
+        seen.append((index, torch.get_num_threads()))
+        return batch(stream, index)
+
+    monkeypatch.setattr(ActivationStream, "batch", watched)
+    torch.set_num_threads(2)
+    try:
+        assert main(train(tmp_path / "one", "--tokens", 300)) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert {index for index, _ in seen} >= set(range(5))
+    assert {threads for _, threads in seen} == {1}
 
 
 def test_activations_kept_on_disk_change_nothing(train, trained, tmp_path):

@@ -122,6 +122,11 @@ class SaeRequest:
     activations: Path | None = None
     activations_dtype: str = "float32"
 
+    @property
+    def kept_as(self) -> str:
+        """The precision in which activations pass from the model to the autoencoders."""
+        return "float32" if self.activations is None else self.activations_dtype
+
 
 def grid_of_jobs(
     hooks: Sequence[str], config: SaeConfig, d_sae: Sequence[int], k: Sequence[int], sparsity: Sequence[float]
@@ -191,20 +196,24 @@ def write_sae_run(
         "text": asdict(text),
         "stream": asdict(request.stream),
         "saes": {job.name: {"hook": job.hook} | asdict(job.config) for job in request.jobs},
-        "activations_dtype": "float32" if request.activations is None else request.activations_dtype,
+        "activations_dtype": request.kept_as,
     }
-    if not (out / MANIFEST).exists():
+    begun = (out / MANIFEST).exists()
+    if not begun:
         # What cannot be done is found out before there is a run folder, which would then refuse a better request.
         text.check_held_out(model, corpus)
         if stream is not None:
-            stream.batch(0)
+            on_start(_sizes(request, widths))
+            with fixed_arithmetic(request.stream.threads):
+                stream.batch(0)
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             return False
         if stream is None:
             metrics = _from_workers(run, request, ray_address, on_log, should_stop)
         else:
-            on_start(_sizes(request, widths))
+            if begun:
+                on_start(_sizes(request, widths))
             with fixed_arithmetic(request.stream.threads):
                 source = _stored(stream, request, inputs, widths, on_start, on_stage, should_stop)
                 saes = train_saes(
@@ -226,7 +235,7 @@ def _remembered(model: Any, request: SaeRequest, names: tuple[str, str] | None) 
     model_name, corpus_name = names or (text.model, text.corpus)
     known = trained_on(model, model_name, corpus_name, text.context or model.cfg.n_ctx)
     told = asdict(replace(text, model=model_name, corpus=corpus_name)) | asdict(request.stream)
-    return known | {"training": told | {"activations_dtype": request.activations_dtype}}
+    return known | {"training": told | {"activations_dtype": request.kept_as}}
 
 
 def sae_folder(out: Path, request: SaeRequest, job: SaeJob) -> Path:

@@ -131,6 +131,8 @@ def test_the_report_in_a_browser(report_site, browser, width, scheme):
             assert figure.query_selector_all(".trace, .hm, .heatmaplayer image, .boxes, .point, .js-line"), (
                 figure.get_attribute("data-figure")
             )
+        # Twenty pages of figures left open share one browser's frames.
+        page.context.close()
 
 
 @pytest.mark.browser

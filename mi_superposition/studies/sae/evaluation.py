@@ -214,7 +214,11 @@ def _trained_controls(
             **{name: training[name] for name in ("batch_size", "buffer_batches", "seed")},
         )  # fmt: skip
         text = replace(opened.text, batch=training["batch"], precision=training["precision"])
-        corpus = opened.corpus if request.control_corpus is None else load_corpus(request.control_corpus)
+        corpus = (
+            opened.corpus
+            if request.control_corpus is None
+            else load_corpus(request.control_corpus, split=text.split, column=text.column)
+        )
         # The copy has no tokenizer: it reads what the trained model reads.
         source = ActivationStream(
             shuffled, text.batches(opened.model, corpus, held_out=False), list(dict.fromkeys(opened.hooks.values())),

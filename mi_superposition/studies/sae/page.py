@@ -60,7 +60,7 @@ def _kinds(rows: Sequence[Row]) -> TableRecord:
     return TableRecord(
         id="kinds",
         title="What it is compared with",
-        look_at="All have as many features a token as the autoencoder, rounded up; the last has those it was trained to have.",
+        look_at="All have as many features a token as the autoencoder, rounded up. An autoencoder of a shuffled model that does not choose their number has at most as many; on its own model it has those it was trained to have.",
         columns=["", "what it is"],
         rows=[[kind, text] for kind, text in KINDS.items() if kind in present and kind != SAE],
         words={"what it is"},
@@ -84,7 +84,7 @@ def _frontier(rows: Sequence[Row], quantity: str, title: str, y_title: str, main
         FigureRecord(
             id=f"frontier-{quantity.replace('_', '-')}",
             title=title,
-            look_at="Each point is one reconstruction of the held-out activations; at the same place along the axis all have as many features a token.",
+            look_at="Each point is one reconstruction of the held-out activations; the axis says how many features it has a token.",
             number=f"{numbers[SAE][quantity]:.3f} at L0 {numbers[SAE]['l0']:.0f}",
             control=f"{others[best]:.3f}: {best}, the best of those that know nothing of this model's features",
             figure=lines(series, x_title="L0: features a token", y_title=y_title, marks=marks),

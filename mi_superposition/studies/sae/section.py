@@ -32,7 +32,7 @@ def sae_section(on_stage: Callable[[str], None]) -> Section:
     return Section(
         slug="sae",
         title="Features from a sparse autoencoder",
-        summary="Directions that are active one at a time: how much of the residual stream they explain, what the model makes of their sum, and how they share its dimensions and neurons.",
+        summary="Directions of which a few are active at a time: how much of the residual stream they explain, what the model makes of their sum, and how they share its dimensions and neurons.",
         number=f"{numbers[SAE]['explained_variance']:.3f} explained",
         number_is=f"share of the held-out variance, with {numbers[SAE]['l0']:.0f} of {sae.cfg.d_sae:,} features a token",
         control=f"{numbers[PCA]['explained_variance']:.3f} by as many principal components, {numbers[RANDOM]['explained_variance']:.3f} by random directions",

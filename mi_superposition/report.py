@@ -13,6 +13,7 @@ from mi_superposition.studies.addition import addition_section
 from mi_superposition.studies.neuron_order import neuron_order_section
 from mi_superposition.studies.neuroscope import neuroscope_section
 from mi_superposition.studies.sae.section import sae_section
+from mi_superposition.studies.spectra.section import spectra_section
 from mi_superposition.studies.toy.section import toy_section
 
 # A section measures, tells how far it is by calling its argument, and returns what to show.
@@ -22,6 +23,7 @@ SECTIONS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "neuron-order": neuron_order_section,
     "neuroscope": neuroscope_section,
     "sae": sae_section,
+    "spectra": spectra_section,
 }
 
 TITLE = "mi_superposition"

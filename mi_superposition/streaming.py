@@ -8,6 +8,9 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError
 
+# In double precision while they are centred: 64 MB.
+_NUMBERS_AT_ONCE = 1 << 23
+
 
 class CovarianceAccumulator:
     """Counts, means and centred products of vectors, in float64: memory independent of how many there are.
@@ -26,6 +29,10 @@ class CovarianceAccumulator:
             return
         if not vectors.isfinite().all():
             raise RequestError("the samples hold a NaN or an infinity: a covariance needs finite numbers")
+        for block in vectors.split(max(1, _NUMBERS_AT_ONCE // vectors.shape[1])):
+            self._add_block(block)
+
+    def _add_block(self, vectors: Float[Tensor, "sample d"]) -> None:
         mean = vectors.mean(dim=0, dtype=torch.float64)
         # Centred before the product: what is left is small enough for the fast float32 product.
         centred = (vectors.double() - mean).float()

@@ -20,6 +20,7 @@ from mi_superposition.cli.heads import HeadsAblate, HeadsProject
 from mi_superposition.cli.neurons import NeuronsOrder, NeuronsPages, NeuronsScan, NeuronsTry
 from mi_superposition.cli.report import Report
 from mi_superposition.cli.sae import SaeEvaluate, SaeTrain
+from mi_superposition.cli.spectra import Spectra
 from mi_superposition.cli.toy import ToyStudy, ToyTrain
 from mi_superposition.errors import RequestError, WorkError
 
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
     "toy study": ToyStudy,
     "sae train": SaeTrain,
     "sae evaluate": SaeEvaluate,
+    "spectra": Spectra,
 }
 
 

@@ -1,11 +1,12 @@
-"""Documents from datasets on the Hugging Face hub, streamed; from its local cache where they are there."""
+"""Rows of datasets on the Hugging Face hub, streamed; from its local cache where they are there."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from datasets import IterableDataset, get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetNotFoundError
@@ -26,15 +27,29 @@ _DATA = (".parquet", ".json", ".jsonl", ".csv", ".txt", ".gz")
 _SHARD = re.compile(r"^(.*)-\d{5}-of-(\d{5})")
 
 
+_Read = TypeVar("_Read")
+
+
 def hub_documents(name: str, split: str, column: str, config: str | None) -> Iterator[Document]:
     """The text in ``column`` of one split. Raises as ``load_corpus`` says."""
+    return hub_rows(name, split, config, lambda rows: _documents(name, rows, column))
+
+
+def hub_rows(
+    name: str, split: str, config: str | None, read: Callable[[IterableDataset], Iterator[_Read]]
+) -> Iterator[_Read]:
+    """What ``read`` makes of the rows of one split, streamed from the hub or from its local cache.
+
+    Raises ``RequestError`` for a dataset, configuration or split that is not there or not open to this user, ``WorkError``
+    when the network fails and the cache does not hold it.
+    """
     # What the cache holds may be an old state of the dataset: it stands in where there is no hub to ask.
     if not constants.HF_HUB_OFFLINE:
         begun = False
         try:
-            for document in _streamed(name, name, split, column, config):
+            for item in _streamed(name, name, split, config, read):
                 begun = True
-                yield document
+                yield item
             return
         except _HubUnreachable as error:
             if begun:
@@ -43,7 +58,7 @@ def hub_documents(name: str, split: str, column: str, config: str | None) -> Ite
     try:
         if cached is None:
             raise _HubUnreachable
-        yield from _streamed(name, cached, split, column, config)
+        yield from _streamed(name, cached, split, config, read)
     except _HubUnreachable as error:
         raise WorkError(
             f"{name!r} is neither a file here nor in the local hub cache, and the hub cannot be reached: "
@@ -55,15 +70,17 @@ class _HubUnreachable(Exception):
     pass
 
 
-def _streamed(name: str, source: str, split: str, column: str, config: str | None) -> Iterator[Document]:
-    """Documents of a dataset id or of a folder with its files; ``name`` is what to call it."""
+def _streamed(
+    name: str, source: str, split: str, config: str | None, read: Callable[[IterableDataset], Iterator[_Read]]
+) -> Iterator[_Read]:
+    """What ``read`` makes of a dataset id or of a folder with its files; ``name`` is what to call it."""
     try:
         # Asked first: a split that is not there is refused in many ways further on.
         splits = get_dataset_split_names(source, config)
         if split not in splits:
             raise RequestError(f"{name!r} has no split {split!r}: it has {', '.join(map(repr, splits))}")
-        yield from _documents(name, load_dataset(source, config, split=split, streaming=True), column)
-    except RequestError:
+        yield from read(load_dataset(source, config, split=split, streaming=True))
+    except (RequestError, WorkError):
         raise
     except (GatedRepoError, RepositoryNotFoundError, DatasetNotFoundError) as error:
         if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):

@@ -12,7 +12,7 @@ from plotly.basedatatypes import BaseTraceType
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from mi_superposition.figures.style import GREY, SERIES, framed, plain_heatmap, styled
+from mi_superposition.figures.style import SERIES, framed, plain_heatmap, styled
 
 _DECIMALS = 4
 
@@ -90,51 +90,6 @@ def interactions(frames: Mapping[str, Interactions], what: str, *, shown: int = 
         rangemode="tozero", range=[0, 1.05 * max(float(f.norms.max()) for f in frames.values())], row=1, col=3
     )
     return styled(figure, height=360, min_width=720).update_layout(showlegend=False)
-
-
-@dataclass(frozen=True)
-class Line:
-    """Points of one line; ``low`` and ``high`` bound the band around it."""
-
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-
-
-def lines(
-    series: Mapping[str, Line],
-    *,
-    x_title: str,
-    y_title: str,
-    log_x: bool = False,
-    log_y: bool = False,
-    marks: Mapping[str, float] | None = None,
-    labels: Sequence[str] | None = None,
-) -> go.Figure:
-    """Lines with markers, a band where one is given, and grey level lines at ``marks``. ``labels`` show at the points of
-    the first line.
-    """
-    figure = go.Figure()
-    for number, ((name, line), colour) in enumerate(zip(series.items(), itertools.cycle(SERIES), strict=False)):
-        if line.low is not None and line.high is not None:
-            figure.add_scatter(
-                x=[*line.x, *list(line.x)[::-1]], y=[*line.high, *list(line.low)[::-1]], fill="toself", fillcolor=colour,
-                opacity=0.18, mode="lines", line=dict(width=0), hoverinfo="skip", showlegend=False, legendgroup=name,
-            )  # fmt: skip
-        figure.add_scatter(
-            x=list(line.x), y=list(line.y), mode="lines+markers", name=name, legendgroup=name,
-            line=dict(color=colour, width=2, dash="solid" if number < len(SERIES) else "dot"), marker=dict(size=6),
-            customdata=list(labels) if labels and number == 0 else None,
-            hovertemplate="%{x:.3g}: %{y:.4g}" + (" %{customdata}" if labels and number == 0 else "") + f"<extra>{name}</extra>",
-        )  # fmt: skip
-    for label, level in (marks or {}).items():
-        figure.add_hline(
-            y=level, line=dict(color=GREY, width=1, dash="dot"), annotation_text=label, annotation_position="top left"
-        )
-    figure.update_xaxes(title=x_title, type="log" if log_x else "linear")
-    figure.update_yaxes(title=y_title, type="log" if log_y else "linear")
-    return styled(figure, height=400, min_width=440).update_layout(margin=dict(t=70))
 
 
 def grid_heatmaps(

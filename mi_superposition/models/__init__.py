@@ -52,7 +52,7 @@ def load_model(
     Raises ``RequestError`` for a name, device or dtype that is not there, a model that is not open to this user or an
     architecture TransformerLens cannot hold, and ``WorkError`` for damaged files or a network that fails.
     """
-    place = _device(device)
+    place = device_of(device)
     precision = _dtype(dtype)
     folder = model_folder(name)
     asked = str(name)
@@ -76,7 +76,8 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def _device(device: str) -> str:
+def device_of(device: str) -> str:
+    """The device meant: ``"auto"`` is cuda where there is one, else cpu. Raises ``RequestError`` for one that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -96,6 +97,7 @@ __all__ = [
     "build_attention_only_model",
     "build_gpt2",
     "check_hooks",
+    "device_of",
     "hook_widths",
     "load_model",
     "load_snapshots",

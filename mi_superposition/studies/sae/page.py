@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mi_superposition.figures.lines import Line, lines
 from mi_superposition.figures.neurons import distributions
 from mi_superposition.figures.sae import feature_heatmaps, sentence_features
-from mi_superposition.figures.toy import Line, lines
 from mi_superposition.linalg import shares_by_bin
 from mi_superposition.sae.features import nearest_cosines, participation, random_directions, written_before
 from mi_superposition.site import FigureRecord

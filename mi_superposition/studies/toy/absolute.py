@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_superposition.figures.toy import Line, lines, neuron_stacks
+from mi_superposition.figures.lines import Line, lines
+from mi_superposition.figures.toy import neuron_stacks
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.toy.study import Models, ToyStudy

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.figures.toy import Line, feature_directions, lines
+from mi_superposition.figures.lines import Line, lines
+from mi_superposition.figures.toy import feature_directions
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.toy.study import Models, ToyStudy

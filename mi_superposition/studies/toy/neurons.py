@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mi_superposition.figures.toy import Interactions, Line, interactions, lines, neuron_stacks
+from mi_superposition.figures.lines import Line, lines
+from mi_superposition.figures.toy import Interactions, interactions, neuron_stacks
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item
 from mi_superposition.studies.toy.study import Models, ToyStudy

@@ -9,7 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.figures.toy import Line, lines, neuron_stacks
+from mi_superposition.figures.lines import Line, lines
+from mi_superposition.figures.toy import neuron_stacks
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item
 from mi_superposition.studies.toy.study import Models, ToyStudy

@@ -10,7 +10,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.figures.toy import Line, grid_heatmaps, lines
+from mi_superposition.figures.lines import Line, lines
+from mi_superposition.figures.toy import grid_heatmaps
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.toy.study import Models, ToyStudy, in_words

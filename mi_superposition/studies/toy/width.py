@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mi_superposition.figures.toy import Line, lines
+from mi_superposition.figures.lines import Line, lines
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.toy.study import Models, ToyStudy

@@ -7,17 +7,16 @@ bound how much room there is, and are read against the same layer before trainin
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mi_superposition.errors import RequestError
-from mi_superposition.streaming import CovarianceAccumulator
+from mi_superposition.training import derived_seed
 
 ENERGY = 0.99
 
@@ -26,7 +25,8 @@ ENERGY = 0.99
 class EffectiveRanks:
     """Effective ranks of one spectrum (dimensionless, 0 to ``n``, the number of singular values).
 
-    ``energy_rank``: the fewest singular values whose squares sum to the share asked for of all squares. ``entropy_rank``: exp of
+    ``energy_rank``: the fewest singular values whose squares sum to the share asked for of all squares; ``sum_rank``: the same of
+    the values themselves. ``entropy_rank``: exp of
     the entropy of the singular values over their sum (Roy & Vetterli 2007, equation 4). ``participation_ratio``: the square of
     the sum of the squares over the sum of the fourth powers. ``stable_rank``: the sum of the squares over the largest (Rudelson
     & Vershynin 2007). Each is n for equal singular values and 1 for a single one; the first counts small values in full as soon
@@ -35,6 +35,7 @@ class EffectiveRanks:
 
     n: int
     energy_rank: int
+    sum_rank: int
     entropy_rank: float
     participation_ratio: float
     stable_rank: float
@@ -57,29 +58,24 @@ def effective_ranks(singular_values: Float[Tensor, " value"], *, energy: float =
     values = singular_values.double().sort(descending=True).values
     n = len(values)
     if float(values[0]) == 0:
-        return EffectiveRanks(n, 0, 0.0, 0.0, 0.0)
+        return EffectiveRanks(n, 0, 0, 0.0, 0.0, 0.0)
     # Only ratios count: without the largest, squares of tiny or huge values would leave the range.
     values = values / values[0]
     squares, shares = values.square(), values / values.sum()
-    reached = squares.cumsum(0) >= energy * squares.sum() * (1 - 1e-12)
     return EffectiveRanks(
         n=n,
-        energy_rank=int(reached.int().argmax()) + 1,
+        energy_rank=_fewest(squares, energy),
+        sum_rank=_fewest(values, energy),
         entropy_rank=math.exp(-float(torch.special.xlogy(shares, shares).sum())),
         participation_ratio=float(squares.sum() ** 2 / squares.square().sum()),
         stable_rank=float(squares.sum()),
     )
 
 
-def weight_matrices(module: nn.Module) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
-    """Name and weight of every linear and convolutional layer, in the module's order; a kernel as the matrix from what a place
-    sees to its channels. Layers that share a weight give it once.
-    """
-    seen: set[int] = set()
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and id(layer.weight) not in seen:
-            seen.add(id(layer.weight))
-            yield name, layer.weight.detach().flatten(1)
+def _fewest(values: Float[Tensor, " value"], share: float) -> int:
+    """How many of the values, the largest first, it takes to reach a share of their sum."""
+    # Rounding of the sum must not ask for one more.
+    return int((values.cumsum(0) >= share * values.sum() * (1 - 1e-12)).int().argmax()) + 1
 
 
 def weight_spectrum(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " value"]:
@@ -103,45 +99,14 @@ def marchenko_pastur_edge(rows: int, columns: int, deviation: float) -> float:
     return deviation * (math.sqrt(rows) + math.sqrt(columns))
 
 
-def samples_by_channel(activations: Tensor, axis: int = 1) -> Float[Tensor, "sample channel"]:
-    """Activations with their channels as variables and everything else, batch and space, as samples."""
-    return activations.movedim(axis, -1).flatten(0, -2)
+def gaussian_spectrum(rows: int, columns: int, seed: int) -> Float[Tensor, " value"]:
+    """Singular values of a random matrix with independent standard normal entries, the largest first: the control.
 
-
-@torch.no_grad()
-def activation_covariances(
-    module: nn.Module, batches: Iterable[Tensor], layers: Sequence[str], *, axis: int = 1
-) -> dict[str, CovarianceAccumulator]:
-    """Mean and covariance of the outputs of named layers over all batches, in one pass; ``axis`` is that of the channels, every
-    other one (batch, space) counts as samples. Memory does not grow with the number of batches.
-
-    A layer that runs several times in a pass adds all it gave. Raises ``RequestError`` for a layer that is not there or does not
-    run, and as ``CovarianceAccumulator.update`` for what is not finite.
+    The matrix itself, which may have as many rows as there are samples, is never made: its triangular factor has the same
+    singular values and is drawn at once (Bartlett 1933: chi-distributed diagonal, normal entries above it).
     """
-    known = dict(module.named_modules())
-    for name in layers:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = (
-                f"did you mean {' or '.join(map(repr, near))}?" if near else f"the network has {len(known) - 1} others"
-            )
-            raise RequestError(f"layer {name!r} is not in the network: {hint}")
-    found: dict[str, CovarianceAccumulator] = {}
-
-    def hear(name: str, output: Tensor) -> None:
-        samples = samples_by_channel(output.detach().float(), axis)
-        found.setdefault(name, CovarianceAccumulator(samples.shape[1])).update(samples)
-
-    hooks = [
-        known[name].register_forward_hook(lambda layer, inputs, output, name=name: hear(name, output))
-        for name in layers
-    ]
-    try:
-        for batch in batches:
-            module(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if silent := [name for name in layers if name not in found]:
-        raise RequestError(f"layer {silent[0]!r} is in the network but did not run: name another")
-    return {name: found[name] for name in layers}
+    n, d = max(rows, columns), min(rows, columns)
+    generator = np.random.default_rng(derived_seed(seed, "gaussian spectrum", rows * 1_000_003 + columns))
+    factor = np.triu(generator.standard_normal((d, d)), 1)
+    factor[np.diag_indices(d)] = np.sqrt(generator.chisquare(n - np.arange(d)))
+    return torch.linalg.svdvals(torch.from_numpy(factor))

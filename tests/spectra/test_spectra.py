@@ -1,17 +1,26 @@
 import math
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.spectra import (
     activation_covariances,
     activation_spectrum,
     effective_ranks,
+    gaussian_spectrum,
+    hooked_covariances,
+    hooked_weight_matrices,
+    layer_hooks,
     marchenko_pastur_edge,
+    matching,
     samples_by_channel,
     weight_matrices,
     weight_spectrum,
@@ -81,6 +90,14 @@ def test_rotations_do_not_matter():
     matrix = gaussian(8, 5)
     left, right = (torch.linalg.qr(gaussian(n, n, seed=n)).Q for n in (8, 5))
     torch.testing.assert_close(weight_spectrum(left @ matrix @ right), weight_spectrum(matrix))
+
+
+def test_the_share_of_the_sum_is_of_the_values_themselves():
+    # Sums 8, 14, 16; squares 64, 100, 104.
+    found = effective_ranks(torch.tensor([2.0, 8.0, 6.0]), energy=0.8)
+    assert (found.energy_rank, found.sum_rank) == (2, 2)
+    found = effective_ranks(torch.tensor([2.0, 8.0, 6.0]), energy=0.9)
+    assert (found.energy_rank, found.sum_rank) == (2, 3)
 
 
 def test_nothing_has_rank_nothing():
@@ -155,3 +172,75 @@ def test_layers_that_are_not_there_or_do_not_run():
         activation_covariances(network, [torch.ones(2, 3)], ["usde"])
     with pytest.raises(RequestError, match="layer 'idle' is in the network but did not run"):
         activation_covariances(network, [torch.ones(2, 3)], ["idle"])
+
+
+def test_a_random_spectrum_is_drawn_without_its_matrix():
+    """Mean of every singular value as of whole Gaussian matrices, and the same for rows and columns exchanged."""
+    drawn = torch.stack([gaussian_spectrum(40, 6, seed) for seed in range(400)])
+    whole = torch.stack([torch.linalg.svdvals(gaussian(40, 6, seed=seed)) for seed in range(400)])
+    error = (drawn.var(dim=0) / 400 + whole.var(dim=0) / 400).sqrt()
+    assert bool(((drawn.mean(dim=0) - whole.mean(dim=0)).abs() < 4 * error).all())
+    torch.testing.assert_close(drawn.std(dim=0), whole.std(dim=0), rtol=0.25, atol=0)
+    assert len(gaussian_spectrum(6, 40, 0)) == 6
+    assert not torch.equal(gaussian_spectrum(40, 6, 0), gaussian_spectrum(40, 6, 1))
+    assert gaussian_spectrum(2000, 500, 0)[0] == pytest.approx(marchenko_pastur_edge(2000, 500, 1.0), rel=0.02)
+
+
+def test_a_hooked_models_matrices_and_activations(tiny_gpt2):
+    model = tiny_gpt2.hooked
+    matrices = dict(hooked_weight_matrices(model))
+    # What a head writes along its own column block, as the model itself multiplies it.
+    z = gaussian(model.cfg.n_heads, model.cfg.d_head).float()
+    written = torch.einsum("hd,hdm->m", z, model.W_O[0])
+    torch.testing.assert_close(matrices["blocks.0.attn.W_O"] @ z.flatten(), written)
+    x = gaussian(model.cfg.d_model).float()
+    torch.testing.assert_close(matrices["blocks.1.mlp.W_in"] @ x, x @ model.W_in[1])
+    torch.testing.assert_close(matrices["blocks.0.attn.W_K"] @ x, torch.einsum("m,hmd->hd", x, model.W_K[0]).flatten())
+    documents = ["a cat ran", "the dog sat on a cat and said so", "play"]
+    batches = list(token_batches(documents, model.tokenizer, batch=2, context=8))
+    found = hooked_covariances(model, batches, layer_hooks(model))
+    assert list(found) == layer_hooks(model)
+    # One document at a time, no padding, only its own tokens.
+    alone = []
+    for batch in token_batches(documents, model.tokenizer, batch=1, context=8):
+        _, cache = model.run_with_cache(batch.tokens)
+        alone.append(cache["blocks.1.mlp.hook_post"][batch.mask])
+    alone = torch.cat(alone).double()
+    assert found["blocks.1.mlp.hook_post"].n == len(alone)
+    torch.testing.assert_close(
+        found["blocks.1.mlp.hook_post"].covariance(), alone.T.cov(correction=0), rtol=1e-4, atol=1e-7
+    )
+    with pytest.raises(RequestError, match="no tokens"):
+        hooked_covariances(model, [], layer_hooks(model))
+
+
+def test_patterns_of_layers():
+    names = ["conv1", "conv2", "fc"]
+    assert matching(names, ["fc", "conv?"], "a net") == names
+    with pytest.raises(
+        RequestError, match=r"layers = 'dense\*' matches nothing in a net: it has 'conv1', 'conv2', 'fc'"
+    ):
+        matching(names, ["fc", "dense*"], "a net")
+
+
+def test_two_thousand_channels_in_a_gigabyte():
+    """10,000 images at a layer of 2,048 channels and 2 x 2 places, the whole process."""
+    program = """
+import resource, torch
+from torch import nn
+from mi_superposition.spectra import activation_covariances, activation_spectrum
+torch.set_num_threads(1)
+layer = nn.Sequential(nn.Conv2d(8, 2048, 1))
+batches = (torch.randn(125, 8, 2, 2) for _ in range(80))
+found = activation_covariances(layer, batches, ["0"])["0"]
+assert found.n == 40_000
+assert (activation_spectrum(found.covariance()) > 1e-2).sum() == 8
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1000
+
+
+def test_float32_of_a_single_sample_and_numpy_scalars_do_no_harm():
+    found = activation_covariances(nn.Sequential(nn.Linear(3, 2)), [torch.ones(1, 3)], ["0"])["0"]
+    assert np.isclose(float(found.covariance().abs().max()), 0)

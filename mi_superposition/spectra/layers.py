@@ -1,0 +1,135 @@
+"""The matrices of a network's layers and what their activations do, for any module and for hooked language models."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mi_superposition.corpora import TokenBatch
+from mi_superposition.errors import RequestError
+from mi_superposition.models import check_hooks, read_hooks
+from mi_superposition.streaming import CovarianceAccumulator
+
+
+def weight_matrices(module: nn.Module) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
+    """Name and weight of every linear and convolutional layer, in the module's order; a kernel as the matrix from what a place
+    sees to its channels. Layers that share a weight give it once.
+    """
+    seen: set[int] = set()
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and id(layer.weight) not in seen:
+            seen.add(id(layer.weight))
+            yield name, layer.weight.detach().flatten(1)
+
+
+def hooked_weight_matrices(model: Any) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
+    """Name and weight of embedding, attention, MLP and unembedding of a hooked language model, as TransformerLens names them;
+    a layer's heads side by side.
+    """
+    yield "embed.W_E", model.W_E.detach().T
+    for layer in range(model.cfg.n_layers):
+        for name in ("W_Q", "W_K", "W_V"):
+            yield (
+                f"blocks.{layer}.attn.{name}",
+                rearrange(getattr(model, name)[layer].detach(), "head d_model d_head -> (head d_head) d_model"),
+            )
+        yield (
+            f"blocks.{layer}.attn.W_O",
+            rearrange(model.W_O[layer].detach(), "head d_head d_model -> d_model (head d_head)"),
+        )
+        if not model.cfg.attn_only:
+            yield f"blocks.{layer}.mlp.W_in", model.W_in[layer].detach().T
+            yield f"blocks.{layer}.mlp.W_out", model.W_out[layer].detach().T
+    yield "unembed.W_U", model.W_U.detach().T
+
+
+def layer_hooks(model: Any) -> list[str]:
+    """Hooks of a language model along its depth: the residual stream before each layer, what its heads and its neurons give,
+    and the residual stream at the end.
+    """
+    parts = ("hook_resid_pre", "attn.hook_z") + (() if model.cfg.attn_only else ("mlp.hook_post",))
+    hooks = [f"blocks.{layer}.{part}" for layer in range(model.cfg.n_layers) for part in parts]
+    return [*hooks, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
+
+
+def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
+    """The names that match any pattern (as file names do: ``*``, ``?``), in their order.
+
+    Raises ``RequestError`` for a pattern that matches none.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            shown = ", ".join(map(repr, names[:6])) + (", …" if len(names) > 6 else "")
+            raise RequestError(f"layers = {pattern!r} matches nothing in {what}: it has {shown or 'no such layers'}")
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def samples_by_channel(activations: Tensor, axis: int = 1) -> Float[Tensor, "sample channel"]:
+    """Activations with their channels as variables and everything else, batch and space, as samples."""
+    return activations.movedim(axis, -1).flatten(0, -2)
+
+
+@torch.no_grad()
+def activation_covariances(
+    module: nn.Module, batches: Iterable[Tensor], layers: Sequence[str], *, axis: int = 1
+) -> dict[str, CovarianceAccumulator]:
+    """Mean and covariance of the outputs of named layers over all batches, in one pass; ``axis`` is that of the channels, every
+    other one (batch, space) counts as samples. Memory does not grow with the number of batches.
+
+    A layer that runs several times in a pass adds all it gave. Raises ``RequestError`` for a layer that is not there or does not
+    run, and as ``CovarianceAccumulator.update`` for what is not finite.
+    """
+    known = dict(module.named_modules())
+    for name in layers:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = (
+                f"did you mean {' or '.join(map(repr, near))}?" if near else f"the network has {len(known) - 1} others"
+            )
+            raise RequestError(f"layer {name!r} is not in the network: {hint}")
+    found: dict[str, CovarianceAccumulator] = {}
+
+    def hear(name: str, output: Tensor) -> None:
+        samples = samples_by_channel(output.detach().float(), axis)
+        found.setdefault(name, CovarianceAccumulator(samples.shape[1])).update(samples)
+
+    hooks = [
+        known[name].register_forward_hook(lambda layer, inputs, output, name=name: hear(name, output))
+        for name in layers
+    ]
+    try:
+        for batch in batches:
+            module(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if silent := [name for name in layers if name not in found]:
+        raise RequestError(f"layer {silent[0]!r} is in the network but did not run: name another")
+    return {name: found[name] for name in layers}
+
+
+@torch.no_grad()
+def hooked_covariances(
+    model: Any, batches: Iterable[TokenBatch], hooks: Sequence[str]
+) -> dict[str, CovarianceAccumulator]:
+    """Mean and covariance of a language model's hooks over all tokens of text, in one pass; axes after the position count as
+    one. Padding, beginning and end tokens are no samples.
+
+    Raises as ``read_hooks`` and ``CovarianceAccumulator.update`` do, and ``RequestError`` for a corpus without tokens.
+    """
+    check_hooks(model, hooks)
+    found: dict[str, CovarianceAccumulator] = {}
+    for batch in batches:
+        for name, values in read_hooks(model, batch.tokens, hooks).items():
+            samples = values[batch.mask.to(values.device)].float()
+            found.setdefault(name, CovarianceAccumulator(samples.shape[1])).update(samples)
+    if not found:
+        raise RequestError("the corpus holds no tokens: give another")
+    return {name: found[name] for name in hooks}

@@ -1,0 +1,1 @@
+"""Effective rank of the layers of image classifiers and of language models."""

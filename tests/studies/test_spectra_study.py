@@ -1,0 +1,201 @@
+"""The command on images and on text: what it leaves, what its numbers are, and that it goes on exactly."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import small_config
+
+from mi_superposition.addition.train import train_addition
+from mi_superposition.cli import main
+from mi_superposition.corpora.images import load_images
+from mi_superposition.errors import RequestError
+from mi_superposition.models.classifiers import build_classifier, logits
+from mi_superposition.runs import read_history, read_json, read_tensors
+from mi_superposition.spectra import effective_ranks, weight_spectrum
+from mi_superposition.spectra.classifier import ClassifierTraining, Pixels, steps_looked_at
+from mi_superposition.studies.spectra.findings import read_findings
+from mi_superposition.studies.spectra.study import SpectraRequest, load_findings, open_subject, write_spectra_run
+from mi_superposition.training import Stopped
+
+QUICK = ClassifierTraining(epochs=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """SimpleNet on digits, by the command."""
+    out = tmp_path_factory.mktemp("spectra") / "run"
+    assert main(["spectra", "--epochs", "2", "--threads", "1", "--out", str(out)]) == 0
+    return out
+
+
+def test_what_the_command_leaves(run, capsys):
+    metrics = read_json(run / "metrics.json")
+    assert 0.6 < metrics["test_accuracy"] < 1
+    assert metrics["test_accuracy_untrained"] < 0.3
+    assert {f"fc{n}.{kind}.energy_rank" for n in (1, 2, 3) for kind in ("weights", "activations")} <= set(metrics)
+    assert (metrics["fc1.weights.n"], metrics["fc3.weights.n"]) == (64, 10)
+    html = (run / "page" / "spectra.html").read_text()
+    for name in ("ranks-by-layer", "training-weights", "training-activations", "spectra", "histograms", "weights"):
+        assert f'data-figure="{name}-data"' in html
+    assert main(["spectra", "--epochs", "2", "--threads", "1", "--out", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1].startswith("finished already")
+    assert "fc1" in said
+
+
+def test_the_numbers_are_those_of_the_weights_and_of_all_test_images(run):
+    digits = load_images("digits")
+    network = build_classifier("simplenet", shape=digits.shape, n_classes=10)
+    network.load_state_dict(read_tensors(run / "network.safetensors")[0])
+    metrics = read_json(run / "metrics.json")
+    ranks = effective_ranks(weight_spectrum(network.fc2.weight.detach()))
+    assert metrics["fc2.weights.energy_rank"] == ranks.energy_rank
+    assert metrics["fc2.weights.entropy_rank"] == pytest.approx(ranks.entropy_rank, rel=1e-5)
+    pixels = Pixels(digits.train)
+    with torch.no_grad():
+        images = pixels(digits.test.pixels)
+        hidden = network.fc1(images.flatten(1)).double()
+        right = (logits(network, images).argmax(dim=1) == digits.test.labels).double().mean()
+    assert metrics["test_accuracy"] == pytest.approx(float(right))
+    whole = effective_ranks(torch.linalg.svdvals(hidden - hidden.mean(dim=0)))
+    assert metrics["fc1.activations.energy_rank"] == whole.energy_rank
+    assert metrics["fc1.activations.stable_rank"] == pytest.approx(whole.stable_rank, rel=1e-4)
+
+
+def test_controls_are_untrained_and_random(run):
+    findings = load_findings(run)
+    untrained = build_classifier("simplenet", shape=(1, 8, 8), n_classes=10)
+    torch.testing.assert_close(
+        findings.spectra["untrained"].weights["fc1"].values,
+        weight_spectrum(untrained.fc1.weight.detach()).float(),
+    )
+    random = findings.random.activations["fc1"]
+    # As many samples, as large entries, none of the structure.
+    assert (random.rows, random.columns) == (359, 128)
+    assert random.deviation == findings.spectra["trained"].activations["fc1"].deviation
+    energy = random.values.square().sum()
+    assert float(energy) == pytest.approx(128 * random.deviation**2, rel=0.05)
+    assert float(random.values[0]) == pytest.approx(random.edge, rel=0.1)
+    metrics = read_json(run / "metrics.json")
+    ranks = [metrics[f"fc1.activations.{state}energy_rank"] for state in ("", "untrained.", "random.")]
+    assert ranks[0] < ranks[2]
+    assert ranks[1] < ranks[2]
+
+
+def test_history_follows_the_ranks(run):
+    rows = read_history(run)
+    assert [row["step"] for row in rows] == steps_looked_at(2 * (1438 // 64))
+    assert rows[0]["loss"] is None
+    assert math.isfinite(rows[-1]["loss"])
+    assert rows[-1]["watched_accuracy"] == read_json(run / "metrics.json")["test_accuracy"]
+    assert rows[-1]["weights"]["fc1"][0] == read_json(run / "metrics.json")["fc1.weights.energy_rank"]
+
+
+def stopping(after):
+    """Asked often whether to stop, says so once."""
+    calls = itertools.count(1)
+    return lambda: next(calls) == after
+
+
+@pytest.mark.parametrize("stop_after", [7, 43, 46])
+def test_stopped_anywhere_it_ends_with_the_same_bytes(run, tmp_path, stop_after):
+    """While training, in its last steps, and while activations are measured."""
+    request = SpectraRequest(training=QUICK, threads=1)
+    with pytest.raises(Stopped):
+        write_spectra_run(tmp_path / "run", request, open_subject(request), should_stop=stopping(stop_after))
+    assert write_spectra_run(tmp_path / "run", request, open_subject(request))
+    for name in ("network.safetensors", "trained.safetensors", "pictures.safetensors", "metrics.json", "history.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes(), name
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_a_network_with_batch_norms_is_trained_and_goes_on(tmp_path):
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1])
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "net")
+    results = []
+    for stop_after in (None, 5):
+        request = SpectraRequest(
+            network=str(tmp_path / "net"), images="digits", training=ClassifierTraining(epochs=1, batch_size=128),
+            stem="small", most=60, threads=1, layers=("*convolution",),
+        )  # fmt: skip
+        out = tmp_path / f"run {stop_after}"
+        if stop_after:
+            with pytest.raises(Stopped):
+                write_spectra_run(out, request, open_subject(request), should_stop=stopping(stop_after))
+        write_spectra_run(out, request, open_subject(request))
+        results.append((out / "network.safetensors").read_bytes())
+        findings = load_findings(out)
+        assert len(findings.spectra["trained"].weights) == 8
+        assert findings.spectra["trained"].activations["resnet.embedder.embedder.convolution"].rows == 60 * 64
+        assert -1 <= findings.depth_correlation("trained", "activations") <= 1
+    assert results[0] == results[1]
+
+
+def test_a_language_model_on_text(tiny_gpt2, tmp_path, capsys):
+    (tmp_path / "words.txt").write_text(
+        "<|endoftext|>".join(f"a cat ran to dog {n} and there was play" for n in range(40))
+    )
+    arguments = ["spectra", "--network", str(tiny_gpt2.folder), "--corpus", str(tmp_path / "words.txt"), "--most", "30"]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    assert "test_accuracy" not in metrics
+    assert metrics["blocks.0.mlp.W_in.weights.n"] == 16
+    assert metrics["blocks.1.mlp.hook_post.activations.untrained.energy_rank"] > 0
+    assert "blocks.1.hook_resid_post" in capsys.readouterr().out
+    only = [*arguments, "--layers", "blocks.0.*", "--out", str(tmp_path / "some")]
+    assert main(only) == 0
+    findings = read_findings(tmp_path / "some", read_json(tmp_path / "some" / "manifest.json")["config"])
+    assert all(name.startswith("blocks.0.") for name in findings.spectra["trained"].weights)
+
+
+def test_an_attention_only_model_has_no_neurons(tmp_path, capsys):
+    train_addition(small_config(epochs=2), tmp_path / "run")
+    assert main(["spectra", "--network", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
+    assert "came without a tokenizer: it can read no text" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--network", "simplnet"], "'simplnet' is no model"),
+        (["--network", "simplnet", "--images", "digits"], "did you mean 'simplenet'"),
+        (["--images", "nowhere"], "'nowhere' is not there"),
+        (["--layers", "conv*"], "layers = 'conv*' matches nothing in 'simplenet': it has 'fc1', 'fc2', 'fc3'"),
+        (["--stem", "small"], "only a ResNet has one"),
+        (["--corpus", "stories"], "'simplenet' reads images"),
+        (["--images", "digits", "--network", "stories"], "'stories' is a language model"),
+        (["--images", "digits", "--corpus", "stories"], "a network reads one of them"),
+        (["--energy", "1.5"], "energy = 1.5: must be above 0 and at most 1"),
+        (["--most", "0"], "most = 0: must be at least 1"),
+        (["--batch-size", "5000"], "batch_size = 5000: there are 1438 images to train on"),
+        (["--epochs", "-1"], "epochs = -1: must be at least 0"),
+        (["--learning-rate", "0"], "learning_rate = 0.0: must be above 0"),
+        (["--device", "tpu"], "device = 'tpu'"),
+    ],
+)
+def test_wrong_requests_are_one_line_and_leave_nothing(options, said, tmp_path, capsys):
+    assert main(["spectra", "--out", str(tmp_path / "run"), *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_is_work_that_failed(tmp_path, capsys):
+    options = ["--learning-rate", "1e30", "--epochs", "2", "--threads", "1"]
+    assert main(["spectra", "--out", str(tmp_path / "run"), *options]) == 1
+    assert "try a lower learning rate" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_training_it_is_taken_as_it_is(tmp_path):
+    request = SpectraRequest(training=ClassifierTraining(epochs=0), threads=1)
+    assert write_spectra_run(tmp_path / "run", request, open_subject(request))
+    findings = load_findings(tmp_path / "run")
+    assert findings.ratios("trained", "weights") == findings.ratios("untrained", "weights")
+    assert not findings.history
+    with pytest.raises(RequestError, match="is not a run folder"):
+        load_findings(tmp_path)

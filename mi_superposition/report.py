@@ -10,6 +10,7 @@ from mi_superposition.runs import MANIFEST, read_json, versions, write_json
 from mi_superposition.site import Section, write_site
 from mi_superposition.site.write import check_site_folder, write_assets
 from mi_superposition.studies.addition import addition_section
+from mi_superposition.studies.concepts.section import concepts_section
 from mi_superposition.studies.neuron_order import neuron_order_section
 from mi_superposition.studies.neuroscope import neuroscope_section
 from mi_superposition.studies.sae.section import sae_section
@@ -24,6 +25,7 @@ SECTIONS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "neuroscope": neuroscope_section,
     "sae": sae_section,
     "spectra": spectra_section,
+    "concepts": concepts_section,
 }
 
 TITLE = "mi_superposition"

@@ -46,6 +46,8 @@ class Options:
     """Images in a step."""
     weight_decay: float = 0.0
     """AdamW's."""
+    most: int | None = None
+    """How many images or documents are measured. Default: all."""
     stem: Stem = "imagenet"
     """A ResNet's first convolution."""
     out: Path | None = None
@@ -58,7 +60,7 @@ def main() -> None:
     """Train, measure, print."""
     options = tyro.cli(Options, description=__doc__)
     training = ClassifierTraining(options.epochs, options.batch_size, weight_decay=options.weight_decay)
-    request = SpectraRequest(options.network, options.images, training=training, stem=options.stem)
+    request = SpectraRequest(options.network, options.images, training=training, stem=options.stem, most=options.most)
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch) / "run"
         with progress("image") as on_image:

@@ -18,7 +18,7 @@ FLOORS = [
     {"training"},
     {"models", "notebook", "linalg", "streaming"},
     {"corpora"},
-    {"heads", "neurons", "stories", "toy", "spectra"},
+    {"heads", "neurons", "stories", "toy", "spectra", "concepts"},
     {"addition", "sae"},
     {"figures"},
     {"site"},

@@ -16,6 +16,7 @@ import tyro
 
 from mi_superposition.cli.addition import AdditionTrain
 from mi_superposition.cli.command import Command, StoppedByUser
+from mi_superposition.cli.concepts import Concepts
 from mi_superposition.cli.heads import HeadsAblate, HeadsProject
 from mi_superposition.cli.neurons import NeuronsOrder, NeuronsPages, NeuronsScan, NeuronsTry
 from mi_superposition.cli.report import Report
@@ -38,6 +39,7 @@ COMMANDS: dict[str, type[Command]] = {
     "sae train": SaeTrain,
     "sae evaluate": SaeEvaluate,
     "spectra": Spectra,
+    "concepts": Concepts,
 }
 
 

@@ -24,7 +24,7 @@ from mi_superposition.models.catalogue import BUNDLED_MODELS, hub_id, local_mode
 from mi_superposition.models.controls import shuffled_copy, untrained_copy
 from mi_superposition.models.hub import fetch_model
 from mi_superposition.models.hugging_face import build_gpt2, load_hugging_face, save_hugging_face
-from mi_superposition.models.reading import check_hooks, hook_widths, read_hooks
+from mi_superposition.models.reading import check_hooks, hook_widths, layer_hooks, read_hooks
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -99,6 +99,7 @@ __all__ = [
     "check_hooks",
     "device_of",
     "hook_widths",
+    "layer_hooks",
     "load_model",
     "load_snapshots",
     "load_weights",

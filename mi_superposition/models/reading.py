@@ -29,6 +29,15 @@ def check_hooks(model: Any, hooks: Collection[str]) -> None:
             raise RequestError(f"hook {hook!r} is not in the model: {hint}")
 
 
+def layer_hooks(model: Any) -> list[str]:
+    """Hooks of a language model along its depth: the residual stream before each layer, what its heads and its neurons give,
+    and the residual stream at the end.
+    """
+    parts = ("hook_resid_pre", "attn.hook_z") + (() if model.cfg.attn_only else ("mlp.hook_post",))
+    hooks = [f"blocks.{layer}.{part}" for layer in range(model.cfg.n_layers) for part in parts]
+    return [*hooks, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
+
+
 def hook_widths(model: Any, hooks: Collection[str]) -> dict[str, int]:
     """How many dimensions each hook's activations have at a token; raises as ``read_hooks`` does."""
     found = read_hooks(model, torch.zeros(1, 2, dtype=torch.long), hooks)

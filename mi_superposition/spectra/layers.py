@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import RequestError
@@ -19,14 +20,27 @@ from mi_superposition.streaming import CovarianceAccumulator
 
 
 def weight_matrices(module: nn.Module) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
-    """Name and weight of every linear and convolutional layer, in the module's order; a kernel as the matrix from what a place
-    sees to its channels. Layers that share a weight give it once.
+    """Name and weight of every linear, convolutional and attention layer, in the module's order; a kernel as the matrix from
+    what a place sees to its channels, GPT-2's transposed layers of transformers the right way round, the query, key and value of
+    ``MultiheadAttention`` one by one. Layers that share a weight give it once.
     """
-    seen: set[int] = set()
+    seen: set[tuple[int, str]] = set()
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and id(layer.weight) not in seen:
-            seen.add(id(layer.weight))
-            yield name, layer.weight.detach().flatten(1)
+        for suffix, matrix, weight in _matrices(layer):
+            if (id(weight), suffix) not in seen:
+                seen.add((id(weight), suffix))
+                yield f"{name}{suffix}", matrix.detach()
+
+
+def _matrices(layer: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What follows the layer's name, the matrix, and the parameter it is from."""
+    if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        yield "", layer.weight.flatten(1), layer.weight
+    elif isinstance(layer, Conv1D):
+        yield "", layer.weight.T, layer.weight
+    elif isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
+        for suffix, matrix in zip((".query", ".key", ".value"), layer.in_proj_weight.chunk(3), strict=True):
+            yield suffix, matrix, layer.in_proj_weight
 
 
 def hooked_weight_matrices(model: Any) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
@@ -50,15 +64,6 @@ def hooked_weight_matrices(model: Any) -> Iterator[tuple[str, Float[Tensor, "out
     yield "unembed.W_U", model.W_U.detach().T
 
 
-def layer_hooks(model: Any) -> list[str]:
-    """Hooks of a language model along its depth: the residual stream before each layer, what its heads and its neurons give,
-    and the residual stream at the end.
-    """
-    parts = ("hook_resid_pre", "attn.hook_z") + (() if model.cfg.attn_only else ("mlp.hook_post",))
-    hooks = [f"blocks.{layer}.{part}" for layer in range(model.cfg.n_layers) for part in parts]
-    return [*hooks, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
-
-
 def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
     """The names that match any pattern (as file names do: ``*``, ``?``), in their order.
 
@@ -71,6 +76,14 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def channel_axis(layer: nn.Module, output: Tensor) -> int:
+    """Which axis of a layer's output has its channels: the second of convolutions and of images, the last of everything else."""
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return 1
+    features_last = isinstance(layer, nn.Linear | nn.LayerNorm | Conv1D)
+    return 1 if output.ndim == 4 and not features_last else -1
+
+
 def samples_by_channel(activations: Tensor, axis: int = 1) -> Float[Tensor, "sample channel"]:
     """Activations with their channels as variables and everything else, batch and space, as samples."""
     return activations.movedim(axis, -1).flatten(0, -2)
@@ -78,10 +91,11 @@ def samples_by_channel(activations: Tensor, axis: int = 1) -> Float[Tensor, "sam
 
 @torch.no_grad()
 def activation_covariances(
-    module: nn.Module, batches: Iterable[Tensor], layers: Sequence[str], *, axis: int = 1
+    module: nn.Module, batches: Iterable[Tensor], layers: Sequence[str], *, axis: int | None = None
 ) -> dict[str, CovarianceAccumulator]:
-    """Mean and covariance of the outputs of named layers over all batches, in one pass; ``axis`` is that of the channels, every
-    other one (batch, space) counts as samples. Memory does not grow with the number of batches.
+    """Mean and covariance of the outputs of named layers over all batches, in one pass; ``axis`` is that of the channels
+    (default: ``channel_axis``), every other one (batch, space, tokens) counts as samples. Memory does not grow with the number of
+    batches.
 
     A layer that runs several times in a pass adds all it gave. Raises ``RequestError`` for a layer that is not there or does not
     run, and as ``CovarianceAccumulator.update`` for what is not finite.
@@ -97,7 +111,8 @@ def activation_covariances(
     found: dict[str, CovarianceAccumulator] = {}
 
     def hear(name: str, output: Tensor) -> None:
-        samples = samples_by_channel(output.detach().float(), axis)
+        along = channel_axis(known[name], output) if axis is None else axis
+        samples = samples_by_channel(output.detach().float(), along)
         found.setdefault(name, CovarianceAccumulator(samples.shape[1])).update(samples)
 
     hooks = [

@@ -11,6 +11,7 @@ from torch import nn
 
 from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError
+from mi_superposition.models import layer_hooks
 from mi_superposition.spectra import (
     activation_covariances,
     activation_spectrum,
@@ -18,7 +19,6 @@ from mi_superposition.spectra import (
     gaussian_spectrum,
     hooked_covariances,
     hooked_weight_matrices,
-    layer_hooks,
     marchenko_pastur_edge,
     matching,
     samples_by_channel,
@@ -124,6 +124,19 @@ def test_every_layer_with_weights_once():
     assert {name: tuple(matrix.shape) for name, matrix in found.items()} == {"0": (8, 27), "3": (4, 8), "4": (4, 4)}
 
 
+def test_attention_of_torch_and_of_transformers(tiny_gpt2):
+    attention = nn.MultiheadAttention(8, 2)
+    found = dict(weight_matrices(nn.Sequential(attention)))
+    assert list(found) == ["0.query", "0.key", "0.value", "0.out_proj"]
+    x = gaussian(8).float()
+    torch.testing.assert_close(found["0.key"] @ x, (attention.in_proj_weight @ x)[8:16])
+    # GPT-2 of transformers keeps its matrices the other way round.
+    found = dict(weight_matrices(tiny_gpt2.transformers))
+    layer = tiny_gpt2.transformers.transformer.h[0].mlp.c_fc
+    x = gaussian(layer.weight.shape[0]).float()
+    torch.testing.assert_close(found["transformer.h.0.mlp.c_fc"] @ x + layer.bias, layer(x))
+
+
 def test_the_streamed_spectrum_is_that_of_all_samples():
     """In small parts, float32, far from zero: the leading values to a millionth."""
     samples = (gaussian(5000, 40) * torch.logspace(0, -3, 40) + 10).float()
@@ -163,6 +176,20 @@ def test_covariances_of_layers_are_those_of_all_their_outputs():
     assert (found["0"].n, found["3"].n) == (50 * 36, 50)
     # Nothing is left hanging on the network.
     assert not any(layer._forward_hooks for layer in network.modules())
+
+
+def test_tokens_are_samples_of_linear_layers():
+    """A transformer on images: the last axis of its linear layers has the channels."""
+    network = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5)).eval()
+    tokens = gaussian(40, 7, 3).float()
+    found = activation_covariances(network, tokens.split(10), ["0", "1"])
+    with torch.no_grad():
+        values = network[0](tokens).reshape(-1, 5).double()
+    assert found["0"].n == 280
+    torch.testing.assert_close(found["0"].covariance(), values.T.cov(correction=0), rtol=1e-4, atol=1e-6)
+    assert len(found["1"].covariance()) == 5
+    norm = nn.Sequential(nn.BatchNorm2d(4)).eval()
+    assert len(activation_covariances(norm, [torch.ones(2, 4, 6, 6)], ["0"])["0"].covariance()) == 4
 
 
 def test_layers_that_are_not_there_or_do_not_run():
@@ -229,7 +256,7 @@ def test_two_thousand_channels_in_a_gigabyte():
 import resource, torch
 from torch import nn
 from mi_superposition.spectra import activation_covariances, activation_spectrum
-torch.set_num_threads(1)
+torch.set_num_threads(2)
 layer = nn.Sequential(nn.Conv2d(8, 2048, 1))
 batches = (torch.randn(125, 8, 2, 2) for _ in range(80))
 found = activation_covariances(layer, batches, ["0"])["0"]

@@ -19,9 +19,10 @@ from mi_superposition.studies.toy.study import bundled_models
 from mi_superposition.toy.geometry import represented
 
 BUNDLED = Path(__file__).parents[2] / "bundled" / "spectra"
-# Made by scripts/effective_rank.py on real images.
+# Made by scripts/effective_rank.py.
+STORIES = "stories"
+# On real images.
 REAL = {"simplenet-mnist": "SimpleNet on MNIST"}
-_DOCUMENTS = 200
 # What the chapter found in the weights of its SimpleNet after training on MNIST (the first, 113 elsewhere in it).
 _CHAPTER = {"fc1": "110 (113)", "fc2": "54"}
 
@@ -30,8 +31,7 @@ def spectra_section(on_stage: Callable[[str], None]) -> Section:
     """Measure, and tell it beside what was found on real images."""
     on_stage("effective rank: digits")
     digits = _measured(SpectraRequest())
-    on_stage("effective rank: stories")
-    stories = _measured(SpectraRequest("stories", most=_DOCUMENTS))
+    stories = load_findings(BUNDLED / STORIES)
     real = {name: load_findings(BUNDLED / name) for name in REAL}
     pages = {
         "spectra-stories": ("The bundled story model", stories),

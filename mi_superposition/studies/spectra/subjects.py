@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from mi_superposition.corpora import Corpus, token_batches
 from mi_superposition.corpora.images import Images, LabelledImages
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.models import read_hooks, untrained_copy
+from mi_superposition.models import layer_hooks, read_hooks, untrained_copy
 from mi_superposition.models.classifiers import logits
 from mi_superposition.runs import Run
 from mi_superposition.spectra import (
     activation_covariances,
     hooked_covariances,
     hooked_weight_matrices,
-    layer_hooks,
     matching,
     samples_by_channel,
     weight_matrices,
@@ -73,6 +72,9 @@ class ImageSubject:
         self.most = most
         self.watched = Images(images.test.pixels[:WATCHED], images.test.labels[:WATCHED])
         self.layers = matching([layer for layer, _ in weight_matrices(self.networks["trained"])], layers, repr(name))
+        # Parts of a layer, such as the query of an attention, have weights and no output of their own.
+        modules = dict(self.networks["trained"].named_modules())
+        self.heard = [layer for layer in self.layers if layer in modules]
         batches = sum(1 for _ in self.pixels.batches(self.measured, most))
         self.total: int | None = training.epochs * (len(images.train) // training.batch_size) + 2 * batches
 
@@ -113,7 +115,7 @@ class ImageSubject:
 
     def _spectra(self, network: nn.Module, batches: Iterable[Tensor]) -> LayerSpectra:
         weights = {name: of_weights(matrix) for name, matrix in weight_matrices(network) if name in self.layers}
-        seen = activation_covariances(network, batches, self.layers)
+        seen = activation_covariances(network, batches, self.heard)
         return LayerSpectra(weights, {name: of_activations(found) for name, found in seen.items()})
 
     def measure(self, state: State, on_step: OnStep, should_stop: Callable[[], bool]) -> LayerSpectra:
@@ -133,7 +135,7 @@ class ImageSubject:
 
         hooks = [
             known[name].register_forward_hook(lambda layer, inputs, output, name=name: hear(name, output))
-            for name in self.layers
+            for name in self.heard
         ]
         logits(network, next(self.pixels.batches(self.measured)))
         for hook in hooks:

@@ -1,0 +1,62 @@
+"""Linear probes with held-out accuracy, and what words alone give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from mi_superposition.errors import RequestError
+
+# The penalty that keeps probes of a thousand dimensions from learning their texts by heart.
+_STRENGTH = 0.01
+_STEPS = 200
+_TOLERANCE = 1e-3
+
+
+def balanced_accuracy(found: Int[Tensor, " text"], labels: Int[Tensor, " text"]) -> float:
+    """Mean over concepts of the share of their texts that were found (0 to 1; by chance 1 over the number of concepts)."""
+    return float(balanced_accuracy_score(labels.numpy(), found.numpy()))
+
+
+def probe_accuracy(
+    points: Float[Tensor, "text d"],
+    labels: Int[Tensor, " text"],
+    held_out: Float[Tensor, "other d"],
+    held_out_labels: Int[Tensor, " other"],
+) -> float:
+    """Balanced accuracy on held-out texts of a logistic regression on standardised activations.
+
+    Raises ``RequestError`` for labels of a single concept.
+    """
+    _check_two(labels)
+    probe = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=_STEPS, tol=_TOLERANCE),
+    )
+    probe.fit(points.numpy(), labels.numpy())
+    return float(balanced_accuracy_score(held_out_labels.numpy(), probe.predict(held_out.numpy())))
+
+
+def bag_of_words_accuracy(
+    texts: Sequence[str], labels: Int[Tensor, " text"], held_out: Sequence[str], held_out_labels: Int[Tensor, " other"]
+) -> float:
+    """The same of a logistic regression on which words a text has: what needs no model. Raises as ``probe_accuracy``."""
+    _check_two(labels)
+    probe = make_pipeline(
+        CountVectorizer(binary=True, min_df=2), LogisticRegression(class_weight="balanced", max_iter=_STEPS)
+    )
+    probe.fit(list(texts), labels.numpy())
+    return float(balanced_accuracy_score(held_out_labels.numpy(), np.asarray(probe.predict(list(held_out)))))
+
+
+def _check_two(labels: Int[Tensor, " text"]) -> None:
+    if len(kinds := labels.unique()) < 2:
+        raise RequestError(f"all {len(labels)} texts have the label {int(kinds[0])}: a probe needs two")

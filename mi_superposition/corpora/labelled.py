@@ -1,0 +1,140 @@
+"""Labelled texts by name: from a file, or from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import ClassLabel, IterableDataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from mi_superposition.corpora.hub import hub_rows
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.runs import text_hash
+
+TEXT_COLUMNS = ("text", "sentence")
+_READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Different texts with a label each; ``classes`` names the labels."""
+
+    name: str
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def identity(self) -> dict[str, str]:
+        """Name, and the SHA-256 of the texts and labels: what a run folder records of them."""
+        rows = [f"{label} {text}" for label, text in zip(self.labels, self.texts, strict=True)]
+        return {"name": self.name, "sha256": text_hash(rows)}
+
+
+def load_labelled_texts(
+    name: str | Path,
+    *,
+    label_column: str = "label",
+    column: str | None = None,
+    split: str = "train",
+    config: str | None = None,
+    most: int | None = None,
+    on_row: Callable[[int, str], None] = lambda by, state: None,
+) -> LabelledTexts:
+    """Texts and their labels from columns of a ``.parquet``, ``.jsonl`` or ``.csv`` file, or of a dataset on the hub.
+
+    ``column`` holds the text (by default ``text`` or ``sentence``), ``label_column`` a class label, a whole number or a word.
+    Of copies of one text the first counts; rows without text are passed over. ``most``: so many rows, from the first on.
+
+    Raises ``RequestError`` for a name, split or column that is not there, labels that are missing, of another kind or all
+    the same; ``WorkError`` for a damaged file or a network that fails.
+    """
+
+    def read(rows: IterableDataset) -> Iterator[tuple[str, int | str, tuple[str, ...]]]:
+        return _rows(str(name), rows, column, label_column)
+
+    path = Path(name)
+    if path.suffix in _READERS:
+        if not path.is_file():
+            raise RequestError(f"{str(name)!r} is not there: give a file that exists")
+        found = _from_file(path, read)
+    elif path.exists() or len(parts := str(name).split("/")) != 2 or not all(parts) or str(name).startswith("."):
+        raise RequestError(f"{str(name)!r} holds no labels: give {', '.join(_READERS)} or a dataset id OWNER/NAME")
+    else:
+        found = hub_rows(str(name), split, config, read)
+    labels: dict[str, int | str] = {}
+    classes: tuple[str, ...] = ()
+    for text, label, named in islice(found, most):
+        classes = classes or named
+        labels.setdefault(text.strip(), label)
+        on_row(1, "reading texts")
+    return _whole(str(name), labels, classes)
+
+
+def _whole(name: str, labels: Mapping[str, int | str], classes: tuple[str, ...]) -> LabelledTexts:
+    kinds = sorted({str(label) for label in labels.values()}) if not classes else list(classes)
+    if len(set(labels.values())) < 2:
+        only = repr(str(next(iter(labels.values())))) if labels else "none"
+        raise RequestError(f"the texts of {name!r} have one label ({only}): a concept needs texts without it")
+    if classes:
+        numbers = [int(label) for label in labels.values()]
+    else:
+        place = {kind: number for number, kind in enumerate(kinds)}
+        numbers = [place[str(label)] for label in labels.values()]
+    return LabelledTexts(name, tuple(labels), tuple(numbers), tuple(kinds))
+
+
+def _from_file(path: Path, read: Callable[[IterableDataset], Iterator[Any]]) -> Iterator[Any]:
+    try:
+        rows = load_dataset(_READERS[path.suffix], data_files={"all": str(path)}, split="all", streaming=True)
+        yield from read(rows)
+    except RequestError:
+        raise
+    except (pa.ArrowException, OSError, DatasetGenerationError, ValueError) as error:
+        raise WorkError(f"cannot read {str(path)!r}: {str(error).splitlines()[0]}") from error
+
+
+def _rows(
+    name: str, rows: IterableDataset, column: str | None, label_column: str
+) -> Iterator[tuple[str, int | str, tuple[str, ...]]]:
+    features: dict[str, Any] = dict(rows.features or {})
+    if not features:
+        # What has no schema shows it in its first row.
+        features = dict.fromkeys(next(iter(rows), {}))
+    there = ", ".join(map(repr, features)) or "none"
+    text = column or next((usual for usual in TEXT_COLUMNS if usual in features), TEXT_COLUMNS[0])
+    for wanted in (text, label_column):
+        if wanted not in features:
+            near = difflib.get_close_matches(wanted, features, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {there}"
+            raise RequestError(f"{name!r} has no column {wanted!r}: {hint}")
+    kind = features[label_column]
+    classes = tuple(map(str, kind.names)) if isinstance(kind, ClassLabel) else ()
+    for number, row in enumerate(rows):
+        label = row[label_column]
+        if not isinstance(label, int | str) or label == -1:
+            raise RequestError(
+                f"row {number} of {name!r} has the label {label!r}: labels are class labels, whole numbers or words"
+            )
+        if isinstance(row[text], str) and row[text].strip():
+            yield row[text], label, classes
+
+
+def columns_of(name: str | Path) -> tuple[str, ...]:
+    """Columns of a ``.parquet``, ``.jsonl`` or ``.csv`` file; none for what has no columns or is not on this machine.
+
+    Raises ``WorkError`` for a damaged file.
+    """
+    path = Path(name)
+    if path.suffix not in _READERS or not path.is_file():
+        return ()
+
+    def columns(rows: IterableDataset) -> Iterator[str]:
+        return iter(rows.column_names or next(iter(rows), {}))
+
+    return tuple(_from_file(path, columns))

@@ -1,0 +1,129 @@
+"""Everything measured of one layer, and of random word lists at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_superposition.concepts.directions import (
+    Separation,
+    concept_directions,
+    principal_coordinates,
+    separation,
+)
+from mi_superposition.concepts.material import Material
+from mi_superposition.concepts.overlap import effect_sizes, mean_shared, shared_units, top_units
+from mi_superposition.concepts.probe import balanced_accuracy, probe_accuracy
+from mi_superposition.concepts.words import NO_CONCEPT
+from mi_superposition.linalg import unit_rows
+from mi_superposition.training import seeded_generator
+
+
+@dataclass(frozen=True)
+class LayerMeasured:
+    """What one layer keeps of the concepts.
+
+    ``probe`` and ``nearest``: balanced accuracy on held-out texts of a linear probe and of the nearest mean direction; ``shuffled``:
+    of a probe trained on shuffled labels. ``cosines``: mean cosine of held-out texts of each concept (rows; the last: of none, if
+    there are such) with each direction, ``uncentred`` with the plain means instead. ``separations``: permutation test of each
+    concept. ``shared``: top units that two concepts share; empty where there are two labels, whose units are the same by
+    construction. ``effects``: how much each concept moves each unit. ``coordinates`` of held-out texts along the first two
+    principal components, ``explained`` the share of the variance there.
+    """
+
+    n_units: int
+    probe: float
+    shuffled: float
+    nearest: float
+    cosines: Float[Tensor, "label concept"]
+    uncentred: Float[Tensor, "label concept"]
+    separations: tuple[Separation, ...]
+    effects: Float[Tensor, "concept unit"]
+    shared: Int[Tensor, "some some"]
+    coordinates: Float[Tensor, "text two"]
+    explained: Float[Tensor, " two"]
+
+
+def measure_layer(
+    points: Float[Tensor, "text d"], material: Material, *, top_k: int, permutations: int, seed: int, shuffles: int = 1
+) -> LayerMeasured:
+    """Measure one layer; ``points`` are of all texts. ``shuffled`` is the mean of so many shuffles."""
+    train, test = material.train.of_concepts(), material.test.of_concepts()
+    n = material.n_concepts
+    learnt = concept_directions(points[material.train.places], material.train.labels, n)
+    plain = unit_rows(torch.stack([points[train.places[train.labels == concept]].mean(dim=0) for concept in range(n)]))
+    held_out = points[test.places]
+    cosines = learnt.cosines(held_out)
+    shuffled = [
+        probe_accuracy(points[train.places], train.labels[order], held_out, test.labels)
+        for number in range(shuffles)
+        for order in [torch.randperm(len(train.labels), generator=seeded_generator(seed, "shuffled labels", number))]
+    ]
+    effects = _effects(points, material)
+    coordinates, explained = principal_coordinates(points[material.test.places])
+    return LayerMeasured(
+        n_units=points.shape[1],
+        probe=probe_accuracy(points[train.places], train.labels, held_out, test.labels),
+        shuffled=sum(shuffled) / len(shuffled),
+        nearest=balanced_accuracy(cosines.argmax(dim=1), test.labels),
+        cosines=_by_label(learnt.cosines(points[material.test.places]), material.test.labels, n),
+        uncentred=_by_label(unit_rows(points[material.test.places]) @ plain.T, material.test.labels, n),
+        separations=tuple(
+            separation(cosines[:, concept], test.labels == concept, test.groups, permutations=permutations, seed=seed)
+            for concept in range(n)
+        ),
+        effects=effects,
+        shared=_shared(effects, top_k),
+        coordinates=coordinates,
+        explained=explained,
+    )
+
+
+@dataclass(frozen=True)
+class RandomMeasured:
+    """The same of random word lists: probe accuracies, and mean numbers of shared units, a value for each draw."""
+
+    probes: tuple[float, ...]
+    shared: tuple[float, ...]
+
+
+def measure_random(
+    points: Float[Tensor, "text d"], draws: Sequence[Material], *, top_k: int, n_probes: int
+) -> RandomMeasured:
+    """Of every draw the shared units, of the first ones a probe too."""
+    probes = []
+    for material in draws[:n_probes]:
+        train, test = material.train.of_concepts(), material.test.of_concepts()
+        probes.append(probe_accuracy(points[train.places], train.labels, points[test.places], test.labels))
+    shared = [mean_shared(_shared(_effects(points, material), top_k)) for material in draws]
+    return RandomMeasured(tuple(probes), tuple(shared))
+
+
+def _effects(points: Float[Tensor, "text d"], material: Material) -> Float[Tensor, "concept unit"]:
+    """Of each concept against the texts of none, or against all others where every text has a concept."""
+    places = torch.cat((material.train.places, material.test.places))
+    labels = torch.cat((material.train.labels, material.test.labels))
+    has_none = bool((labels == NO_CONCEPT).any())
+    found = []
+    for concept in range(material.n_concepts):
+        some = (labels == concept) | (labels == NO_CONCEPT) if has_none else torch.ones_like(labels, dtype=torch.bool)
+        found.append(effect_sizes(points[places[some]], labels[some] == concept))
+    return torch.stack(found)
+
+
+def _shared(effects: Float[Tensor, "concept unit"], top_k: int) -> Int[Tensor, "some some"]:
+    # Two labels are each other's rest.
+    if len(effects) < 3:
+        return torch.zeros(0, 0, dtype=torch.long)
+    return shared_units(top_units(effects, min(top_k, effects.shape[1])))
+
+
+def _by_label(
+    values: Float[Tensor, "text concept"], labels: Int[Tensor, " text"], n_concepts: int
+) -> Float[Tensor, "label concept"]:
+    kinds = [*range(n_concepts), *([NO_CONCEPT] if bool((labels == NO_CONCEPT).any()) else [])]
+    return torch.stack([values[labels == kind].mean(dim=0) for kind in kinds])

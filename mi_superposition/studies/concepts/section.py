@@ -1,0 +1,106 @@
+"""The report's section on concepts, from runs that come with the package (made by ``scripts/concepts.py``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mi_superposition.concepts.overlap import mean_shared
+from mi_superposition.site import Page, Section
+from mi_superposition.site.records import Item, Link, TableRecord
+from mi_superposition.studies.concepts.findings import Findings
+from mi_superposition.studies.concepts.page import concepts_items, intro, neuron_layer
+from mi_superposition.studies.concepts.study import load_findings
+
+BUNDLED = Path(__file__).parents[2] / "bundled" / "concepts"
+STORIES = "stories"
+# Real sentences of SST-2. The encoder was trained on the labels of its training sentences (scripts/train_encoder.py): labels are
+# looked for in validation sentences, which it never saw; words in training sentences, of which there are enough.
+REAL = {
+    "sst2-labels-stories": "Sentiment of reviews, story model",
+    "sst2-labels-encoder": "Sentiment of unseen reviews, encoder trained on it",
+    "sst2-words-encoder": "Words of sentiment in reviews, encoder trained on their sentiment",
+}
+_NEURONS = re.compile(r"blocks\.(\d+)\.mlp\.hook_post")
+
+
+def concepts_section(on_stage: Callable[[str], None]) -> Section:
+    """Tell what was measured of the bundled story model, with links to its neurons' pages, and on real sentences."""
+    on_stage("concepts")
+    stories = load_findings(BUNDLED / STORIES)
+    real = {name: load_findings(BUNDLED / name) for name in REAL}
+    items: list[Item] = [
+        _overview(
+            {
+                STORIES: ("Words in stories, story model (below)", stories),
+                **{name: (title, real[name]) for name, title in REAL.items()},
+            }
+        ),
+        *concepts_items(stories, pages=neuron_pages(stories)),
+    ]
+    best = stories.best_layer
+    trained, untrained = (stories.layers[state][best].probe for state in ("trained", "untrained"))
+    random = stories.random[best].probes
+    return Section(
+        slug="concepts",
+        title="Concepts",
+        summary="Whether a model keeps words of one concept together where it never saw those words so labelled, and whether concepts share neurons.",
+        number=f"{trained:.3f} right",
+        number_is=f"share of held-out sentences whose concept ({len(stories.concepts)} of them) a linear probe tells by words it never learnt from",
+        control=f"{untrained:.3f} untrained, {sum(random) / len(random):.3f} for random word lists, {stories.chance:.3f} chance",
+        page=Page(slug="concepts", title="Concepts", intro=intro(stories), items=items),
+        more=[
+            Page(slug=f"concepts-{name}", title=f"Concepts: {title}", intro=intro(real[name]), items=concepts_items(real[name]))
+            for name, title in REAL.items()
+        ],
+    )  # fmt: skip
+
+
+def neuron_pages(findings: Findings) -> Mapping[str, Mapping[int, str]]:
+    """Addresses of the pages of the bundled model's neurons, by layer."""
+    pages = {}
+    for name, found in findings.layers["trained"].items():
+        if layer := _NEURONS.fullmatch(name):
+            pages[name] = {unit: f"neurons/L{layer[1]}N{unit}.html" for unit in range(found.n_units)}
+    return pages
+
+
+def _overview(runs: Mapping[str, tuple[str, Findings]]) -> TableRecord:
+    rows = []
+    for name, (title, findings) in runs.items():
+        best = findings.best_layer
+        trained, untrained = (findings.layers[state][best] for state in ("trained", "untrained"))
+        shared = ["–", "–", "–"]
+        if len(findings.concepts) > 2:
+            layer = neuron_layer(findings)
+            random = findings.random[layer].shared
+            shared = [
+                f"{mean_shared(findings.layers['trained'][layer].shared):.1f}",
+                f"{mean_shared(findings.layers['untrained'][layer].shared):.1f}",
+                f"{sum(random) / len(random):.1f} ({min(random):.1f} to {max(random):.1f})",
+            ]
+        rows.append(
+            [
+                title if name == STORIES else Link(title, f"concepts-{name}.html"),
+                f"{trained.probe:.3f}",
+                f"{untrained.probe:.3f}",
+                f"{sum(findings.random[best].probes) / len(findings.random[best].probes):.3f}"
+                if findings.by_words
+                else "–",
+                f"{findings.bag_of_words:.3f}",
+                f"{findings.chance:.3f}",
+                *shared,
+            ]
+        )
+    return TableRecord(
+        id="runs",
+        title="Four questions",
+        look_at=(
+            "Balanced accuracy on held-out texts of a linear probe at the layer where it is best for the trained model, the same layer untrained, for "
+            "random word lists, of the words alone, and by chance. Shared: of the 20 neurons of the last layer that a concept moves most, how many "
+            "two concepts share on average."
+        ),
+        columns=["concepts", "probe", "untrained", "random lists", "words alone", "chance", "shared", "untrained", "random lists"],
+        rows=rows,
+    )  # fmt: skip

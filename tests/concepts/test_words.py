@@ -1,0 +1,142 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mi_superposition.concepts.material import by_labels, by_words
+from mi_superposition.concepts.words import (
+    BUNDLED_CONCEPTS,
+    check_concepts,
+    held,
+    load_concepts,
+    random_lists,
+    sentences,
+    words_of,
+)
+from mi_superposition.errors import RequestError, WorkError
+
+LISTS = {"good": ("nice", "kind", "glad", "fun"), "bad": ("sad", "mean", "sorry", "angry")}
+
+
+def texts(n=60):
+    """Of every word of either list as many texts, and of neither."""
+    words = [word for some in LISTS.values() for word in some]
+    found = [f"it was {word} number{chr(97 + k % 26)} again" for word in words for k in range(n // 4)]
+    return [*found, *(f"a tree stood there number{chr(97 + k % 26)}" for k in range(200))]
+
+
+def test_which_concept_a_text_holds():
+    found = held(["A NICE day", "nice and sad", "no such thing", "kind, nice!", "nicely done"], LISTS)
+    assert found.concept == (0, -1, -1, 0, -1)
+    assert found.word == (0, -1, -1, 0, -1)
+
+
+def test_sentences():
+    document = 'One day a cat came. "Hello you there!" it said so. Oh no.\nThe end is here'
+    assert list(sentences([document])) == ["One day a cat came.", '"Hello you there!', "it said so.", "The end is here"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(max_size=200))
+def test_hostile_texts_have_words_in_small_letters(text):
+    assert all(word.islower() and word.isascii() for word in words_of(text))
+    list(sentences([text]))
+
+
+def test_lists_of_a_file(tmp_path):
+    (tmp_path / "lists.json").write_text(json.dumps({"good": ["Nice", "kind", "nice"], "bad": ["sad", "mean"]}))
+    assert load_concepts(tmp_path / "lists.json") == {"good": ("nice", "kind"), "bad": ("sad", "mean")}
+    for name in BUNDLED_CONCEPTS:
+        assert check_concepts(load_concepts(name)) == load_concepts(name)
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ({"good": ["nice", "kind"]}, "1 concepts: give at least two"),
+        ({"good": ["nice", "kind"], "bad": []}, "concept 'bad' has 0 words: give at least two"),
+        ({"good": ["nice", "kind"], "bad": ["sad", "nice"]}, "'nice' stands in 'good' and 'bad'"),
+        ({"good": ["nice", "two words"], "bad": ["sad", "mean"]}, "'two words' of concept 'good' is no single word"),
+        ({"good": ["nice", 3], "bad": ["sad", "mean"]}, "3 of concept 'good' is no single word"),
+        ({"good": "nice", "bad": ["sad", "mean"]}, "must hold an object of lists"),
+        ([], "must hold an object of lists"),
+    ],
+)
+def test_lists_that_are_none(lists, said, tmp_path):
+    (tmp_path / "lists.json").write_text(json.dumps(lists))
+    with pytest.raises(RequestError, match=said):
+        load_concepts(tmp_path / "lists.json")
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(RequestError, match="'nowhere' is not there: give 'stories', 'sentiment' or a JSON file"):
+        load_concepts("nowhere")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(WorkError, match="cannot read"):
+        load_concepts(tmp_path / "broken.json")
+
+
+def test_no_word_is_on_both_sides():
+    found = [words_of(text) for text in texts()]
+    # A text with words of both halves belongs to neither side.
+    found.append({"nice", "kind"})
+    material = by_words(found, list(LISTS.values()), names=list(LISTS), per_concept=20, seed=0)
+    sides = []
+    for side in (material.train, material.test):
+        of_concepts = side.of_concepts()
+        assert of_concepts.labels.bincount().tolist() == [20, 20]
+        assert int((side.labels == -1).sum()) == 20
+        sides.append(
+            {word for place in of_concepts.places.tolist() for word in found[place] if word in sum(LISTS.values(), ())}
+        )
+        for place, label in zip(of_concepts.places.tolist(), of_concepts.labels.tolist(), strict=True):
+            assert found[place] & set(list(LISTS.values())[label])
+            assert len(found) - 1 != place
+        neutral = side.places[side.labels == -1].tolist()
+        assert not any(found[place] & set(sum(LISTS.values(), ())) for place in neutral)
+    assert not sides[0] & sides[1]
+    assert not set(material.train.places.tolist()) & set(material.test.places.tolist())
+    # One group a word.
+    assert len(material.train.of_concepts().groups.unique()) == 4
+
+
+def test_a_concept_of_which_there_is_nothing():
+    found = [words_of(text) for text in texts()]
+    lists = {**LISTS, "space": ("rocket", "moon")}
+    with pytest.raises(RequestError, match="concept 'space': 0 texts hold one of 'rocket' and no other"):
+        by_words(found, list(lists.values()), names=list(lists), per_concept=20, seed=0)
+
+
+def test_random_lists_are_of_other_words_as_frequent():
+    vocabulary = [f"w{chr(97 + k // 26)}{chr(97 + k % 26)}" for k in range(400)]
+    found = [
+        {word for rank, word in enumerate(vocabulary) if (number * 7919 + rank * 104729) % 1000 < 1000 // (rank + 2)}
+        for number in range(3000)
+    ]
+    concepts = [vocabulary[0:8:2], vocabulary[40:80:10]]
+    drawn = random_lists(found, concepts, 0)
+    flat = [word for words in drawn for word in words]
+    assert len(set(flat)) == 8
+    assert not set(flat) & {word for words in concepts for word in words}
+    assert drawn != random_lists(found, concepts, 1)
+    assert drawn == random_lists(found, concepts, 0)
+    counts = {word: sum(word in words for words in found) for word in vocabulary}
+    rare = [counts[word] for word in drawn[1]]
+    assert max(rare) < 3 * max(counts[word] for word in concepts[1])
+    with pytest.raises(RequestError, match="too few for random lists"):
+        random_lists([{"a", "b"}], [["a"]], 0)
+
+
+def test_labels_are_parted_and_balanced():
+    labels = [0] * 300 + [1] * 100 + [2] * 60
+    material = by_labels(labels, names=("a", "b", "c"), per_concept=50, seed=0)
+    assert material.train.labels.bincount().tolist() == [50, 50, 45]
+    assert material.test.labels.bincount().tolist() == [50, 25, 15]
+    places = torch.cat((material.train.places, material.test.places))
+    assert len(places.unique()) == len(places)
+    for side in (material.train, material.test):
+        assert [labels[place] for place in side.places.tolist()] == side.labels.tolist()
+    with pytest.raises(RequestError, match="label 'b': 20 texts have it; at least 40 are needed"):
+        by_labels([0] * 300 + [1] * 20, names=("a", "b"), per_concept=50, seed=0)

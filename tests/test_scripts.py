@@ -1,5 +1,6 @@
 """The study scripts run on a model of one's own, from top to bottom."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from conftest import small_config
+from transformers import BertTokenizerFast
 
 from mi_superposition import load_corpus
 from mi_superposition.addition.train import train_addition
+from mi_superposition.studies.concepts.study import load_findings as load_concepts_findings
+from mi_superposition.studies.spectra.study import load_findings as load_spectra_findings
 from mi_superposition.studies.toy import STUDIES
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +86,48 @@ def test_autoencoders_are_trained_and_evaluated(tiny_gpt2, tmp_path):
     assert said.count(": autoencoder of a shuffled model  ") == 2
     assert said.count(": principal components") == 2
     assert (tmp_path / "run" / "evaluation" / "page" / "index.html").exists()
+
+
+def test_effective_ranks_are_printed_and_bundled(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mi_superposition.studies.spectra.section.BUNDLED", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["effective_rank.py", "--epochs", "1", "--bundle", "mine"])
+    runpy.run_path(str(ROOT / "scripts" / "effective_rank.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert said.startswith("simplenet on digits, 1 epochs")
+    assert "fc2, activations" in said
+    findings = load_spectra_findings(tmp_path / "mine")
+    assert list(findings.spectra["trained"].weights) == ["fc1", "fc2", "fc3"]
+    assert not (tmp_path / "mine" / "network.safetensors").exists()
+
+
+def test_an_encoder_is_trained_and_its_concepts_printed(tmp_path, monkeypatch, capsys):
+    words = ["good", "fine", "bad", "dull"]
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", *words]))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
+    rows = [{"text": f"a {words[n % 4]} film {n}", "label": ("good", "bad")[n % 4 // 2]} for n in range(200)]
+    (tmp_path / "films.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = [
+        "--train",
+        "films.jsonl",
+        "--test",
+        "films.jsonl",
+        "--tokenizer",
+        "tokenizer",
+        "--layers",
+        1,
+        "--dim",
+        64,
+    ]
+    said = run_script("train_encoder.py", *options, "--out", "encoder", cwd=tmp_path)
+    assert said.startswith("200 texts, 1 epochs: ")
+    assert not (tmp_path / "encoder" / "checkpoint.safetensors").exists()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mi_superposition.studies.concepts.section.BUNDLED", tmp_path)
+    argv = ["concepts.py", "--model", "encoder", "--corpus", "films.jsonl", "--bundle", "mine"]
+    monkeypatch.setattr(sys, "argv", argv)
+    runpy.run_path(str(ROOT / "scripts" / "concepts.py"), run_name="__main__")
+    assert "hidden_states.1" in capsys.readouterr().out
+    assert load_concepts_findings(tmp_path / "mine").concepts == ("bad", "good")
 
 
 @pytest.mark.parametrize("study", STUDIES)

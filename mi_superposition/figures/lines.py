@@ -14,6 +14,7 @@ from mi_superposition.figures.style import GREY, SERIES, framed, styled
 
 # So many points have room for their names below the axis.
 _NAMED = 8
+_LONG = 10
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,10 @@ def stacked_lines(
                 hovertemplate="%{customdata}: %{y:.3f}" + f"<extra>{name}</extra>",
             )  # fmt: skip
         if len(names[panel]) <= _NAMED:
-            figure.update_xaxes(tickvals=list(line.x), ticktext=list(names[panel]), row=row, col=1)
+            figure.update_xaxes(
+                tickvals=list(line.x), ticktext=list(names[panel]), tickangle=-30 if max(map(len, names[panel])) > _LONG else 0,
+                ticklabeloverflow="allow", row=row, col=1,
+            )  # fmt: skip
     figure.update_xaxes(title=x_title, row=len(panels), col=1)
     figure.update_yaxes(title=y_title, range=[0, 1.04])
     figure = styled(figure, height=110 + 240 * len(panels), min_width=440)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
 from mi_superposition.cli import main
 from mi_superposition.concepts.words import STORY_CONCEPTS
 from mi_superposition.errors import WorkError
-from mi_superposition.runs import read_json
+from mi_superposition.models import load_model, weights_of
+from mi_superposition.runs import content_hash, read_json
 from mi_superposition.studies.concepts.findings import FINDINGS
 from mi_superposition.studies.concepts.measure import measure_layer
 from mi_superposition.studies.concepts.page import concepts_items
+from mi_superposition.studies.concepts.section import BUNDLED, REAL, STORIES
 from mi_superposition.studies.concepts.study import ConceptsRequest, load_findings, write_concepts_run
 from mi_superposition.training import Stopped
 
@@ -220,3 +223,26 @@ def test_a_damaged_result(run, tmp_path):
         (tmp_path / name).write_bytes((run / name).read_bytes()[: 10**9 if name == "manifest.json" else 500])
     with pytest.raises(WorkError, match="findings.safetensors"):
         load_findings(tmp_path)
+
+
+def test_what_is_bundled_is_of_the_bundled_model_and_what_the_readme_says():
+    """The table's numbers, and that the model they are of is the one that is loaded."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for name in (STORIES, *REAL):
+        findings = load_findings(BUNDLED / name)
+        best = findings.best_layer
+        trained, untrained = (findings.layers[state][best] for state in ("trained", "untrained"))
+        random = findings.random[best].probes if findings.by_words else ()
+        numbers = [
+            f"{trained.probe:.3f}",
+            f"{untrained.probe:.3f}",
+            f"{sum(random) / len(random):.3f}" if random else "",
+        ]
+        assert f"| {' | '.join([*numbers, f'{findings.bag_of_words:.3f}'])} |".replace("|  |", "| |") in readme
+        # Better than every control, by more than the binomial error of so many texts.
+        error = 2 * (0.25 / len(findings.labels)) ** 0.5
+        assert trained.probe > untrained.probe + error
+        assert trained.probe > findings.chance + error
+        model = read_json(BUNDLED / name / "manifest.json")["inputs"]["model"]
+        if model["name"] == "stories":
+            assert model["sha256"] == content_hash(weights_of(load_model("stories", device="cpu")))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from mi_superposition.addition.train import train_addition
 from mi_superposition.cli import main
 from mi_superposition.corpora.images import load_images
 from mi_superposition.errors import RequestError
+from mi_superposition.models import load_model, weights_of
 from mi_superposition.models.classifiers import build_classifier, logits
-from mi_superposition.runs import read_history, read_json, read_tensors
+from mi_superposition.runs import content_hash, read_history, read_json, read_tensors
 from mi_superposition.spectra import effective_ranks, weight_spectrum
 from mi_superposition.spectra.classifier import ClassifierTraining, Pixels, steps_looked_at
 from mi_superposition.studies.spectra.findings import read_findings
+from mi_superposition.studies.spectra.section import BUNDLED
 from mi_superposition.studies.spectra.study import SpectraRequest, load_findings, open_subject, write_spectra_run
 from mi_superposition.training import Stopped
 
@@ -199,3 +202,16 @@ def test_without_training_it_is_taken_as_it_is(tmp_path):
     assert not findings.history
     with pytest.raises(RequestError, match="is not a run folder"):
         load_findings(tmp_path)
+
+
+def test_what_is_bundled_is_what_the_readme_says():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    metrics = read_json(BUNDLED / "simplenet-mnist" / "metrics.json")
+    assert metrics["test_accuracy"] >= 0.975
+    assert f"{100 * metrics['test_accuracy']:.1f} % of the test images right" in readme
+    for layer in ("fc1", "fc2"):
+        for kind in ("weights", "activations"):
+            ranks = [metrics[f"{layer}.{kind}.{state}energy_rank"] for state in ("", "untrained.", "random.")]
+            assert f"| {' | '.join(map(str, ranks))} |" in readme
+    model = read_json(BUNDLED / "stories" / "manifest.json")["inputs"]["model"]
+    assert model["sha256"] == content_hash(weights_of(load_model("stories", device="cpu")))

@@ -273,7 +273,7 @@ def _verdict(observed: float, random: tuple[float, ...]) -> str:
         return f" Concepts share more units than random word lists do (p = {above:.2f}): they stand in superposition on these units, more than words in general."
     if below <= _SIGNIFICANT:
         return f" Concepts share fewer units than random word lists do (p = {below:.2f}): here they keep to units of their own."
-    return f" Random word lists share as many (p = {above:.2f} that they share more, {below:.2f} fewer): sharing says nothing of concepts in particular."
+    return f" That is within what random word lists share (p = {above:.2f} for more, {below:.2f} for fewer): it says nothing of concepts in particular."
 
 
 def neuron_layer(findings: Findings) -> str:

@@ -13,12 +13,16 @@ _NUMBERS_AT_ONCE = 1 << 23
 
 
 class CovarianceAccumulator:
-    """Counts, means and centred products of vectors, in float64: memory independent of how many there are.
+    """Counts, means and centred products of vectors, accumulated in float64: memory independent of how many there are.
+
+    ``precise`` multiplies in float64 too, at half the speed: directions of no variance are then zero to 1e-8 of the largest
+    deviation and not to 1e-4.
 
     Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
     """
 
-    def __init__(self, d: int):
+    def __init__(self, d: int, *, precise: bool = False):
+        self.precise = precise
         self.n = 0
         self.mean = torch.zeros(d, dtype=torch.float64)
         self.products = torch.zeros(d, d, dtype=torch.float64)
@@ -35,7 +39,9 @@ class CovarianceAccumulator:
     def _add_block(self, vectors: Float[Tensor, "sample d"]) -> None:
         mean = vectors.mean(dim=0, dtype=torch.float64)
         # Centred before the product: what is left is small enough for the fast float32 product.
-        centred = (vectors.double() - mean).float()
+        centred = vectors.double() - mean
+        if not self.precise:
+            centred = centred.float()
         self._add(len(vectors), mean.cpu(), (centred.T @ centred).double().cpu())
 
     def _add(self, n: int, mean: Float[Tensor, " d"], products: Float[Tensor, "d d"]) -> None:
@@ -48,7 +54,7 @@ class CovarianceAccumulator:
     @classmethod
     def merge(cls, a: CovarianceAccumulator, b: CovarianceAccumulator) -> CovarianceAccumulator:
         """What one accumulator would hold after both passes."""
-        merged = cls(len(a.mean))
+        merged = cls(len(a.mean), precise=a.precise and b.precise)
         for part in (a, b):
             if part.n:
                 merged._add(part.n, part.mean, part.products)

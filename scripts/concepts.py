@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from mi_superposition.cli.command import progress, text_table
+from mi_superposition.cli.command import StoppedByUser, progress, stop_on_signal, text_table
 from mi_superposition.concepts.overlap import mean_shared
 from mi_superposition.runs import MANIFEST, METRICS
 from mi_superposition.studies.concepts.findings import FINDINGS
@@ -50,8 +50,8 @@ def main() -> None:
     request = ConceptsRequest(options.model, options.corpus, labels=options.labels, most=options.most)
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch) / "run"
-        with progress("text") as on_text:
-            write_concepts_run(out, request, on_text=on_text)
+        with stop_on_signal() as stopping, progress("text") as on_text:
+            write_concepts_run(out, request, on_text=on_text, should_stop=stopping)
         findings = load_findings(out)
         if options.bundle:
             folder = BUNDLED / options.bundle
@@ -74,4 +74,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StoppedByUser as stop:
+        sys.exit(str(stop))

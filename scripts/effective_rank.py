@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from mi_superposition.cli.command import progress, text_table
+from mi_superposition.cli.command import StoppedByUser, progress, stop_on_signal, text_table
 from mi_superposition.models.classifiers import Stem
 from mi_superposition.spectra.classifier import ClassifierTraining
 from mi_superposition.spectra.result import KINDS
@@ -65,8 +65,8 @@ def main() -> None:
         out = options.out or Path(scratch) / "run"
         with progress("image") as on_image:
             subject = open_subject(request, on_image=on_image)
-        with progress("step", subject.total) as on_step:
-            write_spectra_run(out, request, subject, on_step=on_step)
+        with stop_on_signal() as stopping, progress("step", subject.total) as on_step:
+            write_spectra_run(out, request, subject, on_step=on_step, should_stop=stopping)
         findings = load_findings(out)
         if options.bundle:
             folder = BUNDLED / options.bundle
@@ -83,4 +83,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StoppedByUser as stop:
+        sys.exit(str(stop))

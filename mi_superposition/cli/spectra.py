@@ -29,6 +29,10 @@ class Spectra(Command):
     """Split of the corpus, where it has several."""
     column: str = "text"
     """Column with the text, where the corpus has columns."""
+    image_column: str | None = None
+    """Column with the images. Default: found by its type."""
+    label_column: str | None = None
+    """Column with their labels. Default: found by its type."""
     layers: tuple[str, ...] = ("*",)
     """Which layers, by name; '*' and '?' stand for anything."""
     epochs: int = 20
@@ -68,9 +72,22 @@ class Spectra(Command):
 
         training = ClassifierTraining(self.epochs, self.batch_size, self.learning_rate, self.weight_decay, self.seed)
         request = SpectraRequest(
-            self.network, self.images, self.corpus, self.split, self.column, self.layers, training, self.stem,
-            self.measured_on, self.most, self.energy, self.threads, device_of(self.device),
-        )  # fmt: skip
+            network=self.network,
+            images=self.images,
+            corpus=self.corpus,
+            split=self.split,
+            column=self.column,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            layers=self.layers,
+            training=training,
+            stem=self.stem,
+            measured_on=self.measured_on,
+            most=self.most,
+            energy=self.energy,
+            threads=self.threads,
+            device=device_of(self.device),
+        )
         with stop_on_signal() as stopping:
             with progress("image") as on_image:
                 subject = open_subject(request, on_image=on_image)

@@ -7,7 +7,7 @@ from mi_superposition.concepts.directions import (
     principal_coordinates,
     separation,
 )
-from mi_superposition.concepts.overlap import chance_of_shared, effect_sizes, shared_units, top_units
+from mi_superposition.concepts.overlap import effect_sizes, mean_shared, shared_units, top_units
 from mi_superposition.concepts.pooling import masked_mean, pool_texts
 from mi_superposition.concepts.probe import bag_of_words_accuracy, balanced_accuracy, probe_accuracy
 from mi_superposition.concepts.simple import SimpleLanguageModel
@@ -19,12 +19,12 @@ __all__ = [
     "SimpleLanguageModel",
     "bag_of_words_accuracy",
     "balanced_accuracy",
-    "chance_of_shared",
     "concept_directions",
     "effect_sizes",
     "held",
     "load_concepts",
     "masked_mean",
+    "mean_shared",
     "pool_texts",
     "principal_coordinates",
     "probe_accuracy",

@@ -24,10 +24,6 @@ class ConceptDirections:
         """Cosine (-1 to 1) of each centred text with each direction; 0 for a text at the centre."""
         return unit_rows(points - self.centre) @ self.directions.T
 
-    def nearest(self, points: Float[Tensor, "text d"]) -> Int[Tensor, " text"]:
-        """The concept whose direction each text lies along most."""
-        return self.cosines(points).argmax(dim=1)
-
 
 def concept_directions(
     points: Float[Tensor, "text d"], labels: Int[Tensor, " text"], n_concepts: int

@@ -17,6 +17,7 @@ from mi_superposition.training import seeded_generator
 # With fewer texts of a concept on a side its accuracy would be that of chance.
 LEAST = 10
 _TEST_SHARE = 4
+_STEM = 3
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ def by_words(
     """Texts by the words they hold. Half of each concept's words are for one side and half for the other, so that what is
     found on held-out texts is not the words themselves; texts with words of both sides, or of several concepts, are in neither.
 
-    Each side has at most ``per_concept`` texts of each concept and as many of none. Texts with the same word keep together.
+    Each side has at most ``per_concept`` texts of each concept, and half as many of none as of all concepts. Texts with the same
+    word keep together; words that begin with the same three letters, such as mom and mommy, are on one side.
     Raises ``RequestError`` for a concept of which too few texts are found.
     """
     counts = Counter(word for words in found for word in words)
-    # By turns, from the most frequent word on: both sides get as many texts as can be.
-    ranked = [sorted(words, key=lambda word: -counts[word]) for words in lists]
-    halves = [words[0::2] for words in ranked] + [words[1::2] for words in ranked]
+    parted = [_halves(words, counts) for words in lists]
+    halves = [first for first, _ in parted] + [second for _, second in parted]
     which = held_in(found, halves)
     anywhere = {word for words in lists for word in words}
     none = [place for place, words in enumerate(found) if words and not words & anywhere]
@@ -77,12 +78,23 @@ def by_words(
             places += some
             labels += [concept] * len(some)
             groups += [1000 * half + which.word[place] for place in some]
-        neutral = none[side * per_concept : (side + 1) * per_concept]
+        n_neutral = max(1, n * per_concept // 2)
+        neutral = none[side * n_neutral : (side + 1) * n_neutral]
         places += neutral
         labels += [NO_CONCEPT] * len(neutral)
         groups += [-1 - place for place in neutral]
         sides.append(Side(torch.tensor(places), torch.tensor(labels), torch.tensor(groups)))
     return Material(n, sides[0], sides[1])
+
+
+def _halves(words: Sequence[str], counts: Counter[str]) -> tuple[list[str], list[str]]:
+    """Two lists of its words, by turns from the most frequent on: both sides get as many texts as can be."""
+    families: dict[str, list[str]] = {}
+    for word in words:
+        families.setdefault(word[:_STEM], []).append(word)
+    ranked = sorted(families.values(), key=lambda family: -sum(counts[word] for word in family))
+    first, second = ([word for family in ranked[side::2] for word in family] for side in range(2))
+    return first, second
 
 
 def by_labels(labels: Sequence[int], *, names: Sequence[str], per_concept: int, seed: int) -> Material:

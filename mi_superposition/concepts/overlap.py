@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import hypergeom
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
@@ -40,21 +36,6 @@ def shared_units(top: Int[Tensor, "concept k"]) -> Int[Tensor, "concept concept"
     return (top[:, None, :, None] == top[None, :, None, :]).any(dim=3).sum(dim=2)
 
 
-@dataclass(frozen=True)
-class ChanceOfShared:
-    """What two sets of k of n units share if drawn at random: the mean, and how likely as many as were found are."""
-
-    expected: float
-    p: float
-
-
-def chance_of_shared(shared: int, k: int, n: int) -> ChanceOfShared:
-    """Hypergeometric. Units are not alike, so random word lists are the stricter control."""
-    return ChanceOfShared(k * k / n, float(hypergeom.sf(shared - 1, n, k, k)))
-
-
-def mean_shared(shared: Int[Tensor, "concept concept"], pairs: Sequence[tuple[int, int]] | None = None) -> float:
-    """Mean over pairs of different concepts; by default all of them."""
-    n = len(shared)
-    pairs = [(a, b) for a in range(n) for b in range(a)] if pairs is None else pairs
-    return float(torch.tensor([float(shared[a, b]) for a, b in pairs]).mean())
+def mean_shared(shared: Int[Tensor, "concept concept"]) -> float:
+    """Mean over all pairs of different concepts."""
+    return float(shared[~torch.eye(len(shared), dtype=torch.bool)].double().mean())

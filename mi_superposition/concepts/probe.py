@@ -46,12 +46,22 @@ def probe_accuracy(
 
 
 def bag_of_words_accuracy(
-    texts: Sequence[str], labels: Int[Tensor, " text"], held_out: Sequence[str], held_out_labels: Int[Tensor, " other"]
+    texts: Sequence[str],
+    labels: Int[Tensor, " text"],
+    held_out: Sequence[str],
+    held_out_labels: Int[Tensor, " other"],
+    *,
+    without: Sequence[str] = (),
 ) -> float:
-    """The same of a logistic regression on which words a text has: what needs no model. Raises as ``probe_accuracy``."""
+    """The same of a logistic regression on which words a text has: what needs no model.
+
+    ``without`` are words to leave out: those that define the labels of the texts to learn from and never occur in the others
+    would be all it learns. Raises as ``probe_accuracy``.
+    """
     _check_two(labels)
     probe = make_pipeline(
-        CountVectorizer(binary=True, min_df=2), LogisticRegression(class_weight="balanced", max_iter=_STEPS)
+        CountVectorizer(binary=True, min_df=2, stop_words=list(without) or None),
+        LogisticRegression(class_weight="balanced", max_iter=_STEPS),
     )
     probe.fit(list(texts), labels.numpy())
     return float(balanced_accuracy_score(held_out_labels.numpy(), np.asarray(probe.predict(list(held_out)))))

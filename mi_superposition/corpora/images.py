@@ -185,6 +185,10 @@ def _examples(name: str, rows: IterableDataset, wanted: tuple[str | None, str | 
             picture = decode.decode_example(row[image])
         except (UnidentifiedImageError, OSError, ValueError) as error:
             raise WorkError(f"image {number} of {name!r} cannot be read: {str(error).splitlines()[0]}") from error
+        if picture.mode.startswith(("I", "F")):
+            raise RequestError(
+                f"image {number} of {name!r} has more than 8 bits a pixel (mode {picture.mode!r}): bring it to 8"
+            )
         grey = picture.mode in ("1", "L")
         pixels = np.asarray(picture.convert("L" if grey else "RGB"), dtype=np.uint8)
         if not isinstance(row[label], int):

@@ -63,7 +63,7 @@ def load_labelled_texts(
         if not path.is_file():
             raise RequestError(f"{str(name)!r} is not there: give a file that exists")
         found = _from_file(path, read)
-    elif path.exists() or len(parts := str(name).split("/")) != 2 or not all(parts) or str(name).startswith("."):
+    elif not _is_hub_id(name):
         raise RequestError(f"{str(name)!r} holds no labels: give {', '.join(_READERS)} or a dataset id OWNER/NAME")
     else:
         found = hub_rows(str(name), split, config, read)
@@ -73,14 +73,15 @@ def load_labelled_texts(
         classes = classes or named
         labels.setdefault(text.strip(), label)
         on_row(1, "reading texts")
-    return _whole(str(name), labels, classes)
+    return _whole(str(name), labels, classes, most)
 
 
-def _whole(name: str, labels: Mapping[str, int | str], classes: tuple[str, ...]) -> LabelledTexts:
+def _whole(name: str, labels: Mapping[str, int | str], classes: tuple[str, ...], most: int | None) -> LabelledTexts:
     kinds = sorted({str(label) for label in labels.values()}) if not classes else list(classes)
     if len(set(labels.values())) < 2:
         only = repr(str(next(iter(labels.values())))) if labels else "none"
-        raise RequestError(f"the texts of {name!r} have one label ({only}): a concept needs texts without it")
+        read = f"the first {most:,} texts" if most is not None else "the texts"
+        raise RequestError(f"{read} of {name!r} have one label ({only}): a concept needs texts without it")
     if classes:
         numbers = [int(label) for label in labels.values()]
     else:
@@ -97,6 +98,9 @@ def _from_file(path: Path, read: Callable[[IterableDataset], Iterator[Any]]) -> 
         raise
     except (pa.ArrowException, OSError, DatasetGenerationError, ValueError) as error:
         raise WorkError(f"cannot read {str(path)!r}: {str(error).splitlines()[0]}") from error
+    except StopIteration as error:
+        # What datasets says of a file without rows.
+        raise WorkError(f"cannot read {str(path)!r}: it holds no rows") from error
 
 
 def _rows(
@@ -125,16 +129,23 @@ def _rows(
             yield row[text], label, classes
 
 
-def columns_of(name: str | Path) -> tuple[str, ...]:
-    """Columns of a ``.parquet``, ``.jsonl`` or ``.csv`` file; none for what has no columns or is not on this machine.
+def columns_of(name: str | Path, split: str = "train") -> tuple[str, ...]:
+    """Columns of a ``.parquet``, ``.jsonl`` or ``.csv`` file, or of a dataset on the hub; none for what has no columns.
 
-    Raises ``WorkError`` for a damaged file.
+    Raises as ``load_labelled_texts``.
     """
-    path = Path(name)
-    if path.suffix not in _READERS or not path.is_file():
-        return ()
 
     def columns(rows: IterableDataset) -> Iterator[str]:
         return iter(rows.column_names or next(iter(rows), {}))
 
-    return tuple(_from_file(path, columns))
+    path = Path(name)
+    if path.suffix in _READERS and path.is_file():
+        return tuple(_from_file(path, columns))
+    if not path.suffix and _is_hub_id(name):
+        return tuple(hub_rows(str(name), split, None, columns))
+    return ()
+
+
+def _is_hub_id(name: str | Path) -> bool:
+    parts = str(name).split("/")
+    return not Path(name).exists() and len(parts) == 2 and all(parts) and not str(name).startswith(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -70,18 +70,18 @@ def framed_lines(
     y_title: str,
     log_x: bool = False,
     log_y: bool = False,
+    levels: Collection[str] = (),
     shown: int = 0,
 ) -> go.Figure:
-    """A slider over charts with the same lines each; ``what`` names what changes. Axes fit the chart that is shown.
-
-    A line of two points is a level: it is dotted and grey.
+    """A slider over charts with the same lines each; ``what`` names what changes. Axes fit the chart that is shown. Lines named in
+    ``levels`` are dotted and grey.
     """
 
     def traces(series: Mapping[str, Line]) -> list[BaseTraceType]:
         return [
             go.Scatter(
                 x=list(line.x), y=list(line.y), mode="lines", name=name, hovertemplate=f"%{{x:.3g}}: %{{y:.4g}}<extra>{name}</extra>",
-                line=dict(color=GREY, width=1.5, dash="dot") if len(line.x) == 2 else dict(color=colour, width=2),
+                line=dict(color=GREY, width=1.5, dash="dot") if name in levels else dict(color=colour, width=2),
             )
             for (name, line), colour in zip(series.items(), itertools.cycle(SERIES), strict=False)
         ]  # fmt: skip

@@ -85,7 +85,7 @@ def _folder(name: str | Path) -> Path:
             raise RequestError(f"{str(name)!r} is a folder without {HUGGING_FACE_CONFIG}: it holds no network")
         return folder
     if len(parts := str(name).split("/")) == 2 and all(parts) and not str(name).startswith("."):
-        return fetch_model(str(name))
+        return fetch_model(str(name), tokenizer=False)
     near = difflib.get_close_matches(str(name), CLASSIFIERS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"give {' or '.join(map(repr, CLASSIFIERS))}, a folder or a hub id"
     raise RequestError(f"{str(name)!r} is no network: {hint}")
@@ -100,13 +100,18 @@ def _from_folder(folder: Path, name: str, n_channels: int, n_classes: int, pretr
         config.update(changed)
         if not pretrained:
             return AutoModelForImageClassification.from_config(config)
-        return AutoModelForImageClassification.from_pretrained(
-            folder, config=config, ignore_mismatched_sizes=True, local_files_only=True
+        loader: Any = AutoModelForImageClassification
+        network, loaded = loader.from_pretrained(
+            folder, config=config, ignore_mismatched_sizes=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise WorkError(f"the weights in {str(folder)!r} are damaged: {str(error).strip().splitlines()[0]}") from error
     except (ValueError, KeyError) as error:
         raise RequestError(f"{name!r} is no image classifier of transformers: give one") from error
+    # Transformers makes up what it does not find; what has another shape for other classes or channels is to be fresh.
+    if absent := sorted(map(str, loaded["missing_keys"])):
+        raise WorkError(f"the weights in {str(folder)!r} are damaged: {absent[0]} is missing")
+    return network.float()
 
 
 def _set_stem(network: nn.Module, name: str | Path, n_channels: int, stem: Stem) -> None:

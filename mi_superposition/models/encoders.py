@@ -30,7 +30,12 @@ class Encoder:
     @property
     def context(self) -> int:
         """Tokens it can read at once."""
-        return int(getattr(self.network.config, "max_position_embeddings", self.tokenizer.model_max_length))
+        most = int(getattr(self.network.config, "max_position_embeddings", self.tokenizer.model_max_length))
+        for name, module in self.network.named_modules():
+            # RoBERTa and its kin count positions from behind that of padding.
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+                most -= module.padding_idx + 1
+        return min(most, self.tokenizer.model_max_length)
 
     def untrained(self, seed: int) -> Encoder:
         """The control: the same architecture, freshly initialised from ``seed``, on the same device."""
@@ -56,7 +61,9 @@ def is_encoder(name: str | Path) -> bool:
     if not (folder / HUGGING_FACE_CONFIG).is_file():
         return False
     settings = read_json(folder / HUGGING_FACE_CONFIG)
-    return isinstance(settings, dict) and settings.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if not isinstance(settings, dict) or settings.get("is_encoder_decoder"):
+        return False
+    return settings.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def load_encoder(name: str | Path, *, device: str = "cpu") -> Encoder:

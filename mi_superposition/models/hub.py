@@ -34,15 +34,15 @@ _TIMEOUT = 20.0
 _Answer = TypeVar("_Answer")
 
 
-def fetch_model(hub_id: str) -> Path:
+def fetch_model(hub_id: str, *, tokenizer: bool = True) -> Path:
     """Folder of a model in the local hub cache, downloaded first where it is not there.
 
-    What will be downloaded and how large it is goes to standard error before it starts. Raises ``RequestError`` for
+    Without ``tokenizer`` one in the cache will do that has none, as those of images have. What will be downloaded and how large it is goes to standard error before it starts. Raises ``RequestError`` for
     an id that is not on the hub (with the nearest known one) or not open to this user, ``WorkError`` when the
     network or the disk fails.
     """
     cached = _cached(hub_id)
-    if cached is not None and _has_tokenizer(cached):
+    if cached is not None and (not tokenizer or _has_tokenizer(cached)):
         return cached
     try:
         return _download(hub_id)

@@ -15,7 +15,7 @@ from mi_superposition.corpora.images import Images
 from mi_superposition.errors import RequestError
 from mi_superposition.models.classifiers import logits
 from mi_superposition.runs import Run
-from mi_superposition.training import GradientLearner, resume, seeded_generator, train, warmup_then
+from mi_superposition.training import GradientLearner, derived_seed, resume, seeded_generator, train, warmup_then
 
 CHECKPOINT = "checkpoint.safetensors"
 # Images a network reads at once where nothing is learnt.
@@ -53,11 +53,18 @@ class Pixels:
     """Brings pixels to mean 0 and deviation 1, channel by channel, as they are in the images trained on."""
 
     def __init__(self, train: Images, device: torch.device | None = None):
-        by_channel = train.pixels.transpose(0, 1).flatten(1).double()
         self.device = device or torch.device("cpu")
-        self.mean = by_channel.mean(dim=1).float()[:, None, None].to(self.device)
+        n, first, second = 0, torch.zeros(1), torch.zeros(1)
+        for part in train.pixels.split(_READ_AT_ONCE):
+            values = part.double()
+            n += values[:, 0].numel()
+            first = first + values.sum(dim=(0, 2, 3))
+            second = second + values.square().sum(dim=(0, 2, 3))
+        mean = first / n
+        self.mean = mean.float()[:, None, None].to(self.device)
         # A channel that never varies stays 0.
-        self.deviation = by_channel.std(dim=1).clamp_min(1.0).float()[:, None, None].to(self.device)
+        deviation = (second / n - mean.square()).clamp_min(0).sqrt().clamp_min(1.0)
+        self.deviation = deviation.float()[:, None, None].to(self.device)
 
     def __call__(
         self, pixels: UInt8[Tensor, "image channel height width"]
@@ -119,7 +126,10 @@ def train_classifier(
             order.clear()
             order[epoch] = torch.randperm(len(images), generator=seeded_generator(training.seed, "epoch", epoch))
         chosen = order[epoch][batch * training.batch_size :][: training.batch_size]
-        said = logits(network, pixels(images.pixels[chosen]))
+        # Dropout draws from the global generator: it is the step's for the moment and nobody's afterwards.
+        with torch.random.fork_rng():
+            torch.manual_seed(derived_seed(training.seed, "dropout", step) % 2**63)
+            said = logits(network, pixels(images.pixels[chosen]))
         return F.cross_entropy(said, images.labels[chosen].to(said.device))
 
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=training.weight_decay, fused=True)
@@ -127,7 +137,8 @@ def train_classifier(
     learner = GradientLearner(network, [optimizer], loss, rate)
     checkpoint = run.path / CHECKPOINT
     start = resume(learner, checkpoint)
-    run.rewind_history(start)
+    # Before the first step nothing is kept: a process that died then has written a row for step 0.
+    run.rewind_history(start or -1)
     on_step(start, "")
     looked_at = set(steps_looked_at(n_steps))
     log_every = max(1, n_steps // _LOGGED)

@@ -49,18 +49,24 @@ def hooked_weight_matrices(model: Any) -> Iterator[tuple[str, Float[Tensor, "out
     """
     yield "embed.W_E", model.W_E.detach().T
     for layer in range(model.cfg.n_layers):
+        attention = model.blocks[layer].attn
         for name in ("W_Q", "W_K", "W_V"):
+            # With grouped queries the plain name repeats keys and values for every query's head.
+            matrix = getattr(attention, f"_{name}", None)
+            matrix = getattr(attention, name) if matrix is None else matrix
             yield (
                 f"blocks.{layer}.attn.{name}",
-                rearrange(getattr(model, name)[layer].detach(), "head d_model d_head -> (head d_head) d_model"),
+                rearrange(matrix.detach(), "head d_model d_head -> (head d_head) d_model"),
             )
         yield (
             f"blocks.{layer}.attn.W_O",
-            rearrange(model.W_O[layer].detach(), "head d_head d_model -> d_model (head d_head)"),
+            rearrange(attention.W_O.detach(), "head d_head d_model -> d_model (head d_head)"),
         )
         if not model.cfg.attn_only:
-            yield f"blocks.{layer}.mlp.W_in", model.W_in[layer].detach().T
-            yield f"blocks.{layer}.mlp.W_out", model.W_out[layer].detach().T
+            for name in ("W_in", "W_gate", "W_out"):
+                matrix = getattr(model.blocks[layer].mlp, name, None)
+                if matrix is not None:
+                    yield f"blocks.{layer}.mlp.{name}", matrix.detach().T
     yield "unembed.W_U", model.W_U.detach().T
 
 
@@ -78,7 +84,7 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
 
 def channel_axis(layer: nn.Module, output: Tensor) -> int:
     """Which axis of a layer's output has its channels: the second of convolutions and of images, the last of everything else."""
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.modules.batchnorm._BatchNorm):
         return 1
     features_last = isinstance(layer, nn.Linear | nn.LayerNorm | Conv1D)
     return 1 if output.ndim == 4 and not features_last else -1
@@ -110,10 +116,14 @@ def activation_covariances(
             raise RequestError(f"layer {name!r} is not in the network: {hint}")
     found: dict[str, CovarianceAccumulator] = {}
 
-    def hear(name: str, output: Tensor) -> None:
+    def hear(name: str, output: Any) -> None:
+        # Recurrent and attention layers give a tuple whose first is their output.
+        output = output[0] if isinstance(output, tuple) else output
+        if not isinstance(output, Tensor) or output.ndim < 2:
+            raise RequestError(f"layer {name!r} gives no activations of samples by channels: name another")
         along = channel_axis(known[name], output) if axis is None else axis
         samples = samples_by_channel(output.detach().float(), along)
-        found.setdefault(name, CovarianceAccumulator(samples.shape[1])).update(samples)
+        found.setdefault(name, CovarianceAccumulator(samples.shape[1], precise=True)).update(samples)
 
     hooks = [
         known[name].register_forward_hook(lambda layer, inputs, output, name=name: hear(name, output))
@@ -139,12 +149,14 @@ def hooked_covariances(
 
     Raises as ``read_hooks`` and ``CovarianceAccumulator.update`` do, and ``RequestError`` for a corpus without tokens.
     """
+    if not hooks:
+        return {}
     check_hooks(model, hooks)
     found: dict[str, CovarianceAccumulator] = {}
     for batch in batches:
         for name, values in read_hooks(model, batch.tokens, hooks).items():
             samples = values[batch.mask.to(values.device)].float()
-            found.setdefault(name, CovarianceAccumulator(samples.shape[1])).update(samples)
+            found.setdefault(name, CovarianceAccumulator(samples.shape[1], precise=True)).update(samples)
     if not found:
         raise RequestError("the corpus holds no tokens: give another")
     return {name: found[name] for name in hooks}

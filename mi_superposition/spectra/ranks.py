@@ -29,7 +29,7 @@ class EffectiveRanks:
     the values themselves. ``entropy_rank``: exp of
     the entropy of the singular values over their sum (Roy & Vetterli 2007, equation 4). ``participation_ratio``: the square of
     the sum of the squares over the sum of the fourth powers. ``stable_rank``: the sum of the squares over the largest (Rudelson
-    & Vershynin 2007). Each is n for equal singular values and 1 for a single one; the first counts small values in full as soon
+    & Vershynin 2007). For n equal singular values the last three are n and the first two the share asked for of n; for a single one all are 1. The first counts small values in full as soon
     as they are needed, the last two hardly see them.
     """
 

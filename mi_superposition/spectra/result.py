@@ -48,7 +48,9 @@ class Spectrum:
 
     def random(self, seed: int) -> Spectrum:
         """What independent normal entries of the same deviation give in a matrix of the same shape."""
-        unit = gaussian_spectrum(self.rows, self.columns, seed)[: len(self.values)]
+        # Centring takes one sample's worth of freedom.
+        rows = self.rows - 1 if self.kind == "activations" else self.rows
+        unit = gaussian_spectrum(max(rows, 1), self.columns, seed)[: len(self.values)]
         return Spectrum(
             (unit * self.deviation / self._over).float(), self.rows, self.columns, self.deviation, self.kind
         )
@@ -94,7 +96,10 @@ def of_activations(seen: CovarianceAccumulator) -> Spectrum:
     """The spectrum of activations. Raises as ``CovarianceAccumulator.covariance`` does."""
     covariance = seen.covariance()
     deviation = float(covariance.diagonal().mean().sqrt())
-    return Spectrum(activation_spectrum(covariance).float(), seen.n, len(covariance), deviation, "activations")
+    # Centred samples lie in one dimension less than they are.
+    most = max(1, min(seen.n - 1, len(covariance)))
+    values = activation_spectrum(covariance)[:most].float()
+    return Spectrum(values, seen.n, len(covariance), deviation, "activations")
 
 
 def save_spectra(spectra: LayerSpectra, path: Path) -> None:

@@ -87,6 +87,7 @@ def test_no_word_is_on_both_sides():
     for side in (material.train, material.test):
         of_concepts = side.of_concepts()
         assert of_concepts.labels.bincount().tolist() == [20, 20]
+        # Half as many as of both concepts.
         assert int((side.labels == -1).sum()) == 20
         sides.append(
             {word for place in of_concepts.places.tolist() for word in found[place] if word in sum(LISTS.values(), ())}
@@ -100,6 +101,19 @@ def test_no_word_is_on_both_sides():
     assert not set(material.train.places.tolist()) & set(material.test.places.tolist())
     # One group a word.
     assert len(material.train.of_concepts().groups.unique()) == 4
+
+
+def test_forms_of_a_word_are_on_one_side():
+    found = [
+        {word, f"x{k}"} for word in ("mom", "mommy", "dad", "daddy", "cat", "dog", "cow", "hen") for k in range(15)
+    ]
+    lists = [("mom", "mommy", "dad", "daddy"), ("cat", "dog", "cow", "hen")]
+    material = by_words([*found, {"none"}], lists, names=["family", "animals"], per_concept=100, seed=0)
+    words = [
+        {word for place in side.of_concepts().places.tolist() for word in found[place]}
+        for side in (material.train, material.test)
+    ]
+    assert ("mom" in words[0]) == ("mommy" in words[0]) != ("dad" in words[0]) == ("daddy" in words[0])
 
 
 def test_a_concept_of_which_there_is_nothing():
@@ -125,6 +139,8 @@ def test_random_lists_are_of_other_words_as_frequent():
     counts = {word: sum(word in words for words in found) for word in vocabulary}
     rare = [counts[word] for word in drawn[1]]
     assert max(rare) < 3 * max(counts[word] for word in concepts[1])
+    assert min(rare) > min(counts[word] for word in concepts[1]) / 3
+    assert min(counts[word] for word in drawn[0]) > max(rare)
     with pytest.raises(RequestError, match="too few for random lists"):
         random_lists([{"a", "b"}], [["a"]], 0)
 

@@ -130,3 +130,11 @@ def test_damaged_files(folder):
     (folder / "train.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(WorkError, match=r"cannot read .*train.parquet"):
         load_images(folder)
+
+
+def test_sixteen_bits_are_not_cut(folder):
+    content = io.BytesIO()
+    Picture.fromarray(np.full((6, 5), 900, dtype=np.uint16)).save(content, "PNG")
+    write(folder, "train", [{"bytes": content.getvalue(), "path": None}] * 2, [0, 1])
+    with pytest.raises(RequestError, match="image 0 of .* has more than 8 bits a pixel"):
+        load_images(folder)

@@ -51,6 +51,7 @@ def test_a_dataset_of_the_hub_cache(sst2, tmp_path, monkeypatch):
     assert found.texts == load_labelled_texts(sst2 / "train.parquet").texts
     with pytest.raises(RequestError, match="has no split 'test'"):
         load_labelled_texts("stanfordnlp/sst2", split="test")
+    assert columns_of("stanfordnlp/sst2") == ("sentence", "label", "idx")
 
 
 def test_what_is_missing(sst2, tmp_path):
@@ -70,6 +71,20 @@ def test_what_is_missing(sst2, tmp_path):
         load_labelled_texts(tmp_path / "broken.parquet")
     with pytest.raises(WorkError, match="neither a file here nor in the local hub cache"):
         load_labelled_texts("nobody/nothing")
+
+
+def test_a_file_without_rows(tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+    for read in (load_labelled_texts, columns_of):
+        with pytest.raises(WorkError, match=r"cannot read .*none.jsonl"):
+            read(tmp_path / "none.jsonl")
+
+
+def test_a_file_sorted_by_label(tmp_path):
+    rows = [{"text": f"text {k}", "label": k // 50} for k in range(100)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(RequestError, match=r"the first 40 texts of .* have one label"):
+        load_labelled_texts(tmp_path / "rows.jsonl", most=40)
 
 
 @pytest.mark.parametrize(

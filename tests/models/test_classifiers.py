@@ -7,6 +7,7 @@ from transformers import ViTForImageClassification as Vit
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.classifiers import build_classifier, logits
+from mi_superposition.runs import read_tensors, write_tensors
 from mi_superposition.spectra import weight_matrices
 
 SMALL = dict(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1])
@@ -64,6 +65,19 @@ def test_a_folder_keeps_its_weights(resnet):
     assert other.classifier[-1].weight.shape[0] == 7
     fresh = build_classifier(folder, shape=(3, 32, 32), n_classes=5, pretrained=False)
     assert not torch.equal(fresh.classifier[-1].weight, network.classifier[-1].weight)
+
+
+def test_a_layer_that_is_missing_is_damage_and_half_precision_is_not(resnet, tmp_path):
+    tensors, _ = read_tensors(resnet[0] / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((resnet[0] / "config.json").read_bytes())
+    lost = "resnet.embedder.embedder.convolution.weight"
+    write_tensors(tmp_path / "model.safetensors", {k: v for k, v in tensors.items() if k != lost}, {"format": "pt"})
+    with pytest.raises(WorkError, match=f"{lost} is missing"):
+        build_classifier(tmp_path, shape=(3, 32, 32), n_classes=5)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    write_tensors(tmp_path / "model.safetensors", half, {"format": "pt"})
+    found = build_classifier(tmp_path, shape=(3, 32, 32), n_classes=5)
+    assert found.classifier[-1].weight.dtype == torch.float32
 
 
 def test_grey_images_make_a_first_layer_of_one_channel(resnet):

@@ -2,16 +2,16 @@ import math
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError
-from mi_superposition.models import layer_hooks
+from mi_superposition.models import layer_hooks, load_model
 from mi_superposition.spectra import (
     activation_covariances,
     activation_spectrum,
@@ -25,6 +25,7 @@ from mi_superposition.spectra import (
     weight_matrices,
     weight_spectrum,
 )
+from mi_superposition.spectra.result import of_activations
 from mi_superposition.streaming import CovarianceAccumulator
 
 NAMES = ("energy_rank", "entropy_rank", "participation_ratio", "stable_rank")
@@ -239,6 +240,7 @@ def test_a_hooked_models_matrices_and_activations(tiny_gpt2):
     )
     with pytest.raises(RequestError, match="no tokens"):
         hooked_covariances(model, [], layer_hooks(model))
+    assert hooked_covariances(model, [], []) == {}
 
 
 def test_patterns_of_layers():
@@ -268,6 +270,39 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     assert float(done.stdout) < 1000
 
 
-def test_float32_of_a_single_sample_and_numpy_scalars_do_no_harm():
+def test_a_single_sample_has_no_variance():
     found = activation_covariances(nn.Sequential(nn.Linear(3, 2)), [torch.ones(1, 3)], ["0"])["0"]
-    assert np.isclose(float(found.covariance().abs().max()), 0)
+    assert float(found.covariance().abs().max()) == 0
+
+
+def test_no_more_values_than_centred_samples_and_true_zeros():
+    """20 samples of 50 channels lie in 19 dimensions; 5 inputs make no more than 5."""
+    few = activation_covariances(nn.Sequential(nn.Linear(60, 50)), [gaussian(20, 60).float()], ["0"])["0"]
+    spectrum = of_activations(few)
+    assert len(spectrum.values) == len(spectrum.random(0).values) == 19
+    assert float(spectrum.values[-1]) > 0.01
+    thin = activation_covariances(nn.Sequential(nn.Linear(5, 50)), [gaussian(400, 5).float()], ["0"])["0"]
+    values = of_activations(thin).values
+    assert float(values[5] / values[0]) < 1e-6 < float(values[4] / values[0])
+    assert effective_ranks(values, energy=1 - 1e-9).energy_rank == 5
+
+
+def test_layers_that_give_a_tuple_and_norms_of_sequences():
+    lstm = nn.Sequential(nn.LSTM(3, 4, batch_first=True))
+    assert activation_covariances(lstm, [gaussian(10, 6, 3).float()], ["0"])["0"].n == 60
+    norm = nn.Sequential(nn.Conv1d(3, 5, 1), nn.BatchNorm1d(5)).eval()
+    assert len(activation_covariances(norm, [gaussian(10, 3, 11).float()], ["1"])["1"].covariance()) == 5
+
+
+def test_grouped_queries_and_gates(tmp_path):
+    """Keys and values are counted once, and the gate is a matrix too."""
+    config = LlamaConfig(
+        vocab_size=30, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    shapes = {name: tuple(matrix.shape) for name, matrix in hooked_weight_matrices(model)}
+    assert shapes["blocks.1.attn.W_Q"] == (16, 16)
+    assert shapes["blocks.1.attn.W_K"] == (4, 16)
+    assert shapes["blocks.0.mlp.W_gate"] == (24, 16)

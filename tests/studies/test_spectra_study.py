@@ -155,11 +155,69 @@ def test_a_language_model_on_text(tiny_gpt2, tmp_path, capsys):
     assert all(name.startswith("blocks.0.") for name in findings.spectra["trained"].weights)
 
 
-def test_an_attention_only_model_has_no_neurons(tmp_path, capsys):
+def test_of_a_model_without_text_the_weights(tmp_path, capsys):
+    """The addition model: attention only, no tokenizer."""
     train_addition(small_config(epochs=2), tmp_path / "run")
-    assert main(["spectra", "--network", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
-    assert "came without a tokenizer: it can read no text" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert main(["spectra", "--network", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    assert "weights alone" in capsys.readouterr().out
+    findings = load_findings(tmp_path / "out")
+    assert not findings.spectra["trained"].activations
+    names = list(findings.spectra["trained"].weights)
+    assert names == ["embed.W_E", *(f"blocks.0.attn.W_{one}" for one in "QKVO"), "unembed.W_U"]
+    assert (
+        main(["spectra", "--network", str(tmp_path / "run"), "--corpus", "stories", "--out", str(tmp_path / "o")]) == 2
+    )
+    assert "came without a tokenizer and can read no text" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_some_matrices_of_a_language_model(tiny_gpt2, tmp_path):
+    options = ["--network", str(tiny_gpt2.folder), "--layers", "*.W_Q", "--out", str(tmp_path / "run")]
+    assert main(["spectra", *options]) == 0
+    assert list(load_findings(tmp_path / "run").spectra["untrained"].weights) == [
+        "blocks.0.attn.W_Q",
+        "blocks.1.attn.W_Q",
+    ]
+
+
+def test_another_network_under_the_same_name_is_another_request(tmp_path, capsys):
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], num_channels=1)
+    options = ["spectra", "--network", str(tmp_path / "net"), "--images", "digits", "--epochs", "0", "--most", "40"]
+    for seed, code in ((0, 0), (1, 2)):
+        torch.manual_seed(seed)
+        ResNetForImageClassification(config).save_pretrained(tmp_path / "net")
+        assert main([*options, "--out", str(tmp_path / "run")]) == code
+    assert "was made with network" in capsys.readouterr().err
+
+
+def test_dropout_is_the_steps(tmp_path):
+    """Stopped or not, in whatever state the global generator is: the same weights."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        num_channels=1, hidden_dropout_prob=0.3, num_labels=10,
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(tmp_path / "net")
+    request = SpectraRequest(
+        network=str(tmp_path / "net"),
+        images="digits",
+        training=ClassifierTraining(epochs=1, batch_size=256),
+        most=20,
+        threads=1,
+    )
+    weights = []
+    for number, stop_after in enumerate((None, 3)):
+        torch.manual_seed(number)
+        out = tmp_path / f"run {number}"
+        if stop_after:
+            with pytest.raises(Stopped):
+                write_spectra_run(out, request, open_subject(request), should_stop=stopping(stop_after))
+        write_spectra_run(out, request, open_subject(request))
+        weights.append((out / "network.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,9 @@ _TENSORS = ("cosines", "uncentred", "effects", "shared", "coordinates", "explain
 class Findings:
     """Every layer of the model and of its untrained copy, random word lists, what words alone give, and single words.
 
-    ``random`` is empty where texts have labels of their own. ``labels`` are those of the held-out texts, -1 for none. ``words``
-    are a few of each concept, ``word_points`` what each state's layer ``word_layer`` makes of them alone.
+    ``random`` is empty where texts have labels of their own. ``labels`` are those of the held-out texts, -1 for none; texts
+    of one of ``groups`` have the same word. ``words`` are a few of each concept, ``word_points`` what each state's layer
+    ``word_layer`` makes of them alone; both are empty for labels.
     """
 
     request: Mapping[str, Any]
@@ -41,6 +42,7 @@ class Findings:
     layers: Mapping[State, Mapping[str, LayerMeasured]]
     random: Mapping[str, RandomMeasured]
     labels: Int[Tensor, " text"]
+    groups: Int[Tensor, " text"]
     words: Mapping[str, tuple[str, ...]]
     word_layer: str
     word_points: Mapping[State, Float[Tensor, "word d"]]
@@ -50,11 +52,25 @@ class Findings:
         """Balanced accuracy by chance."""
         return 1 / len(self.concepts)
 
+    def best(self, state: State) -> str:
+        """The layer at which a probe finds the concepts best; every model has its own."""
+        layers = self.layers[state]
+        return max(layers, key=lambda name: layers[name].probe)
+
     @property
     def best_layer(self) -> str:
-        """Where a probe of the trained model finds the concepts best."""
-        layers = self.layers["trained"]
-        return max(layers, key=lambda name: layers[name].probe)
+        """That of the trained model."""
+        return self.best("trained")
+
+    @property
+    def best_random(self) -> float:
+        """The best of all layers for random word lists (mean of the draws); 0 where there are none."""
+        return max((sum(random.probes) / len(random.probes) for random in self.random.values()), default=0.0)
+
+    def error(self, accuracy: float) -> float:
+        """Standard error of an accuracy on so many held-out texts, were they independent."""
+        n = int((self.labels >= 0).sum())
+        return (accuracy * (1 - accuracy) / n) ** 0.5
 
     def metrics(self) -> dict[str, float | int]:
         """All numbers, flat: ``LAYER.NUMBER`` of the trained model, ``LAYER.untrained.NUMBER`` and ``LAYER.random.NUMBER``."""
@@ -62,7 +78,7 @@ class Findings:
             "chance": self.chance,
             "bag_of_words": self.bag_of_words,
             "texts": self.n_texts,
-            "held_out_texts": len(self.labels),
+            "held_out_texts": int((self.labels >= 0).sum()),
         }
         for state, layers in self.layers.items():
             for layer, measured in layers.items():
@@ -73,16 +89,17 @@ class Findings:
                     found[f"{prefix}{concept}.p"] = one.p
                 if len(measured.shared):
                     found[f"{prefix}shared_units"] = mean_shared(measured.shared)
+                    found[f"{prefix}shared_units_by_chance"] = measured.chance_shared
         for layer, random in self.random.items():
             found[f"{layer}.random.probe"] = sum(random.probes) / len(random.probes)
-            if len(self.concepts) > 2:
+            if random.shared:
                 found[f"{layer}.random.shared_units"] = sum(random.shared) / len(random.shared)
         return found
 
 
 def save_findings(findings: Findings, folder: Path) -> None:
     """Write them to one safetensors file."""
-    tensors: dict[str, Tensor] = {"labels": findings.labels}
+    tensors: dict[str, Tensor] = {"labels": findings.labels, "groups": findings.groups}
     told: dict[str, Any] = {
         name: getattr(findings, name)
         for name in ("request", "concepts", "by_words", "n_texts", "n_train", "bag_of_words", "words", "word_layer")
@@ -90,12 +107,16 @@ def save_findings(findings: Findings, folder: Path) -> None:
     told["random"] = {layer: dataclasses.asdict(random) for layer, random in findings.random.items()}
     told["layers"] = {}
     for state, layers in findings.layers.items():
-        tensors[f"words/{state}"] = findings.word_points[state]
+        if findings.words:
+            tensors[f"words/{state}"] = findings.word_points[state]
         told["layers"][state] = {}
         for layer, measured in layers.items():
             tensors |= {f"{state}/{layer}/{name}": getattr(measured, name) for name in _TENSORS}
             told["layers"][state][layer] = {
-                **{name: getattr(measured, name) for name in ("n_units", "probe", "shuffled", "nearest")},
+                **{
+                    name: getattr(measured, name)
+                    for name in ("n_units", "probe", "shuffled", "nearest", "chance_shared")
+                },
                 "separations": [dataclasses.asdict(one) for one in measured.separations],
             }
     write_tensors(folder / FINDINGS, tensors, {"findings": json.dumps(told, allow_nan=False)})
@@ -132,9 +153,10 @@ def load_findings_file(folder: Path) -> Findings:
             layers=layers,
             random=random,
             labels=tensors["labels"],
+            groups=tensors["groups"],
             words={concept: tuple(words) for concept, words in told["words"].items()},
             word_layer=told["word_layer"],
-            word_points={state: tensors[f"words/{state}"] for state in STATES},
+            word_points={state: tensors[f"words/{state}"] for state in STATES if told["words"]},
         )
     except (KeyError, ValueError, TypeError) as error:
         raise WorkError(f"{str(folder / FINDINGS)!r} is damaged: {error}") from error

@@ -15,12 +15,14 @@ from mi_superposition.concepts.directions import (
     principal_coordinates,
     separation,
 )
-from mi_superposition.concepts.material import Material
+from mi_superposition.concepts.material import Material, Side
 from mi_superposition.concepts.overlap import effect_sizes, mean_shared, shared_units, top_units
 from mi_superposition.concepts.probe import balanced_accuracy, probe_accuracy
 from mi_superposition.concepts.words import NO_CONCEPT
 from mi_superposition.linalg import unit_rows
 from mi_superposition.training import seeded_generator
+
+_SHUFFLES_OF_UNITS = 10
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LayerMeasured:
     of a probe trained on shuffled labels. ``cosines``: mean cosine of held-out texts of each concept (rows; the last: of none, if
     there are such) with each direction, ``uncentred`` with the plain means instead. ``separations``: permutation test of each
     concept. ``shared``: top units that two concepts share; empty where there are two labels, whose units are the same by
-    construction. ``effects``: how much each concept moves each unit. ``coordinates`` of held-out texts along the first two
+    construction; ``chance_shared`` its mean with labels shuffled. ``effects``: how much each concept moves each unit. ``coordinates`` of held-out texts along the first two
     principal components, ``explained`` the share of the variance there.
     """
 
@@ -44,6 +46,7 @@ class LayerMeasured:
     separations: tuple[Separation, ...]
     effects: Float[Tensor, "concept unit"]
     shared: Int[Tensor, "some some"]
+    chance_shared: float
     coordinates: Float[Tensor, "text two"]
     explained: Float[Tensor, " two"]
 
@@ -63,7 +66,7 @@ def measure_layer(
         for number in range(shuffles)
         for order in [torch.randperm(len(train.labels), generator=seeded_generator(seed, "shuffled labels", number))]
     ]
-    effects = _effects(points, material)
+    effects = concept_effects(points, material)
     coordinates, explained = principal_coordinates(points[material.test.places])
     return LayerMeasured(
         n_units=points.shape[1],
@@ -78,6 +81,7 @@ def measure_layer(
         ),
         effects=effects,
         shared=_shared(effects, top_k),
+        chance_shared=shared_by_chance(points, material, top_k, seed) if n > 2 else 0.0,
         coordinates=coordinates,
         explained=explained,
     )
@@ -99,20 +103,43 @@ def measure_random(
     for material in draws[:n_probes]:
         train, test = material.train.of_concepts(), material.test.of_concepts()
         probes.append(probe_accuracy(points[train.places], train.labels, points[test.places], test.labels))
-    shared = [mean_shared(_shared(_effects(points, material), top_k)) for material in draws]
+    two = bool(draws) and draws[0].n_concepts < 3
+    shared = [] if two else [mean_shared(_shared(concept_effects(points, material), top_k)) for material in draws]
     return RandomMeasured(tuple(probes), tuple(shared))
 
 
-def _effects(points: Float[Tensor, "text d"], material: Material) -> Float[Tensor, "concept unit"]:
-    """Of each concept against the texts of none, or against all others where every text has a concept."""
+def concept_effects(points: Float[Tensor, "text d"], material: Material) -> Float[Tensor, "concept unit"]:
+    """Of each concept against texts of none, or against all others where every text has a concept.
+
+    Each concept has texts of none for itself: with the same ones for all, their noise would be common, and concepts that are
+    nothing would share units.
+    """
     places = torch.cat((material.train.places, material.test.places))
     labels = torch.cat((material.train.labels, material.test.labels))
-    has_none = bool((labels == NO_CONCEPT).any())
+    none = (labels == NO_CONCEPT).nonzero().flatten()
     found = []
     for concept in range(material.n_concepts):
-        some = (labels == concept) | (labels == NO_CONCEPT) if has_none else torch.ones_like(labels, dtype=torch.bool)
-        found.append(effect_sizes(points[places[some]], labels[some] == concept))
+        own = (labels == concept).nonzero().flatten()
+        others = none[concept :: material.n_concepts] if len(none) else (labels != concept).nonzero().flatten()
+        some = torch.cat((own, others))
+        found.append(effect_sizes(points[places[some]], torch.arange(len(some)) < len(own)))
     return torch.stack(found)
+
+
+def shared_by_chance(points: Float[Tensor, "text d"], material: Material, top_k: int, seed: int) -> float:
+    """Mean number of shared units with the labels of all texts shuffled: what noise gives at this layer."""
+    n_train = len(material.train.labels)
+    labels = torch.cat((material.train.labels, material.test.labels))
+    found = []
+    for number in range(_SHUFFLES_OF_UNITS):
+        dealt = labels[torch.randperm(len(labels), generator=seeded_generator(seed, "shuffled units", number))]
+        sides = [
+            Side(side.places, some, side.groups)
+            for side, some in zip((material.train, material.test), (dealt[:n_train], dealt[n_train:]), strict=True)
+        ]
+        shuffled = Material(material.n_concepts, sides[0], sides[1])
+        found.append(mean_shared(_shared(concept_effects(points, shuffled), top_k)))
+    return sum(found) / len(found)
 
 
 def _shared(effects: Float[Tensor, "concept unit"], top_k: int) -> Int[Tensor, "some some"]:

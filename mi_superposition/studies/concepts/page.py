@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.concepts.directions import Separation
-from mi_superposition.concepts.overlap import chance_of_shared, mean_shared, top_units
+from mi_superposition.concepts.overlap import mean_shared, top_units
 from mi_superposition.concepts.simple import SimpleLanguageModel, chance_sizes, correlations, mean_size
 from mi_superposition.figures.concepts import labelled_heatmaps, labelled_points
 from mi_superposition.figures.lines import Line, stacked_lines
@@ -29,26 +29,28 @@ _SIGNIFICANT = 0.05
 
 
 def intro(findings: Findings) -> str:
-    """What was measured, and the one number with its controls."""
+    """What was measured, and the one number with its controls, each at its own best layer."""
     best = findings.best_layer
-    found, untrained = (findings.layers[state][best] for state in STATES)
+    found = findings.layers["trained"][best].probe
+    untrained = findings.layers["untrained"][findings.best("untrained")].probe
+    n = int((findings.labels >= 0).sum())
     how = (
-        "Concepts are word lists: a sentence belongs to a concept if it holds one of its words and no other concept's. Half of each "
-        "list's words serve to learn, the other half, in other sentences, to test: words learnt by heart do not help."
+        "Concepts are word lists: a sentence belongs to a concept if it holds one of its words and no other concept's. One half of each "
+        "list serves to learn, the other half, in other sentences, to test, so a probe must know more than the words it learnt from."
         if findings.by_words
         else "Concepts are the texts' labels; one text in four is held out."
     )
-    control = f", of random word lists {_mean(findings.random[best].probes):.3f}" if findings.by_words else ""
+    control = f", random word lists {findings.best_random:.3f}" if findings.by_words else ""
     return (
-        f"{how} A linear probe finds {found.probe:.3f} of {len(findings.concepts)} concepts right on {len(findings.labels):,} held-out texts at "
-        f"{best} of {findings.request['model']} (untrained {untrained.probe:.3f}{control}, words alone {findings.bag_of_words:.3f}, chance "
-        f"{findings.chance:.3f}; balanced accuracies)."
+        f"{how} A linear probe finds {found:.3f} ± {findings.error(found):.3f} of {len(findings.concepts)} concepts right on {n:,} held-out texts at "
+        f"{best} of {findings.request['model']} (untrained {untrained:.3f}{control}, words alone {findings.bag_of_words:.3f}, chance "
+        f"{findings.chance:.3f}; balanced accuracies, each at the layer where it is best)."
     )
 
 
 def accuracy_rows(findings: Findings) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: balanced accuracies by layer."""
-    columns = ["layer", "probe", "untrained", "mean direction", "untrained", "shuffled labels"]
+    columns = ["layer", "probe", "untrained probe", "mean direction", "untrained direction", "shuffled labels"]
     rows = []
     for name, found in findings.layers["trained"].items():
         untrained = findings.layers["untrained"][name]
@@ -87,6 +89,7 @@ def _by_layer(findings: Findings) -> FigureRecord:
     lines["words alone"] = Line(x, [findings.bag_of_words] * len(x))
     lines["chance"] = Line(x, [findings.chance] * len(x))
     best = findings.best_layer
+    accuracy = findings.layers["trained"][best].probe
     return FigureRecord(
         id="probes",
         title="Concepts by layer",
@@ -94,15 +97,15 @@ def _by_layer(findings: Findings) -> FigureRecord:
             "Balanced accuracy of a linear probe (logistic regression) on texts it never saw, at each layer's mean over a text's tokens."
             + (
                 " Random word lists are as long, their words as frequent: if the probe did as well on them, it would tell of words and not "
-                "of concepts. Words alone: the same regression on which words a text has, without any model."
+                "of concepts. Words alone: the same regression on which other words a text has, without any model."
                 if findings.by_words
                 else " Words alone: the same regression on which words a text has, without any model."
             )
         ),
-        number=f"{findings.layers['trained'][best].probe:.3f} at {best}",
+        number=f"{accuracy:.3f} ± {findings.error(accuracy):.3f} at {best}",
         control=(
-            f"{findings.layers['untrained'][best].probe:.3f} untrained"
-            + (f", {_mean(findings.random[best].probes):.3f} random word lists" if findings.by_words else "")
+            f"each at its best layer: {findings.layers['untrained'][findings.best('untrained')].probe:.3f} untrained"
+            + (f", {findings.best_random:.3f} random word lists" if findings.by_words else "")
             + f", {findings.layers['trained'][best].shuffled:.3f} shuffled labels, {findings.bag_of_words:.3f} words alone, {findings.chance:.3f} chance"
         ),
         figure=stacked_lines({"balanced accuracy": lines}, names={"balanced accuracy": names}, x_title="layer", y_title="held-out accuracy"),
@@ -130,21 +133,29 @@ def between(points: Float[Tensor, "text two"], labels: Int[Tensor, " text"]) -> 
     return kept / max(float(total), 1e-30)
 
 
+def dealt_by_group(labels: Int[Tensor, " text"], groups: Int[Tensor, " text"], seed: int) -> Int[Tensor, " text"]:
+    """Labels with whole groups dealt anew: texts with one word lie together whatever their concept is."""
+    _, group = groups.unique(return_inverse=True)
+    of_group = torch.zeros(int(group.max()) + 1, dtype=torch.long).index_put_((group,), labels)
+    order = torch.randperm(len(of_group), generator=seeded_generator(seed, "dealt groups"))
+    return of_group[order][group]
+
+
 def _principal(findings: Findings) -> FigureRecord:
     layers = findings.layers["trained"]
     best = findings.best_layer
     of_concept = findings.labels >= 0
     points = layers[best].coordinates[of_concept]
     labels = findings.labels[of_concept]
-    generator = seeded_generator(0, "shuffled points")
-    shuffled = [between(points, labels[torch.randperm(len(labels), generator=generator)]) for _ in range(100)]
+    dealt = [between(points, dealt_by_group(labels, findings.groups[of_concept], seed)) for seed in range(100)]
+    kept = "words dealt anew among concepts" if findings.by_words else "labels shuffled"
     untrained = between(findings.layers["untrained"][best].coordinates[of_concept], labels)
     return FigureRecord(
         id="principal",
         title="Texts along their first two principal components",
         look_at=f"Held-out texts, a colour a concept; the slider leads through layers. At {best} the two components hold {100 * float(layers[best].explained.sum()):.0f} % of the variance. Components are chosen for variance, not for concepts: length and style may take them all.",
         number=f"{100 * between(points, labels):.1f} % of the variance in this plane lies between concepts ({best})",
-        control=f"{100 * untrained:.1f} % untrained, {100 * sum(shuffled) / len(shuffled):.1f} % with labels shuffled (largest of 100: {100 * max(shuffled):.1f} %)",
+        control=f"{100 * untrained:.1f} % untrained, {100 * sum(dealt) / len(dealt):.1f} % with {kept} (largest of {len(dealt)}: {100 * max(dealt):.1f} %)",
         figure=labelled_points(
             {name: found.coordinates for name, found in layers.items()}, findings.labels, findings.concepts, "layer",
             none=_NONE, shown=list(layers).index(best),
@@ -216,8 +227,7 @@ def _overlap(findings: Findings, pages: Mapping[str, Mapping[int, str]]) -> list
     found, n = layers[name], layers[name].n_units
     k = min(top_k, n)
     observed, untrained = mean_shared(found.shared), mean_shared(findings.layers["untrained"][name].shared)
-    chance = chance_of_shared(round(observed), k, n).expected
-    control = f"{chance:.1f} by chance of {n:,} units, {untrained:.1f} untrained"
+    control = f"{found.chance_shared:.1f} with labels shuffled ({n:,} units), {untrained:.1f} untrained"
     random = findings.random.get(name)
     verdict = ""
     if random is not None:
@@ -226,7 +236,7 @@ def _overlap(findings: Findings, pages: Mapping[str, Mapping[int, str]]) -> list
     rows = []
     for layer in layers:
         numbers = [mean_shared(layers[layer].shared), mean_shared(findings.layers["untrained"][layer].shared)]
-        numbers.append(chance_of_shared(0, min(top_k, layers[layer].n_units), layers[layer].n_units).expected)
+        numbers.append(layers[layer].chance_shared)
         if findings.random:
             numbers.append(_mean(findings.random[layer].shared))
         rows.append([layer, f"{layers[layer].n_units:,}", *(f"{number:.1f}" for number in numbers)])
@@ -243,7 +253,8 @@ def _overlap(findings: Findings, pages: Mapping[str, Mapping[int, str]]) -> list
             title="Units that concepts share",
             look_at=(
                 f"For each concept the {k} units that it moves most, up or down, in standard deviations (against texts of "
-                f"{'no concept' if findings.by_words else 'other labels'}); how many of them each two concepts have in common.{verdict}"
+                f"{'no concept' if findings.by_words else 'other labels'}); how many of them each two concepts have in common.{verdict} A shared unit is no proof of superposition (two concepts may be one to the "
+                "model), nor is the lack of one proof against it: a direction over many units is shared by none of the top ones."
             ),
             number=f"{observed:.1f} of {k} shared by two concepts, mean of all pairs ({name})",
             control=control,
@@ -256,7 +267,7 @@ def _overlap(findings: Findings, pages: Mapping[str, Mapping[int, str]]) -> list
             id="overlap-layers",
             title="Shared units by layer",
             look_at=f"Mean over all pairs of concepts of how many of their top {top_k} units they share.",
-            columns=["layer", "units", "trained", "untrained", "chance", *(["random word lists"] if findings.random else [])],
+            columns=["layer", "units", "trained", "untrained", "labels shuffled", *(["random word lists"] if findings.random else [])],
             rows=rows,
         ),
         _several(findings, name, found, k, pages.get(name, {})),
@@ -270,10 +281,10 @@ def _verdict(observed: float, random: tuple[float, ...]) -> str:
         for test in ([value >= observed for value in random], [value <= observed for value in random])
     )
     if above <= _SIGNIFICANT:
-        return f" Concepts share more units than random word lists do (p = {above:.2f}): they stand in superposition on these units, more than words in general."
+        return f" Two concepts share more units than two random word lists (p = {above:.2f})."
     if below <= _SIGNIFICANT:
-        return f" Concepts share fewer units than random word lists do (p = {below:.2f}): here they keep to units of their own."
-    return f" That is within what random word lists share (p = {above:.2f} for more, {below:.2f} for fewer): it says nothing of concepts in particular."
+        return f" Two concepts share fewer units than two random word lists (p = {below:.2f})."
+    return f" That is within what random word lists share (p = {above:.2f} for more, {below:.2f} for fewer)."
 
 
 def neuron_layer(findings: Findings) -> str:

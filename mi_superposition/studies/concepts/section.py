@@ -9,18 +9,18 @@ from pathlib import Path
 from mi_superposition.concepts.overlap import mean_shared
 from mi_superposition.site import Page, Section
 from mi_superposition.site.records import Item, Link, TableRecord
-from mi_superposition.studies.concepts.findings import Findings
+from mi_superposition.studies.concepts.findings import STATES, Findings
 from mi_superposition.studies.concepts.page import concepts_items, intro, neuron_layer
 from mi_superposition.studies.concepts.study import load_findings
 
 BUNDLED = Path(__file__).parents[2] / "bundled" / "concepts"
 STORIES = "stories"
-# Real sentences of SST-2. The encoder was trained on the labels of its training sentences (scripts/train_encoder.py): labels are
-# looked for in validation sentences, which it never saw; words in training sentences, of which there are enough.
+# SST-2's training file holds phrases of its sentences, nested in one another, and the encoder was trained on their labels
+# (scripts/train_encoder.py): labels are looked for in the validation sentences; words in the phrases, of which there are enough.
 REAL = {
-    "sst2-labels-stories": "Sentiment of reviews, story model",
-    "sst2-labels-encoder": "Sentiment of unseen reviews, encoder trained on it",
-    "sst2-words-encoder": "Words of sentiment in reviews, encoder trained on their sentiment",
+    "sst2-labels-stories": "Sentiment of review sentences, story model",
+    "sst2-labels-encoder": "Sentiment of review sentences, encoder trained on others",
+    "sst2-words-encoder": "Words of sentiment in review phrases, encoder trained on their sentiment",
 }
 _NEURONS = re.compile(r"blocks\.(\d+)\.mlp\.hook_post")
 
@@ -39,16 +39,14 @@ def concepts_section(on_stage: Callable[[str], None]) -> Section:
         ),
         *concepts_items(stories, pages=neuron_pages(stories)),
     ]
-    best = stories.best_layer
-    trained, untrained = (stories.layers[state][best].probe for state in ("trained", "untrained"))
-    random = stories.random[best].probes
+    trained, untrained = (stories.layers[state][stories.best(state)].probe for state in STATES)
     return Section(
         slug="concepts",
         title="Concepts",
-        summary="Whether a model keeps words of one concept together where it never saw those words so labelled, and whether concepts share neurons.",
+        summary="Whether a model keeps the words of a concept together, told by words that a probe never learnt from, and whether concepts share neurons.",
         number=f"{trained:.3f} right",
         number_is=f"share of held-out sentences whose concept ({len(stories.concepts)} of them) a linear probe tells by words it never learnt from",
-        control=f"{untrained:.3f} untrained, {sum(random) / len(random):.3f} for random word lists, {stories.chance:.3f} chance",
+        control=f"{untrained:.3f} untrained, {stories.best_random:.3f} for random word lists, {stories.chance:.3f} chance",
         page=Page(slug="concepts", title="Concepts", intro=intro(stories), items=items),
         more=[
             Page(slug=f"concepts-{name}", title=f"Concepts: {title}", intro=intro(real[name]), items=concepts_items(real[name]))
@@ -69,8 +67,7 @@ def neuron_pages(findings: Findings) -> Mapping[str, Mapping[int, str]]:
 def _overview(runs: Mapping[str, tuple[str, Findings]]) -> TableRecord:
     rows = []
     for name, (title, findings) in runs.items():
-        best = findings.best_layer
-        trained, untrained = (findings.layers[state][best] for state in ("trained", "untrained"))
+        trained, untrained = (findings.layers[state][findings.best(state)].probe for state in STATES)
         shared = ["–", "–", "–"]
         if len(findings.concepts) > 2:
             layer = neuron_layer(findings)
@@ -83,11 +80,9 @@ def _overview(runs: Mapping[str, tuple[str, Findings]]) -> TableRecord:
         rows.append(
             [
                 title if name == STORIES else Link(title, f"concepts-{name}.html"),
-                f"{trained.probe:.3f}",
-                f"{untrained.probe:.3f}",
-                f"{sum(findings.random[best].probes) / len(findings.random[best].probes):.3f}"
-                if findings.by_words
-                else "–",
+                f"{trained:.3f} ± {findings.error(trained):.3f}",
+                f"{untrained:.3f}",
+                f"{findings.best_random:.3f}" if findings.by_words else "–",
                 f"{findings.bag_of_words:.3f}",
                 f"{findings.chance:.3f}",
                 *shared,
@@ -97,8 +92,8 @@ def _overview(runs: Mapping[str, tuple[str, Findings]]) -> TableRecord:
         id="runs",
         title="Four questions",
         look_at=(
-            "Balanced accuracy on held-out texts of a linear probe at the layer where it is best for the trained model, the same layer untrained, for "
-            "random word lists, of the words alone, and by chance. Shared: of the 20 neurons of the last layer that a concept moves most, how many "
+            "Balanced accuracy on held-out texts of a linear probe (± one standard error), untrained and for random word lists, each at the layer "
+            "where it is best; of the words alone, and by chance. Shared: of the 20 neurons of the last layer that a concept moves most, how many "
             "two concepts share on average."
         ),
         columns=["concepts", "probe", "untrained", "random lists", "words alone", "chance", "shared", "untrained", "random lists"],

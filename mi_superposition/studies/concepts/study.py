@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ AUTO, NONE = "auto", "none"
 _LABEL = "label"
 # Probes on shuffled labels; one alone may by luck lie along what varies most.
 _SHUFFLES = 5
+# Draws of random word lists for each that is wanted.
+_TRIES = 3
 # Words of each concept that are looked at alone.
 _WORDS = 5
 OnText = Callable[[int, str], None]
@@ -156,7 +158,7 @@ def _texts(
     request: ConceptsRequest,
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]], Material, list[Material], dict[str, str]]:
     """Texts, concepts with their words, who is where, the same of random lists, and what was read."""
-    columns = columns_of(request.corpus)
+    columns = columns_of(request.corpus, request.split)
     labels = request.labels
     if labels == AUTO:
         labels = _LABEL if _LABEL in columns else NONE
@@ -174,16 +176,39 @@ def _texts(
     concepts = load_concepts(request.concepts or ("stories" if request.corpus == "stories" else "sentiment"))
     column = request.column or next((usual for usual in ("text", "sentence") if usual in columns), "text")
     corpus = load_corpus(request.corpus, split=request.split, column=column)
-    texts = tuple(itertools.islice(dict.fromkeys(sentences(corpus)), request.most))
+    texts = tuple(itertools.islice(_different(sentences(corpus)), request.most))
     found_words = [words_of(text) for text in texts]
     lists = list(concepts.values())
     material = by_words(found_words, lists, names=list(concepts), per_concept=request.per_concept, seed=request.seed)
-    random = []
-    for number in range(request.random_lists):
-        drawn = random_lists(found_words, lists, request.seed + number)
-        names = [f"random {concept}" for concept in concepts]
-        random.append(by_words(found_words, drawn, names=names, per_concept=request.per_concept, seed=request.seed))
+    random = _random_material(request, found_words, lists)
     return texts, concepts, material, random, corpus.identity()
+
+
+def _different(texts: Iterable[str]) -> Iterator[str]:
+    """Each text once, read as far as is asked for."""
+    seen = set()
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def _random_material(
+    request: ConceptsRequest, found: Sequence[set[str]], lists: Sequence[Sequence[str]]
+) -> list[Material]:
+    """Texts by random word lists; a draw with too few texts is made again. Raises ``RequestError`` where most are so."""
+    drawn: list[Material] = []
+    for number in itertools.count():
+        try:
+            words = random_lists(found, lists, request.seed + number)
+            names = [f"random {place}" for place in range(len(lists))]
+            drawn.append(by_words(found, words, names=names, per_concept=request.per_concept, seed=request.seed))
+        except RequestError as error:
+            if number >= _TRIES * request.random_lists:
+                raise RequestError(f"too few texts for random word lists ({error}): ask for more (most)") from error
+        if len(drawn) == request.random_lists:
+            return drawn
+    raise AssertionError("unreachable")
 
 
 def _measured(
@@ -206,9 +231,9 @@ def _measured(
                 random[name] = measure_random(
                     points, opened.random, top_k=request.top_k, n_probes=request.random_probes
                 )
-    words = {concept: some[:_WORDS] for concept, some in opened.concepts.items()}
+    words = {concept: some[:_WORDS] for concept, some in opened.concepts.items() if some}
     # After a space, as in running text: byte-level tokenizers tell a word's beginning by it.
-    alone = [f" {word}" for some in words.values() for word in some] or list(opened.concepts)
+    alone = [f" {word}" for some in words.values() for word in some]
     word_layer = _middle(list(layers["trained"]))
     train, test = opened.material.train.of_concepts(), opened.material.test.of_concepts()
 
@@ -221,14 +246,23 @@ def _measured(
         by_words=bool(opened.random),
         n_texts=len(opened.texts),
         n_train=len(train.labels),
-        bag_of_words=bag_of_words_accuracy(texts_of(train.places), train.labels, texts_of(test.places), test.labels),
+        bag_of_words=bag_of_words_accuracy(
+            texts_of(train.places),
+            train.labels,
+            texts_of(test.places),
+            test.labels,
+            without=[word for some in opened.concepts.values() for word in some],
+        ),
         layers=layers,
         random=random,
         labels=opened.material.test.labels,
+        groups=opened.material.test.groups,
         words=words,
         word_layer=word_layer,
         word_points={
-            state: pool_texts(opened.models[state], alone, tokenizer=opened.tokenizer)[word_layer] for state in STATES
+            state: pool_texts(opened.models[state], alone, tokenizer=opened.tokenizer)[word_layer]
+            for state in STATES
+            if alone
         },
     )
 

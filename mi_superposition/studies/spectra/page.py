@@ -21,6 +21,7 @@ CAUTION = (
 )
 _SHOWN_LAYERS = 12
 _POINTS = 120
+_EDGE = "edge"
 _IN_ORDER = "in the network's order"
 _Key = TypeVar("_Key")
 
@@ -36,7 +37,12 @@ def intro(findings: Findings) -> str:
     """What was measured, in a sentence or two."""
     request, numbers = findings.request, findings.numbers
     if "test_accuracy" not in numbers:
-        return f"{request['network']} as it is, on the text of {request['corpus'] or 'stories'}."
+        read = (
+            f"on the text of {request['corpus'] or 'stories'}"
+            if findings.spectra["trained"].activations
+            else "weights alone"
+        )
+        return f"{request['network']} as it is, {read}."
     return (
         f"{request['network']} on {request['images'] or 'digits'}, {request['training']['epochs']} epochs: {100 * numbers['test_accuracy']:.1f} % of "
         f"the test images right ({100 * numbers['test_accuracy_untrained']:.1f} % untrained, {100 / numbers['n_classes']:.1f} % by chance)."
@@ -172,7 +178,7 @@ def _spectra(findings: Findings) -> FigureRecord:
         number=f"{name}, {kind}: {beyond['trained']} of {len(trained.values)} values beyond their edge",
         control=f"{beyond['untrained']} untrained, {beyond[RANDOM]} random",
         figure=framed_lines(
-            frames, "layer", x_title="rank", y_title="singular value", log_x=True, log_y=True
+            frames, "layer", x_title="rank", y_title="singular value", log_x=True, log_y=True, levels={_EDGE}
         ),
     )  # fmt: skip
 
@@ -195,7 +201,7 @@ def _spectrum_lines(everything: dict[str, LayerSpectra], kind: Kind, name: str) 
             [float(place) for place in places], [float(f"{float(values[place - 1]):.4g}") for place in places]
         )
     trained = everything["trained"].of(kind)[name]
-    found["edge"] = Line([1.0, float(len(trained.values))], [trained.edge] * 2)
+    found[_EDGE] = Line([1.0, float(len(trained.values))], [trained.edge] * 2)
     return found
 
 

@@ -22,7 +22,7 @@ BUNDLED = Path(__file__).parents[2] / "bundled" / "spectra"
 # Made by scripts/effective_rank.py.
 STORIES = "stories"
 # On real images.
-REAL = {"simplenet-mnist": "SimpleNet on MNIST"}
+REAL = {"simplenet-mnist": "SimpleNet on MNIST", "resnet50-cifar100": "ResNet-50 on CIFAR-100"}
 # What the chapter found in the weights of its SimpleNet after training on MNIST (the first, 113 elsewhere in it).
 _CHAPTER = {"fc1": "110 (113)", "fc2": "54"}
 

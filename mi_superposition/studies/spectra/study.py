@@ -44,6 +44,8 @@ class SpectraRequest:
     corpus: str | None = None
     split: str = "train"
     column: str = "text"
+    image_column: str | None = None
+    label_column: str | None = None
     layers: tuple[str, ...] = ("*",)
     training: ClassifierTraining = field(default_factory=ClassifierTraining)
     stem: Stem = "imagenet"
@@ -78,8 +80,13 @@ def open_subject(request: SpectraRequest, *, on_image: Callable[[int, str], None
     ``RequestError`` for layers that are not there.
     """
     if request.of_images:
-        images = load_images(request.images or "digits", on_image=on_image)
-        if request.training.batch_size > len(images.train):
+        images = load_images(
+            request.images or "digits",
+            image_column=request.image_column,
+            label_column=request.label_column,
+            on_image=on_image,
+        )
+        if request.training.epochs and request.training.batch_size > len(images.train):
             raise RequestError(
                 f"batch_size = {request.training.batch_size}: there are {len(images.train)} images to train on"
             )
@@ -95,9 +102,13 @@ def open_subject(request: SpectraRequest, *, on_image: Callable[[int, str], None
             most=request.most, energy=request.energy, device=request.device,
         )  # fmt: skip
     model = load_model(request.network, device=request.device)
-    if model.tokenizer is None:
-        raise RequestError(f"{request.network!r} came without a tokenizer: it can read no text")
-    corpus = load_corpus(request.corpus or "stories", split=request.split, column=request.column)
+    corpus = None
+    if model.tokenizer is not None:
+        corpus = load_corpus(request.corpus or "stories", split=request.split, column=request.column)
+    elif request.corpus is not None:
+        raise RequestError(
+            f"corpus = {request.corpus!r}: {request.network!r} came without a tokenizer and can read no text"
+        )
     identity = {"model": {"name": request.network, "sha256": content_hash(weights_of(model))}}
     return LanguageSubject(
         model, corpus, request.layers, name=request.network, most=request.most, seed=request.training.seed,

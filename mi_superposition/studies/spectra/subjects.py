@@ -15,7 +15,7 @@ from mi_superposition.corpora.images import Images, LabelledImages
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import layer_hooks, read_hooks, untrained_copy
 from mi_superposition.models.classifiers import logits
-from mi_superposition.runs import Run
+from mi_superposition.runs import Run, content_hash
 from mi_superposition.spectra import (
     activation_covariances,
     hooked_covariances,
@@ -66,7 +66,9 @@ class ImageSubject:
     ):
         self.images, self.training, self.energy = images, training, energy
         self.build, self.device = build, torch.device(device)
-        self.networks = {"trained": build(True).to(self.device).eval()}
+        network = build(True)
+        self.name, self.sha256 = name, content_hash(dict(network.state_dict()))
+        self.networks = {"trained": network.to(self.device).eval()}
         self.pixels = Pixels(images.train, self.device)
         self.measured: Images = images.train if measured_on == "train" else images.test
         self.most = most
@@ -85,8 +87,8 @@ class ImageSubject:
         return self.networks[state]
 
     def inputs(self) -> dict[str, Any]:
-        """The images."""
-        return {"images": self.images.identity()}
+        """The images, and the network as it is before training."""
+        return {"images": self.images.identity(), "network": {"name": self.name, "sha256": self.sha256}}
 
     def train(self, run: Run, on_step: OnStep, should_stop: Callable[[], bool]) -> None:
         """Train the classifier; the run's history follows its accuracy and ranks."""
@@ -154,14 +156,14 @@ class ImageSubject:
 
 
 class LanguageSubject:
-    """A hooked language model as it is, and text."""
+    """A hooked language model as it is, and text; of a model without text only the weights are measured."""
 
     total: int | None = None
 
     def __init__(
         self,
         model: Any,
-        corpus: Corpus,
+        corpus: Corpus | None,
         layers: Sequence[str],
         *,
         name: str,
@@ -171,7 +173,7 @@ class LanguageSubject:
     ):
         self.models = {"trained": model, "untrained": untrained_copy(model, seed)}
         matrices = [layer for layer, _ in hooked_weight_matrices(model)]
-        hooks = layer_hooks(model)
+        hooks = [] if corpus is None else layer_hooks(model)
         chosen = set(matching([*matrices, *hooks], layers, repr(name)))
         self.matrices = [layer for layer in matrices if layer in chosen]
         self.hooks = [hook for hook in hooks if hook in chosen]
@@ -179,30 +181,33 @@ class LanguageSubject:
 
     def inputs(self) -> dict[str, Any]:
         """The model and the text."""
-        return {**self.identity, "corpus": self.corpus.identity()}
+        return {**self.identity, **({} if self.corpus is None else {"corpus": self.corpus.identity()})}
 
     def train(self, run: Run, on_step: OnStep, should_stop: Callable[[], bool]) -> None:
         """Nothing: it is taken as it is."""
 
     def _batches(self) -> Any:
         model = self.models["trained"]
-        documents = itertools.islice(iter(self.corpus), self.most)
+        documents = itertools.islice(iter(self.corpus or ()), self.most)
         return token_batches(documents, model.tokenizer, batch=8, context=model.cfg.n_ctx)
 
     def measure(self, state: State, on_step: OnStep, should_stop: Callable[[], bool]) -> LayerSpectra:
         """Of all layers, over all tokens."""
         model = self.models[state]
-        seen = hooked_covariances(model, _watched(self._batches(), state, on_step, should_stop), self.hooks)
+        batches = _watched(self._batches(), state, on_step, should_stop) if self.hooks else ()
+        seen = hooked_covariances(model, batches, self.hooks)
         weights = {name: of_weights(matrix) for name, matrix in hooked_weight_matrices(model) if name in self.matrices}
         return LayerSpectra(weights, {name: of_activations(found) for name, found in seen.items()})
 
     def pictures(self, state: State) -> Pictures:
         """Of the first batch of text."""
+        weights = _some_weights(hooked_weight_matrices(self.models[state]), self.matrices)
+        if not self.hooks:
+            return Pictures(weights, {})
         batch = next(iter(self._batches()))
-        heard = read_hooks(self.models[state], batch.tokens, self.hooks) if self.hooks else {}
+        heard = read_hooks(self.models[state], batch.tokens, self.hooks)
         return Pictures(
-            _some_weights(hooked_weight_matrices(self.models[state]), self.matrices),
-            {name: histogram(heard[name][batch.mask.to(heard[name].device)]) for name in self.hooks},
+            weights, {name: histogram(heard[name][batch.mask.to(heard[name].device)]) for name in self.hooks}
         )
 
     def metrics(self) -> dict[str, float]:

@@ -110,7 +110,7 @@ def _by_layer(findings: Findings) -> FigureRecord:
         title="Effective rank by layer",
         look_at=(
             f"For each layer, {_IN_ORDER}, the number of directions that hold {100 * findings.request['energy']:g} % of the squared singular "
-            f"values, over the most there could be (min of rows and columns)." + (f" Spearman's correlation of that with depth: {depth}." if depth else "")
+            f"values, over the most there could be (min of rows and columns). Activations of a layer from few channels to many cannot fill more directions than it has inputs." + (f" Spearman's correlation of that with depth: {depth}." if depth else "")
         ),
         number=f"{said('trained')} (means of the layers)",
         control=f"untrained {said('untrained')}; random matrices of the same shapes {said(RANDOM)}",

@@ -47,7 +47,9 @@ class CovarianceAccumulator:
     def _add(self, n: int, mean: Float[Tensor, " d"], products: Float[Tensor, "d d"]) -> None:
         total = self.n + n
         shift = mean - self.mean
-        self.products += products + torch.outer(shift, shift) * (self.n * n / total)
+        # In place: at thousands of dimensions a temporary costs more than the sum.
+        self.products += products
+        self.products.addr_(shift, shift, alpha=self.n * n / total)
         self.mean += shift * (n / total)
         self.n = total
 

@@ -12,6 +12,8 @@ from mi_superposition.errors import RequestError
 from mi_superposition.linalg import unit_rows
 from mi_superposition.training import seeded_generator
 
+_DEALS = 1000
+
 
 @dataclass(frozen=True)
 class ConceptDirections:
@@ -108,3 +110,36 @@ def principal_coordinates(
     left, values, _ = torch.linalg.svd(centred, full_matrices=False)
     shares = values.square() / values.square().sum().clamp_min(1e-300)
     return (left[:, :k] * values[:k]).float(), shares[:k].float()
+
+
+def between(points: Float[Tensor, "text two"], labels: Int[Tensor, " text"]) -> float:
+    """Share (0 to 1) of the variance of points that lies between the means of their labels."""
+    total = (points - points.mean(dim=0)).square().sum()
+    kept = sum(
+        float((labels == kind).sum() * (points[labels == kind].mean(dim=0) - points.mean(dim=0)).square().sum())
+        for kind in labels.unique().tolist()
+    )
+    return kept / max(float(total), 1e-30)
+
+
+def dealt_by_group(labels: Int[Tensor, " text"], groups: Int[Tensor, " text"], seed: int) -> Int[Tensor, " text"]:
+    """Labels with whole groups dealt anew: texts with one word lie together whatever their concept is."""
+    _, group = groups.unique(return_inverse=True)
+    of_group = torch.zeros(int(group.max()) + 1, dtype=torch.long).index_put_((group,), labels)
+    order = torch.randperm(len(of_group), generator=seeded_generator(seed, "dealt groups"))
+    return of_group[order][group]
+
+
+def same_less_other(matrix: Float[Tensor, "word word"], owner: Int[Tensor, " word"]) -> Separation:
+    """Mean entry of pairs of words with one owner, and of pairs with two; ``p`` by dealing the words anew."""
+    apart = ~torch.eye(len(owner), dtype=torch.bool)
+
+    def means(owner: Tensor) -> tuple[float, float]:
+        same = owner[:, None] == owner[None, :]
+        return float(matrix[same & apart].mean()), float(matrix[~same].mean())
+
+    inside, outside = means(owner)
+    generator = seeded_generator(0, "words dealt anew")
+    drawn = [means(owner[torch.randperm(len(owner), generator=generator)]) for _ in range(_DEALS)]
+    as_large = sum(one - other >= inside - outside for one, other in drawn)
+    return Separation(inside, outside, (as_large + 1) / (_DEALS + 1))

@@ -17,6 +17,7 @@ from mi_superposition.training import seeded_generator
 # With fewer texts of a concept on a side its accuracy would be that of chance.
 LEAST = 10
 _TEST_SHARE = 4
+# Words that begin with so many letters alike are taken for forms of one.
 _STEM = 3
 
 
@@ -55,6 +56,11 @@ def by_words(
     """
     counts = Counter(word for words in found for word in words)
     parted = [_halves(words, counts) for words in lists]
+    for name, words, (_, second) in zip(names, lists, parted, strict=True):
+        if not second:
+            raise RequestError(
+                f"concept {name!r}: its words {', '.join(map(repr, words))} all begin alike; give some that do not"
+            )
     halves = [first for first, _ in parted] + [second for _, second in parted]
     which = held_in(found, halves)
     anywhere = {word for words in lists for word in words}

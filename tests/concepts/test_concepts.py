@@ -31,12 +31,12 @@ from mi_superposition.concepts import (
     shared_units,
     top_units,
 )
+from mi_superposition.concepts.directions import between, dealt_by_group
 from mi_superposition.concepts.material import Material, Side
 from mi_superposition.concepts.simple import chance_sizes, correlations, mean_size
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.encoders import is_encoder, load_encoder
 from mi_superposition.studies.concepts.measure import concept_effects
-from mi_superposition.studies.concepts.page import between, dealt_by_group
 
 WORDS = [
     "[PAD]",

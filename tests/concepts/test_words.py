@@ -116,6 +116,12 @@ def test_forms_of_a_word_are_on_one_side():
     assert ("mom" in words[0]) == ("mommy" in words[0]) != ("dad" in words[0]) == ("daddy" in words[0])
 
 
+def test_forms_of_one_word_alone_cannot_be_parted():
+    found = [words_of(text) for text in texts()]
+    with pytest.raises(RequestError, match="concept 'kin': its words 'mom', 'mommy' all begin alike"):
+        by_words(found, [LISTS["good"], ("mom", "mommy")], names=["good", "kin"], per_concept=20, seed=0)
+
+
 def test_a_concept_of_which_there_is_nothing():
     found = [words_of(text) for text in texts()]
     lists = {**LISTS, "space": ("rocket", "moon")}

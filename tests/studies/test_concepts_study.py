@@ -137,6 +137,16 @@ def test_labels_of_a_file_in_a_hooked_model(tmp_path, capsys):
     assert 'data-figure="overlap-data"' not in (tmp_path / "run" / "page" / "concepts.html").read_text()
 
 
+def test_two_word_lists_may_share_units(tmp_path, capsys):
+    (tmp_path / "lists.json").write_text(json.dumps({name: LISTS[name] for name in ("animals", "outdoors")}))
+    options = ["--concepts", str(tmp_path / "lists.json"), "--out", str(tmp_path / "run"), *SMALL]
+    assert main(["concepts", *options]) == 0
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    assert "blocks.1.mlp.hook_post.shared_units" in metrics
+    assert "blocks.1.mlp.hook_post.random.shared_units" in metrics
+    assert 'data-figure="overlap-data"' in (tmp_path / "run" / "page" / "concepts.html").read_text()
+
+
 def test_an_encoder_of_transformers(encoder, tmp_path):
     file = reviews(tmp_path)
     assert (

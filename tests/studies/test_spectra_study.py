@@ -17,7 +17,8 @@ from mi_superposition.models.classifiers import build_classifier, logits
 from mi_superposition.runs import content_hash, read_history, read_json, read_tensors
 from mi_superposition.spectra import effective_ranks, weight_spectrum
 from mi_superposition.spectra.classifier import ClassifierTraining, Pixels, steps_looked_at
-from mi_superposition.studies.spectra.findings import read_findings
+from mi_superposition.studies.spectra.findings import RANDOM, STATES, read_findings
+from mi_superposition.studies.spectra.page import mean_ratio
 from mi_superposition.studies.spectra.section import BUNDLED
 from mi_superposition.studies.spectra.study import SpectraRequest, load_findings, open_subject, write_spectra_run
 from mi_superposition.training import Stopped
@@ -271,5 +272,13 @@ def test_what_is_bundled_is_what_the_readme_says():
         for kind in ("weights", "activations"):
             ranks = [metrics[f"{layer}.{kind}.{state}energy_rank"] for state in ("", "untrained.", "random.")]
             assert f"| {' | '.join(map(str, ranks))} |" in readme
+    for kind, name in (("weights", "fc1"), ("activations", "fc2")):
+        assert str(metrics[f"{name}.{kind}.sum_rank"]) in readme
+    resnet = load_findings(BUNDLED / "resnet50-cifar100")
+    assert f"{100 * resnet.numbers['test_accuracy']:.1f} % of the test images right" in readme
+    for kind in ("weights", "activations"):
+        means = [f"{mean_ratio(resnet, state, kind):.3f}" for state in (*STATES, RANDOM)]
+        depth = [f"{resnet.depth_correlation(state, kind):+.2f}" for state in STATES]
+        assert f"| {kind} | {' | '.join([*means, *depth])} |" in readme
     model = read_json(BUNDLED / "stories" / "manifest.json")["inputs"]["model"]
     assert model["sha256"] == content_hash(weights_of(load_model("stories", device="cpu")))

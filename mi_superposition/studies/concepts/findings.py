@@ -67,6 +67,11 @@ class Findings:
         """The best of all layers for random word lists (mean of the draws); 0 where there are none."""
         return max((sum(random.probes) / len(random.probes) for random in self.random.values()), default=0.0)
 
+    @property
+    def shares_units(self) -> bool:
+        """Whether units that concepts share were counted: not where two labels are each other's rest."""
+        return all(len(measured.shared) for measured in self.layers["trained"].values())
+
     def error(self, accuracy: float) -> float:
         """Standard error of an accuracy on so many held-out texts, were they independent."""
         n = int((self.labels >= 0).sum())

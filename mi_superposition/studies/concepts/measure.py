@@ -32,8 +32,8 @@ class LayerMeasured:
     ``probe`` and ``nearest``: balanced accuracy on held-out texts of a linear probe and of the nearest mean direction; ``shuffled``:
     of a probe trained on shuffled labels. ``cosines``: mean cosine of held-out texts of each concept (rows; the last: of none, if
     there are such) with each direction, ``uncentred`` with the plain means instead. ``separations``: permutation test of each
-    concept. ``shared``: top units that two concepts share; empty where there are two labels, whose units are the same by
-    construction; ``chance_shared`` its mean with labels shuffled. ``effects``: how much each concept moves each unit. ``coordinates`` of held-out texts along the first two
+    concept. ``shared``: top units that two concepts share; empty where every text has one of two labels, whose units
+    are the same by construction; ``chance_shared`` its mean with labels shuffled. ``effects``: how much each concept moves each unit. ``coordinates`` of held-out texts along the first two
     principal components, ``explained`` the share of the variance there.
     """
 
@@ -80,8 +80,8 @@ def measure_layer(
             for concept in range(n)
         ),
         effects=effects,
-        shared=_shared(effects, top_k),
-        chance_shared=shared_by_chance(points, material, top_k, seed) if n > 2 else 0.0,
+        shared=_shared(effects, top_k) if _comparable(material) else torch.zeros(0, 0, dtype=torch.long),
+        chance_shared=shared_by_chance(points, material, top_k, seed) if _comparable(material) else 0.0,
         coordinates=coordinates,
         explained=explained,
     )
@@ -103,8 +103,7 @@ def measure_random(
     for material in draws[:n_probes]:
         train, test = material.train.of_concepts(), material.test.of_concepts()
         probes.append(probe_accuracy(points[train.places], train.labels, points[test.places], test.labels))
-    two = bool(draws) and draws[0].n_concepts < 3
-    shared = [] if two else [mean_shared(_shared(concept_effects(points, material), top_k)) for material in draws]
+    shared = [mean_shared(_shared(concept_effects(points, material), top_k)) for material in draws]
     return RandomMeasured(tuple(probes), tuple(shared))
 
 
@@ -142,10 +141,12 @@ def shared_by_chance(points: Float[Tensor, "text d"], material: Material, top_k:
     return sum(found) / len(found)
 
 
+def _comparable(material: Material) -> bool:
+    """Whether concepts have units of their own: of two labels without texts of none, one is the other's rest."""
+    return material.n_concepts > 2 or bool((material.train.labels == NO_CONCEPT).any())
+
+
 def _shared(effects: Float[Tensor, "concept unit"], top_k: int) -> Int[Tensor, "some some"]:
-    # Two labels are each other's rest.
-    if len(effects) < 3:
-        return torch.zeros(0, 0, dtype=torch.long)
     return shared_units(top_units(effects, min(top_k, effects.shape[1])))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.concepts.directions import Separation
+from mi_superposition.concepts.directions import between, dealt_by_group, same_less_other
 from mi_superposition.concepts.overlap import mean_shared, top_units
 from mi_superposition.concepts.simple import SimpleLanguageModel, chance_sizes, correlations, mean_size
 from mi_superposition.figures.concepts import labelled_heatmaps, labelled_points
@@ -17,14 +17,12 @@ from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, Link, TableRecord
 from mi_superposition.studies.concepts.findings import STATES, Findings
 from mi_superposition.studies.concepts.measure import LayerMeasured
-from mi_superposition.training import seeded_generator
 
 _NONE = "none of them"
 _SEEDS = 1000
 # Hidden dimensions and seed of the untrained three-layer model.
 _D_EMBEDDING, _D_HIDDEN, _SEED = 10, 5, 0
 _SHOWN_UNITS = 20
-_DEALS = 1000
 _SIGNIFICANT = 0.05
 
 
@@ -123,24 +121,6 @@ def _accuracies(findings: Findings) -> TableRecord:
     )
 
 
-def between(points: Float[Tensor, "text two"], labels: Int[Tensor, " text"]) -> float:
-    """Share (0 to 1) of the variance of points that lies between the means of their labels."""
-    total = (points - points.mean(dim=0)).square().sum()
-    kept = sum(
-        float((labels == kind).sum() * (points[labels == kind].mean(dim=0) - points.mean(dim=0)).square().sum())
-        for kind in labels.unique().tolist()
-    )
-    return kept / max(float(total), 1e-30)
-
-
-def dealt_by_group(labels: Int[Tensor, " text"], groups: Int[Tensor, " text"], seed: int) -> Int[Tensor, " text"]:
-    """Labels with whole groups dealt anew: texts with one word lie together whatever their concept is."""
-    _, group = groups.unique(return_inverse=True)
-    of_group = torch.zeros(int(group.max()) + 1, dtype=torch.long).index_put_((group,), labels)
-    order = torch.randperm(len(of_group), generator=seeded_generator(seed, "dealt groups"))
-    return of_group[order][group]
-
-
 def _principal(findings: Findings) -> FigureRecord:
     layers = findings.layers["trained"]
     best = findings.best_layer
@@ -220,7 +200,7 @@ def _p_values(findings: Findings) -> TableRecord:
 
 def _overlap(findings: Findings, pages: Mapping[str, Mapping[int, str]]) -> list[Item]:
     layers = findings.layers["trained"]
-    if len(findings.concepts) < 3:
+    if not findings.shares_units:
         return []
     top_k = findings.request["top_k"]
     name = neuron_layer(findings)
@@ -317,21 +297,6 @@ def _several(findings: Findings, layer: str, found: LayerMeasured, k: int, pages
         rows=rows or [["none", ""]],
         words=("concepts",),
     )  # fmt: skip
-
-
-def same_less_other(matrix: Float[Tensor, "word word"], owner: Int[Tensor, " word"]) -> Separation:
-    """Mean entry of pairs of words with one owner, and of pairs with two; ``p`` by dealing the words anew."""
-    apart = ~torch.eye(len(owner), dtype=torch.bool)
-
-    def means(owner: Tensor) -> tuple[float, float]:
-        same = owner[:, None] == owner[None, :]
-        return float(matrix[same & apart].mean()), float(matrix[~same].mean())
-
-    inside, outside = means(owner)
-    generator = seeded_generator(0, "words dealt anew")
-    drawn = [means(owner[torch.randperm(len(owner), generator=generator)]) for _ in range(_DEALS)]
-    as_large = sum(one - other >= inside - outside for one, other in drawn)
-    return Separation(inside, outside, (as_large + 1) / (_DEALS + 1))
 
 
 def _simple(findings: Findings) -> list[Item]:

@@ -69,7 +69,7 @@ def _overview(runs: Mapping[str, tuple[str, Findings]]) -> TableRecord:
     for name, (title, findings) in runs.items():
         trained, untrained = (findings.layers[state][findings.best(state)].probe for state in STATES)
         shared = ["–", "–", "–"]
-        if len(findings.concepts) > 2:
+        if findings.shares_units:
             layer = neuron_layer(findings)
             random = findings.random[layer].shared
             shared = [

@@ -23,7 +23,7 @@ BUNDLED = Path(__file__).parents[2] / "bundled" / "spectra"
 STORIES = "stories"
 # On real images.
 REAL = {"simplenet-mnist": "SimpleNet on MNIST", "resnet50-cifar100": "ResNet-50 on CIFAR-100"}
-# What the chapter found in the weights of its SimpleNet after training on MNIST (the first, 113 elsewhere in it).
+# What the chapter gives for its SimpleNet after training on MNIST; of what matrix is not known to us.
 _CHAPTER = {"fc1": "110 (113)", "fc2": "54"}
 
 
@@ -136,7 +136,7 @@ def _reproduction(mnist: Findings) -> TableRecord:
                 [
                     f"{layer}, {kind}",
                     f"{found['trained'].n}",
-                    _CHAPTER[layer] if kind == "weights" else "–",
+                    _CHAPTER[layer],
                     *(f"{ranks.energy_rank}" for ranks in found.values()),
                     *(f"{ranks.sum_rank}" for ranks in found.values()),
                 ]
@@ -145,9 +145,9 @@ def _reproduction(mnist: Findings) -> TableRecord:
         id="reproduction",
         title="Beside the chapter",
         look_at=(
-            "The chapter trained this network on MNIST and gave the ranks of its weights as a sign of superposition. Before training they are "
-            "no lower than at random, so what training takes away is the difference, a few directions. Whether the chapter's 99 % were "
-            "of squared values or of the values is not known: both are here."
+            "The chapter trained this network on MNIST and gives one rank a layer. Whether of weights or of activations, and whether its 99 % were of "
+            "squared values or of the values, is not known to us: all four are here. What training takes away is the difference to the "
+            "untrained network, which is the larger the fewer small values count."
         ),
         columns=[
             "layer", "largest", "chapter", "99 % of squares, trained", "untrained", "random", "99 % of the sum, trained", "untrained",

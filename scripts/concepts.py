@@ -38,6 +38,8 @@ class Options:
     """Column with labels, 'none' for word lists, or 'auto'."""
     most: int = 8000
     """Texts from the first on."""
+    sae: str | None = None
+    """Sparse autoencoder whose features are looked at too."""
     out: Path | None = None
     """Run folder, to go on with if it was stopped. Default: none is kept."""
     bundle: str | None = None
@@ -47,7 +49,7 @@ class Options:
 def main() -> None:
     """Measure, print."""
     options = tyro.cli(Options, description=__doc__)
-    request = ConceptsRequest(options.model, options.corpus, labels=options.labels, most=options.most)
+    request = ConceptsRequest(options.model, options.corpus, labels=options.labels, most=options.most, sae=options.sae)
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch) / "run"
         with stop_on_signal() as stopping, progress("text") as on_text:

@@ -6,16 +6,25 @@ import re
 import pytest
 
 from mi_superposition.cli import main
-from mi_superposition.report import SECTIONS, write_report
+from mi_superposition.errors import RequestError
+from mi_superposition.report import CHAPTERS, write_report
+from mi_superposition.runs import MANIFEST, read_json
+from mi_superposition.site import Page, Section
+from mi_superposition.site.records import TableRecord
+from mi_superposition.training import Stopped
 
 
 def test_every_section_has_a_card_and_a_page(report_site):
     index = (report_site / "index.html").read_text()
-    for name in SECTIONS:
+    for name in CHAPTERS:
         assert f'href="{name}.html"' in index
         assert (report_site / f"{name}.html").exists()
-    assert index.count('class="card"') == len(SECTIONS)
-    assert index.count("Control:") == len(SECTIONS)
+    assert index.count('class="card"') == len(CHAPTERS)
+    assert index.count("Control:") == len(CHAPTERS)
+    # The story is told in order, each chapter led to from the one before.
+    places = [index.index(f'href="{name}.html">{chapter.title}</a></h2>') for name, chapter in CHAPTERS.items()]
+    assert places == sorted(places)
+    assert index.count('class="leads-on"') == len(CHAPTERS)
 
 
 def test_every_figure_has_its_words_its_number_and_its_control(report_site):
@@ -54,12 +63,106 @@ def test_a_finished_report_is_left_alone(report_site, capsys):
     assert {path: path.stat().st_mtime_ns for path in report_site.rglob("*")} == before
 
 
+def broken_links(site):
+    """Links to files that are not there, or to places that a page does not have."""
+    broken, ids = [], {}
+
+    def ids_of(path):
+        if path not in ids:
+            ids[path] = set(re.findall(r'\bid="([^"]+)"', path.read_text()))
+        return ids[path]
+
+    for page in site.rglob("*.html"):
+        for address in set(re.findall(r'href="([^"]+)"', page.read_text())):
+            file, _, place = address.partition("#")
+            target = (page.parent / file.partition("?")[0]).resolve() if file else page.resolve()
+            if not target.is_file() or (place and place.partition("=")[0] not in ids_of(target)):
+                broken.append((page.name, address))
+    return broken
+
+
+def test_every_link_leads_somewhere(report_site):
+    assert broken_links(report_site) == []
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name not in ("neuroscope", "spectra")])
+def test_a_section_alone_links_to_no_other(name, tmp_path):
+    assert main(["report", "--out", str(tmp_path / "site"), "--sections", name]) == 0
+    assert broken_links(tmp_path / "site") == []
+    assert (tmp_path / "site" / "index.html").read_text().count('class="card"') == 1
+
+
+def chapters_of(names, monkeypatch, built, stop_at=None):
+    """A report of small sections that say when they are built."""
+
+    def builder(name):
+        def build(request):
+            request.on_stage("measuring")
+            built.append(name)
+            if name == stop_at:
+                raise KeyboardInterrupt
+            item = TableRecord("numbers", "Numbers", f"of {name} & <others>", ["a"], [["1"]])
+            page = Page(name, name.title(), "intro", [item])
+            return Section(name, name.title(), "s", "1", "n", "c", page)
+
+        return build
+
+    chapters = {name: CHAPTERS["toy"].__class__(name.title(), f"on to {name}", builder(name)) for name in names}
+    monkeypatch.setattr("mi_superposition.report.CHAPTERS", chapters)
+
+
+def contents(site):
+    return {path.relative_to(site): path.read_bytes() for path in site.rglob("*") if path.is_file()}
+
+
+def test_a_report_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    """Sections done are not measured again, and the site is the same bytes as one that was not stopped."""
+    whole, built = tmp_path / "whole", []
+    chapters_of(["one", "two", "three"], monkeypatch, built)
+    write_report(whole)
+    stopped, built = tmp_path / "stopped", []
+    chapters_of(["one", "two", "three"], monkeypatch, built, stop_at="two")
+    with pytest.raises(KeyboardInterrupt):
+        write_report(stopped)
+    assert not (stopped / "index.html").exists()
+    chapters_of(["one", "two", "three"], monkeypatch, built)
+    assert write_report(stopped)
+    assert built == ["one", "two", "two", "three"]
+    assert contents(stopped) == contents(whole)
+    # Asked to stop it says so at the next stage, and keeps what it has.
+    with pytest.raises(Stopped):
+        write_report(tmp_path / "asked", should_stop=lambda: True)
+    assert read_json(tmp_path / "asked" / MANIFEST)["status"] == "running"
+
+
+def test_other_sections_replace_what_was_there_and_nothing_else(tmp_path, monkeypatch):
+    site, built = tmp_path / "site", []
+    chapters_of(["one", "two"], monkeypatch, built)
+    write_report(site)
+    (site / "mine.html").write_text("<p>a page of my own")
+    (site / "notes.txt").write_text("notes")
+    write_report(site, sections=["two"])
+    left = {path.as_posix() for path in contents(site) if path.parts[0] != "assets"}
+    left = {path.removeprefix(f"{site.as_posix()}/") for path in left}
+    assert left == {"index.html", "two.html", "search/two.js", "manifest.json", "mine.html", "notes.txt"}
+    assert "one.html" not in (site / "two.html").read_text()
+
+
+def test_wrong_requests_leave_no_folder(tmp_path, capsys):
+    with pytest.raises(RequestError, match="'toys' is not one of 'toy', 'addition'"):
+        write_report(tmp_path / "site", sections=["toys"])
+    assert main(["report", "--out", str(tmp_path / "site"), "--data", str(tmp_path)]) == 2
+    assert main(["report", "--out", str(tmp_path / "site"), "--full", "--data", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "is for --full only" in said
+    assert "has no folder 'tinystories'" in said
+    assert not (tmp_path / "site").exists()
+
+
 @pytest.mark.slow
 def test_the_report_is_the_same_bytes_again(report_site, tmp_path):
     assert write_report(tmp_path / "again")
-    for path in report_site.rglob("*"):
-        if path.suffix in (".html", ".js"):
-            assert (tmp_path / "again" / path.relative_to(report_site)).read_bytes() == path.read_bytes()
+    assert contents(tmp_path / "again") == contents(report_site)
 
 
 def test_every_neuron_has_a_small_page(report_site):
@@ -80,6 +183,60 @@ def test_every_feature_has_a_page_that_leads_to_neurons_and_back(report_site):
     neuron = re.search(r'href="(L0N\d+\.html)"', feature).group(1)
     assert "features." in (report_site / "neurons" / neuron).read_text()
     assert 'href="neurons/blocks.1.hook_resid_pre.features.html"' in (report_site / "sae.html").read_text()
+
+
+@pytest.mark.browser
+def test_the_way_from_a_spot_to_a_concept_and_back(report_site, browser):
+    """A spot of the order, its neuron's page, a feature that reads it, the concept that feature serves, and back."""
+    page = browser.new_page()
+    page.goto((report_site / "neuron-order.html").as_uri())
+    page.locator("#spots a[href^=neurons]").first.click()
+    page.wait_for_url("**/neurons/L1N*.html")
+    back = page.locator(".related a[href*=neuron-order]")
+    assert re.fullmatch(r"place [\d,]+ of 1,024", back.inner_text())
+    back.click()
+    page.wait_for_url("**/neuron-order.html#similarity=*")
+    assert (
+        "neurons" in page.locator("#similarity-view .matrix-readout").inner_text().lower()
+        or page.locator("canvas").is_visible()
+    )
+    # Every neuron of the first layer is read by features; one of these serves a concept.
+    page.goto((report_site / "concepts.html").as_uri())
+    page.locator("#features a[href*=features]").first.click()
+    page.wait_for_url("**/neurons/*.features.*.html")
+    assert page.locator(".related a[href='../concepts.html#features']").count() >= 1
+    page.locator(".units a[href^=L0N]").first.click()
+    page.wait_for_url("**/neurons/L0N*.html")
+    assert page.locator(".units a[href*=features]").count() >= 1
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_front_page_finds_figures_neurons_and_tokens(report_site, browser):
+    page = browser.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((report_site / "index.html").as_uri())
+    page.keyboard.press("/")
+    page.keyboard.type("tetrahedra and nothing else")
+    page.wait_for_function("document.getElementById('found').textContent !== ''")
+    page.fill("#find", "random assignments")
+    page.wait_for_selector("#entries a")
+    addresses = [link.get_attribute("href") for link in page.locator("#entries a").all()]
+    assert "concepts.html#permutations" in addresses
+    page.fill("#find", "l1n1023")
+    assert page.locator("#entries a").first.get_attribute("href") == "neurons/L1N1023.html"
+    page.fill("#find", "L1N1024")
+    assert page.locator("#entries a").count() == 0
+    page.fill("#find", "dog")
+    page.locator("#entries a[href^='neurons/index']").click()
+    page.wait_for_selector("#results a")
+    assert page.input_value("#search") == "dog"
+    page.goto((report_site / "index.html").as_uri())
+    page.fill("#find", "no such words at all")
+    page.wait_for_function("document.getElementById('found').textContent === '0 places'")
+    assert problems == []
+    page.close()
 
 
 @pytest.mark.browser

@@ -48,6 +48,9 @@ class Concepts(Command):
     device: str = "auto"
     """'cpu', 'cuda', or 'auto': cuda where there is one."""
 
+    sae: str | None = None
+    """Sparse autoencoder of the model, whose features are looked at too: run of 'sae train', folder, or 'stories'."""
+
     def run(self) -> str:
         """Read and measure, or go on, or say that it is finished; the table."""
         from mi_superposition.models import device_of
@@ -70,6 +73,7 @@ class Concepts(Command):
             seed=self.seed,
             threads=self.threads,
             device=device_of(self.device),
+            sae=self.sae,
         )
         with stop_on_signal() as stopping, progress("text") as on_text:
             done = write_concepts_run(self.out, request, on_text=on_text, should_stop=stopping)

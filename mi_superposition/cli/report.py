@@ -5,20 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mi_superposition.cli.command import Command, progress
+from mi_superposition.cli.command import Command, progress, stop_on_signal
 
 
 @dataclass(frozen=True)
 class Report(Command):
-    """Build the whole study from the bundled models as one static site."""
+    """Build the whole study from the bundled models as one static site; run again on the same folder to go on where it stopped."""
 
     out: Path = Path("site")
     """Folder of the site; written over if it holds an earlier one."""
+    sections: tuple[str, ...] = ()
+    """Sections: toy, addition, neuron-order, neuroscope, sae, spectra, concepts. Default: all."""
+    full: bool = False
+    """Measure on real texts and images what the package comes with results for, and train toy models of the sources' size: hours.
+    Runs are kept in a folder beside the site."""
+    data: Path | None = None
+    """With --full: folder with tinystories, sst2, mnist and cifar100 (parquet files named for their splits) and
+    distilbert-tokenizer. Default: the hub."""
 
     def run(self) -> str:
         """Write the site."""
+        from mi_superposition.errors import RequestError
         from mi_superposition.report import write_report
+        from mi_superposition.studies.request import RealData
 
-        with progress("stage") as advance:
-            written = write_report(self.out, on_stage=lambda stage: advance(1, stage))
+        if self.data is not None and not self.full:
+            raise RequestError(f"data = {str(self.data)!r}: is for --full only")
+        real = RealData(self.data, self.out.with_name(f"{self.out.name}-runs")) if self.full else None
+        with stop_on_signal() as stopping, progress("stage") as advance:
+            written = write_report(
+                self.out,
+                sections=self.sections,
+                real=real,
+                on_stage=lambda stage: advance(1, stage),
+                should_stop=stopping,
+            )
         return f"{'report' if written else 'finished already'}: {self.out / 'index.html'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError
-from mi_superposition.models import layer_hooks, read_hooks
+from mi_superposition.models import FEATURES, Encode, layer_hooks, read_hooks
 from mi_superposition.models.encoders import Encoder
 
 _BATCH = 64
@@ -30,19 +30,27 @@ def masked_mean(values: Float[Tensor, "batch pos d"], mask: Bool[Tensor, "batch 
 
 @torch.no_grad()
 def pool_texts(
-    model: Any, texts: Sequence[str], *, tokenizer: Any = None, on_texts: Callable[[int], None] = lambda n: None
+    model: Any,
+    texts: Sequence[str],
+    *,
+    tokenizer: Any = None,
+    encode: Mapping[str, Encode] | None = None,
+    on_texts: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Float[Tensor, "text d"]]:
     """The mean activations of every text at every layer, by the layer's name, on the CPU.
 
     Of an ``Encoder`` the hidden states (``hidden_states.0`` are the embeddings) and, where it is a BERT or DistilBERT, the
     neurons of each layer; of a hooked model the residual stream and the neurons. Longer texts are cut at the model's context.
-    ``tokenizer`` is for a hooked model that came without its own, such as an untrained copy.
+    ``tokenizer`` is for a hooked model that came without its own, such as an untrained copy. ``encode`` makes further units of
+    its hooks, such as ``sae.encode``; these go by the name ``HOOK.features``.
     Raises ``RequestError`` for a text without tokens.
     """
     if not texts:
         raise RequestError("no texts: give at least one")
     parts = (
-        _encoded(model, texts) if isinstance(model, Encoder) else _hooked(model, tokenizer or model.tokenizer, texts)
+        _encoded(model, texts)
+        if isinstance(model, Encoder)
+        else _hooked(model, tokenizer or model.tokenizer, texts, encode or {})
     )
     pooled: dict[str, Tensor] = {}
     done = torch.zeros(len(texts), dtype=torch.bool)
@@ -59,11 +67,15 @@ def pool_texts(
     return pooled
 
 
-def _hooked(model: Any, tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def _hooked(
+    model: Any, tokenizer: Any, texts: Sequence[str], encode: Mapping[str, Encode]
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     hooks = [hook for hook in layer_hooks(model) if not hook.endswith("hook_z")]
+    hooks += [hook for hook in encode if hook not in hooks]
     batches = token_batches(texts, tokenizer, batch=_BATCH, context=model.cfg.n_ctx, long="truncate", by_length=True)
     for batch in batches:
         heard = read_hooks(model, batch.tokens, hooks)
+        heard |= {f"{hook}{FEATURES}": encoder(heard[hook].float()) for hook, encoder in encode.items()}
         mask = batch.mask.to(model.W_E.device)
         # Every row holds one text.
         yield batch.document.amax(dim=1), {name: masked_mean(values, mask) for name, values in heard.items()}

@@ -24,7 +24,7 @@ from mi_superposition.models.catalogue import BUNDLED_MODELS, hub_id, local_mode
 from mi_superposition.models.controls import shuffled_copy, untrained_copy
 from mi_superposition.models.hub import fetch_model
 from mi_superposition.models.hugging_face import build_gpt2, load_hugging_face, save_hugging_face
-from mi_superposition.models.reading import check_hooks, hook_widths, layer_hooks, read_hooks
+from mi_superposition.models.reading import FEATURES, Encode, check_hooks, hook_widths, layer_hooks, read_hooks
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -91,9 +91,11 @@ def device_of(device: str) -> str:
 
 __all__ = [
     "BUNDLED_MODELS",
+    "FEATURES",
     "MODEL_CONFIG",
     "MODEL_WEIGHTS",
     "SNAPSHOTS",
+    "Encode",
     "build_attention_only_model",
     "build_gpt2",
     "check_hooks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -12,6 +12,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
+
+# What is added to a hook's name for what an encoder, such as a sparse autoencoder's, makes of its activations.
+FEATURES = ".features"
+Encode = Callable[[Tensor], Tensor]
 
 
 class _Enough(Exception):

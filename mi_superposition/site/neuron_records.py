@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
+
+from mi_superposition.site.records import Link
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class NeuronRecord:
 
     ``tenths`` holds examples of each tenth of its range, the highest first. ``token_lists`` and ``unit_lists`` come with
     the sentence that says what they are. ``contexts`` is the effective number of contexts of its top examples, beside what
-    it is when examples are dealt at random.
+    it is when examples are dealt at random. ``related`` leads to other pages of the site, by the sentence that says why.
     """
 
     hook: str
@@ -70,6 +72,7 @@ class NeuronRecord:
     contexts_shuffled: float
     token_lists: Mapping[str, Sequence[TokenValue]]
     unit_lists: Mapping[str, Sequence[UnitValue]]
+    related: Mapping[str, Sequence[Link]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -114,6 +114,22 @@ class Page:
 
 
 @dataclass(frozen=True)
+class Card:
+    """What the index shows of a section: its one figure, what it measures, and what it would be by chance.
+
+    ``slug`` is that of the page it leads to; ``story`` leads on to it from the section before.
+    """
+
+    slug: str
+    title: str
+    summary: str
+    number: str
+    number_is: str
+    control: str
+    story: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """One subject of the report: a card on the index and a page, with further pages behind it.
 
@@ -130,3 +146,12 @@ class Section:
     page: Page
     more: Sequence[Page] = field(default=())
     write_more: Callable[[Path, str], None] | None = None
+
+    def card(self, story: str = "") -> Card:
+        """Its card on the index."""
+        return Card(self.page.slug, self.title, self.summary, self.number, self.number_is, self.control, story)
+
+    @property
+    def pages(self) -> list[Page]:
+        """Its page and those behind it."""
+        return [self.page, *self.more]

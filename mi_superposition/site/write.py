@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,25 @@ from plotly.offline import get_plotlyjs
 
 from mi_superposition.errors import RequestError
 from mi_superposition.runs import clear_partial, write_file
-from mi_superposition.site.records import FigureRecord, ImageRecord, Link, MatrixRecord, Page, Section, TableRecord
+from mi_superposition.site.records import (
+    Card,
+    FigureRecord,
+    ImageRecord,
+    Link,
+    MatrixRecord,
+    Page,
+    Section,
+    TableRecord,
+)
 from mi_superposition.site.tiles import TILE, write_matrix
 
-_STATIC = ("style.css", "figures.js", "matrix.js", "neuron.js", "layer.js", "search.js", "favicon.svg")
+_STATIC = ("style.css", "figures.js", "matrix.js", "neuron.js", "layer.js", "search.js", "find.js", "favicon.svg")
 # Present in every site of ours: how a folder is recognised as one that may be written over.
 _MARK = "assets/style.css"
+# In the head of every page of ours.
+_GENERATOR = b'<meta name="generator" content="mi_superposition">'
+# What the search for units reads, where a site has their pages.
+UNIT_INDEX = "neurons/search.js"
 
 
 def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str) -> None:
@@ -32,23 +45,79 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
     """
     check_site_folder(out)
     write_assets(out)
-    templates = environment()
+    nav = [Link(section.title, f"{section.page.slug}.html") for section in sections]
     for section in sections:
-        for page in (section.page, *section.more):
-            for item in page.items:
-                if isinstance(item, ImageRecord):
-                    write_file(out / "images" / item.file_name, item.content)
-                if isinstance(item, MatrixRecord):
-                    write_matrix(item, out)
-            html = templates.get_template("page.html").render(
-                site_title=title, sections=sections, section=section, page=page
-            )
-            write_file(out / f"{page.slug}.html", html.encode("utf-8", "backslashreplace"))
-        if section.write_more is not None:
-            section.write_more(out, title)
-    # Last, so that a reader who finds an index finds everything it links to.
-    html = templates.get_template("index.html").render(site_title=title, lead=lead, sections=sections)
+        write_section(section, out, title=title, nav=nav)
+    write_index([section.card() for section in sections], out, title=title, lead=lead, nav=nav)
+
+
+def write_section(section: Section, out: Path, *, title: str, nav: Sequence[Link]) -> list[str]:
+    """Write a section's pages, pictures, matrices and what the search finds it by; ``nav`` leads to all sections.
+
+    Gives the addresses of what was written, relative to the site: files, and folders of tiles. Not those of what the section
+    writes more.
+    """
+    templates = environment()
+    written = []
+    for page in section.pages:
+        for item in page.items:
+            if isinstance(item, ImageRecord):
+                written.append(f"images/{item.file_name}")
+                write_file(out / written[-1], item.content)
+            if isinstance(item, MatrixRecord):
+                written.append(f"matrix/{item.id}")
+                write_matrix(item, out)
+        html = templates.get_template("page.html").render(site_title=title, nav=nav, section=section, page=page)
+        written.append(f"{page.slug}.html")
+        write_file(out / written[-1], html.encode("utf-8", "backslashreplace"))
+    written.append(_search_file(section.page.slug))
+    write_file(out / written[-1], f"siteSearch({script_json(_entries(section))});\n".encode())
+    if section.write_more is not None:
+        section.write_more(out, title)
+    return written
+
+
+def write_index(cards: Sequence[Card], out: Path, *, title: str, lead: str, nav: Sequence[Link]) -> None:
+    """Write the page that leads to all sections. Last, so that a reader who finds an index finds everything it links to."""
+    html = (
+        environment()
+        .get_template("index.html")
+        .render(
+            site_title=title,
+            lead=lead,
+            nav=nav,
+            cards=cards,
+            searched=[_search_file(card.slug) for card in cards],
+            unit_search=(out / UNIT_INDEX).exists(),
+        )
+    )
     write_file(out / "index.html", html.encode("utf-8", "backslashreplace"))
+
+
+def remove_stale(out: Path, kept: Collection[str]) -> None:
+    """Remove what an earlier site left in the folder: pages of ours, pictures, tiles and indices that are not among the
+    addresses ``kept``, nor in a folder that is. Other people's files stay.
+    """
+    ours = [path for path in out.glob("*.html") if _GENERATOR in path.read_bytes()[:2000]]
+    for folder in ("images", "matrix", "search"):
+        ours += [path for path in (out / folder).rglob("*") if path.is_file()]
+    for path in ours:
+        address = path.relative_to(out)
+        if not {address.as_posix(), *(parent.as_posix() for parent in address.parents)} & set(kept):
+            path.unlink()
+
+
+def _entries(section: Section) -> list[list[str]]:
+    """What the search of the index finds: address, title, the page it is on, and its words."""
+    entries = []
+    for page in section.pages:
+        entries.append([f"{page.slug}.html", page.title, section.title, page.intro])
+        entries += [[f"{page.slug}.html#{item.id}", item.title, page.title, item.look_at] for item in page.items]
+    return entries
+
+
+def _search_file(slug: str) -> str:
+    return f"search/{slug}.js"
 
 
 def write_assets(out: Path, *, figures: bool = True) -> None:
@@ -130,4 +199,4 @@ def _asset_version() -> str:
     return digest.hexdigest()[:8]
 
 
-__all__ = ["Page", "check_site_folder", "write_assets", "write_site"]
+__all__ = ["Page", "check_site_folder", "remove_stale", "write_assets", "write_index", "write_section", "write_site"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
@@ -102,11 +103,12 @@ def marchenko_pastur_edge(rows: int, columns: int, deviation: float) -> float:
 def gaussian_spectrum(rows: int, columns: int, seed: int) -> Float[Tensor, " value"]:
     """Singular values of a random matrix with independent standard normal entries, the largest first: the control.
 
-    The matrix itself, which may have as many rows as there are samples, is never made: its triangular factor has the same
-    singular values and is drawn at once (Bartlett 1933: chi-distributed diagonal, normal entries above it).
+    The matrix itself, which may have as many rows as there are samples, is never made: it has the singular values of a bidiagonal
+    one of independent chi-distributed entries, n, n - 1, … on the diagonal and d - 1, d - 2, … beside it (Dumitriu & Edelman 2002).
     """
     n, d = max(rows, columns), min(rows, columns)
     generator = np.random.default_rng(derived_seed(seed, "gaussian spectrum", rows * 1_000_003 + columns))
-    factor = np.triu(generator.standard_normal((d, d)), 1)
-    factor[np.diag_indices(d)] = np.sqrt(generator.chisquare(n - np.arange(d)))
-    return torch.linalg.svdvals(torch.from_numpy(factor))
+    diagonal, beside = generator.chisquare(n - np.arange(d)), generator.chisquare(np.arange(d - 1, 0, -1))
+    # The squares are the eigenvalues of its product with its own transpose, which is tridiagonal.
+    squares = eigvalsh_tridiagonal(diagonal + np.append(0.0, beside), np.sqrt(diagonal[:-1] * beside))
+    return torch.from_numpy(np.sqrt(squares.clip(min=0)))[torch.arange(d - 1, -1, -1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,34 +34,40 @@ from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.ablation import ablation_items, ablation_study
 from mi_superposition.studies.projection import all_heads_page, projection_items, projection_study
+from mi_superposition.studies.request import SectionRequest
 from mi_superposition.training import seeded_generator
 
+TITLE = "Addition by 32 heads"
 EXAMPLE = (277_386, 145_278)
 N_FRESH = 100_000
 _MODELS = {"paper": "addition", "exact": "addition-exact"}
 
 
-def addition_section(on_stage: Callable[[str], None] = lambda stage: None) -> Section:
-    """Measure the two bundled models and tell it; ``on_stage`` gets the name of each stage as it begins."""
-    on_stage("addition: accuracy")
+def addition_section(request: SectionRequest) -> Section:
+    """Measure the two bundled models and tell it; on ten times as many fresh problems where real data are asked for, because
+    made-up problems are all there are.
+    """
+    on_stage = request.on_stage
+    on_stage("accuracy")
+    n_fresh = N_FRESH if request.real is None else 10 * N_FRESH
     models = {label: load_addition_model(name) for label, name in _MODELS.items()}
     paper = models["paper"]
-    fresh = fresh_operands(N_FRESH, part="test", generator=seeded_generator(0, "report"))
+    fresh = fresh_operands(n_fresh, part="test", generator=seeded_generator(0, "report"))
     accuracies = {label: evaluate_addition(model, fresh) for label, model in models.items()}
     untrained = evaluate_addition(untrained_copy(paper, seed=0), fresh)
     chance = _best_constant_guess(fresh)
     folders = {label: local_model_folder(name) for label, name in _MODELS.items()}
-    on_stage("addition: projections")
+    on_stage("projections")
     snapshots = load_snapshots(folders["paper"])
     projections = projection_study(paper, snapshots=snapshots)
-    ablation = ablation_study(paper, on_stage=lambda stage: on_stage(f"addition: {stage}"))
+    ablation = ablation_study(paper, on_stage=on_stage)
     items: list[Item] = [
-        _model_table(folders, accuracies, untrained, chance),
+        _model_table(folders, accuracies, untrained, chance, n_fresh),
         FigureRecord(
             id="accuracy",
             title="Which digits come out right",
             look_at=(
-                f"Accuracy of each answer digit on {N_FRESH:,} fresh problems. The ones need no carry; every later digit "
+                f"Accuracy of each answer digit on {n_fresh:,} fresh problems. The ones need no carry; every later digit "
                 "needs the carry of the digits before it."
             ),
             number=f"{100 * accuracies['paper'].per_digit:.2f} % per digit (paper), {100 * accuracies['exact'].per_digit:.2f} % (exact).",
@@ -100,10 +105,10 @@ def addition_section(on_stage: Callable[[str], None] = lambda stage: None) -> Se
     )
     return Section(
         slug="addition",
-        title="Addition",
+        title=TITLE,
         summary="How 32 two-dimensional attention heads add six-digit numbers, head by head.",
         number=f"{100 * accuracies['paper'].per_digit:.1f} %",
-        number_is=f"of answer digits right on {N_FRESH:,} fresh problems",
+        number_is=f"of answer digits right on {n_fresh:,} fresh problems",
         control=f"{100 * float(chance.mean()):.1f} % for the best constant guess, {100 * untrained.per_digit:.1f} % untrained",
         page=page,
         more=[all_heads_page(projections)],
@@ -121,6 +126,7 @@ def _model_table(
     accuracies: dict[str, AdditionAccuracy],
     untrained: AdditionAccuracy,
     chance: torch.Tensor,
+    n_fresh: int,
 ) -> TableRecord:
     rows = []
     for label, folder in folders.items():
@@ -145,7 +151,7 @@ def _model_table(
     return TableRecord(
         id="models",
         title="The two models",
-        look_at=f"The same architecture, trained two ways; accuracy on {N_FRESH:,} problems that neither has seen.",
+        look_at=f"The same architecture, trained two ways; accuracy on {n_fresh:,} problems that neither has seen.",
         columns=["model", "training problems", "steps × batch", "digits right", "whole sums right"],
         rows=rows,
     )

@@ -32,6 +32,7 @@ from mi_superposition.studies.neuron_order_study import (
     FEW_CONTROLS,
     MANY_NEURONS,
     NeuronOrderStudy,
+    Source,
     activation_source,
     check_request,
     hardest,
@@ -41,9 +42,14 @@ from mi_superposition.studies.neuron_order_study import (
     verdict,
     weight_source,
 )
+from mi_superposition.studies.request import SectionRequest
 
 COMMAND = "neurons order"
 ACTIVATIONS = "activations"
+TITLE = "The order of neurons"
+# Of the search in the report; it counts steps, so that the order is the same everywhere.
+REPORT_SECONDS = 0.2
+_SLUG = "neuron-order"
 _MATRIX_ID = "similarity"
 _NEURON_WEIGHTS = {"out": "output", "in": "input", "both": "input and output"}
 
@@ -215,7 +221,7 @@ def write_neuron_order_run(
             intro=f"{what}: the order in which neighbours are most alike, and what of it sorting alone would give.",
             items=neuron_order_items(study, what=what, pages=linked),
         )
-        write_site([order_section(study, page)], out / "page", title="The order of neurons", lead="")
+        write_site([order_section(study, page)], out / "page", title=TITLE, lead="")
         run.finish(neuron_order_metrics(study))
     return False
 
@@ -224,8 +230,8 @@ def order_section(study: NeuronOrderStudy, page: Page) -> Section:
     """The card and pages of a study."""
     hard = hardest(study)
     return Section(
-        slug="neuron-order",
-        title="The order of neurons",
+        slug=_SLUG,
+        title=TITLE,
         summary="Does a meaningful order of neurons fall out of the weights? Sorting makes any matrix look ordered, so the order is compared with sorted random matrices.",
         number=f"{hard.z_score(study.found.score):+.1f} sd",
         number_is=f"the trained order's score against its hardest control ({KINDS[hard.kind]})",
@@ -234,26 +240,33 @@ def order_section(study: NeuronOrderStudy, page: Page) -> Section:
     )
 
 
-def neuron_order_section(on_stage: Callable[[str], None]) -> Section:
+def neuron_order_section(request: SectionRequest) -> Section:
     """The report's section: the bundled story model, its last layer in full, and every layer in short."""
     model = load_model("stories", device="cpu")
     layer = model.cfg.n_layers - 1
-
-    def stage(name: str) -> None:
-        on_stage(f"neurons, {name}")
-
-    study = neuron_order_study(weight_source(model, layer, "out", 0), seconds=0.2, on_stage=stage)
-    # The report's section on what makes neurons fire gives each its page.
-    pages = {neuron: neuron_address(layer, neuron) for neuron in range(len(study.found.order))}
+    study = neuron_order_study(report_source(model), seconds=REPORT_SECONDS, on_stage=request.on_stage)
+    pages = {}
+    if "neuroscope" in request.sections:
+        pages = {neuron: neuron_address(layer, neuron) for neuron in range(len(study.found.order))}
     items = neuron_order_items(study, what=f"Cosine of the output directions of layer {layer}", pages=pages)
-    items.insert(2, _every_layer(model, stage))
+    items.insert(2, _every_layer(model, request.on_stage))
     page = Page(
-        slug="neuron-order",
-        title="The order of neurons",
+        slug=_SLUG,
+        title=TITLE,
         intro=f"The bundled story model, {model.cfg.d_mlp} neurons in layer {layer}: neurons whose output directions are alike, side by side.",
         items=items,
     )
     return order_section(study, page)
+
+
+def report_source(model: HookedTransformer) -> Source:
+    """What the report orders: the output directions of the last layer's neurons."""
+    return weight_source(model, model.cfg.n_layers - 1, "out", 0)
+
+
+def place_address(place: int, n_shown: int) -> str:
+    """Where the report shows so many neurons of the order from a place on."""
+    return f"{_SLUG}.html#{_MATRIX_ID}={place},{n_shown}"
 
 
 def _every_layer(model: HookedTransformer, on_stage: Callable[[str], None]) -> TableRecord:

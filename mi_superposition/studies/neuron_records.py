@@ -15,11 +15,11 @@ from torch import Tensor
 from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.linalg import unit_rows
+from mi_superposition.models import FEATURES
 from mi_superposition.neurons import neuron_vectors
 from mi_superposition.neurons.effects import TokenEffects, direction_effects, input_effects
 from mi_superposition.neurons.scan import Examples, NeuronScan, UnitScan, layer_of
 from mi_superposition.neurons.scan.kernel import N_TENTHS
-from mi_superposition.neurons.scan.reader import FEATURES
 from mi_superposition.sae.features import written_before
 from mi_superposition.site.neuron_pages import shown_number
 from mi_superposition.site.neuron_records import (
@@ -30,6 +30,7 @@ from mi_superposition.site.neuron_records import (
     TokenValue,
     UnitValue,
 )
+from mi_superposition.site.records import Link
 
 # Tokens shown before and after the largest, the least, and the drawn examples; how many of the least are shown.
 _AROUND_TOP, _AROUND_OTHERS = (20, 10), (10, 5)
@@ -39,6 +40,9 @@ _SEARCHED = 10
 _UNITS_AT_ONCE = 1024
 # Autoencoders by the name a scan has for their features.
 Saes = Mapping[str, Any]
+# Of each unit where else the site tells of it, by why; and that of every hook.
+RelatedUnits = Mapping[int, Mapping[str, Sequence[Link]]]
+Related = Mapping[str, RelatedUnits]
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,19 @@ def neuron_records(
     hooks: Sequence[str] | None = None,
     units: Mapping[str, Sequence[int]] | None = None,
     saes: Saes | None = None,
+    related: Related | None = None,
 ) -> Iterator[NeuronRecord]:
     """The records of all units of some hooks (default: all), or of the ``units`` named, one after the other.
 
     For MLP neurons with direct effects and similar neurons; for features of ``saes`` with the same of their decoder, and the
-    neurons they read from; for other units with what the scan knows.
+    neurons they read from; for other units with what the scan knows. ``related``: by hook and unit, where else the site tells of it.
     """
     strings = visible_tokens(model.tokenizer, model.cfg.d_vocab)
     for hook in hooks or scan.hooks:
         if hook not in scan.hooks:
             raise RequestError(f"hook {hook!r} was not scanned: the scan has {', '.join(map(repr, scan.hooks))}")
         some = None if units is None else units.get(hook, ())
-        yield from _hook_records(scan, model, hook, strings, some, saes or {})
+        yield from _hook_records(scan, model, hook, strings, some, saes or {}, (related or {}).get(hook, {}))
 
 
 def neuron_record(scan: NeuronScan, model: Any, layer: int, neuron: int) -> NeuronRecord:
@@ -107,7 +112,13 @@ def document_records(scan: NeuronScan, model: Any) -> Iterator[DocumentRecord]:
 
 
 def _hook_records(
-    scan: NeuronScan, model: Any, hook: str, strings: Sequence[str], units: Sequence[int] | None, saes: Saes
+    scan: NeuronScan,
+    model: Any,
+    hook: str,
+    strings: Sequence[str],
+    units: Sequence[int] | None,
+    saes: Saes,
+    related: RelatedUnits,
 ) -> Iterator[NeuronRecord]:
     found = scan.hooks[hook]
     window_of = _Windows(scan, strings)
@@ -159,6 +170,7 @@ def _hook_records(
             contexts_shuffled=shuffled,
             token_lists=token_lists,
             unit_lists=unit_lists,
+            related=related.get(unit, {}),
         )
 
 

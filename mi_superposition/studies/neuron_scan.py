@@ -17,7 +17,7 @@ from mi_superposition.corpora import Corpus, TokenBatches, load_corpus, model_ba
 from mi_superposition.corpora.tokens import tokenizer_hash
 from mi_superposition.engine import Engine, check_engine, name_for_workers, results_of
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.models import BUNDLED_MODELS, load_model, weights_of
+from mi_superposition.models import BUNDLED_MODELS, FEATURES, Encode, load_model, weights_of
 from mi_superposition.neurons.scan import (
     Calibration,
     NeuronScan,
@@ -30,7 +30,6 @@ from mi_superposition.neurons.scan import (
     scan_batches,
     scan_result,
 )
-from mi_superposition.neurons.scan.reader import FEATURES, Encode
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
 from mi_superposition.runs import (
     Run,

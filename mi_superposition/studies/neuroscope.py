@@ -16,7 +16,7 @@ from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.figures.neurons import distributions
 from mi_superposition.linalg import shares_by_bin
-from mi_superposition.models import load_model, untrained_copy, weights_of
+from mi_superposition.models import FEATURES, Encode, load_model, untrained_copy, weights_of
 from mi_superposition.neurons import NeuronScan, ScanSettings
 from mi_superposition.neurons.scan import (
     UnitReader,
@@ -28,7 +28,6 @@ from mi_superposition.neurons.scan import (
     scan_batches,
     scan_result,
 )
-from mi_superposition.neurons.scan.reader import FEATURES, Encode
 from mi_superposition.neurons.scan.result import FEWEST_OCCURRENCES, NEAR_DUPLICATE
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
 from mi_superposition.runs import content_hash, read_manifest
@@ -39,13 +38,26 @@ from mi_superposition.site.neuron_pages import FOLDER, write_neuron_pages
 from mi_superposition.site.neuron_records import NeuronRecord, ScanRecord, layer_name, layer_slug, unit_slug, unit_word
 from mi_superposition.site.records import Link, TableRecord
 from mi_superposition.site.write import check_site_folder
-from mi_superposition.studies.neuron_records import Saes, document_records, layer_records, neuron_records, unit_effects
+from mi_superposition.studies.neuron_records import (
+    Related,
+    Saes,
+    document_records,
+    layer_records,
+    neuron_records,
+    unit_effects,
+)
 from mi_superposition.studies.neuron_scan import COMMAND as SCAN_COMMAND
 from mi_superposition.studies.neuron_scan import load_scan, scanned_saes
+from mi_superposition.studies.related import related_units
+from mi_superposition.studies.request import SectionRequest
 
 TITLE = "Neuroscope"
+SECTION_TITLE = "What makes each neuron fire"
 # The report scans so many documents of the bundled corpus, with the trained and with an untrained model.
 REPORT_DOCUMENTS = 500
+_FULL_DOCUMENTS = 5000
+_PAGES_A_STAGE = 1024
+_CORPORA = {"stories": "the bundled corpus", "TinyStories": "TinyStories, validation"}
 _ROWS_AT_ONCE = 32
 _NAMED, _WORDS = 8, 5
 
@@ -90,11 +102,12 @@ def write_scan_pages(
     index: str,
     on_pages: Callable[[int, str], None] = lambda pages, state: None,
     saes: Saes | None = None,
+    related: Related | None = None,
 ) -> None:
-    """The index, tables, pages and documents of a scan under ``out``."""
+    """The index, tables, pages and documents of a scan under ``out``; ``related`` leads from its units to other pages."""
 
     def counted() -> Iterator[NeuronRecord]:
-        for neuron in neuron_records(scan, model, saes=saes):
+        for neuron in neuron_records(scan, model, saes=saes, related=related):
             yield neuron
             on_pages(1, neuron.name)
 
@@ -143,18 +156,19 @@ def scan_record(
     return ScanRecord(f"The {what} of {Path(model_name).name}", facts, remarks, layer_records(scan, model, saes))
 
 
-def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
+def neuroscope_section(request: SectionRequest) -> Section:
     """The report's section: every neuron of the bundled story model has its page; how many contexts each serves, beside
     an untrained model; the most telling neurons and those that tell least, by rule.
     """
+    corpus_name, texts = _texts(request)
     model = load_model("stories", device="cpu")
     sae = load_sae("stories")
     hook = check_sae(sae, model)
     saes = {f"{hook}{FEATURES}": sae}
-    on_stage("neurons and features, scan, trained")
-    scan = _scan_stories(model, model, {hook: sae.encode})
-    on_stage("neurons, scan, untrained")
-    scans = {"trained": scan, "untrained": _scan_stories(untrained_copy(model, 0), model, {})}
+    request.on_stage("neurons and features, trained")
+    scan = _scan_texts(model, model, {hook: sae.encode}, texts)
+    request.on_stage("neurons, untrained")
+    scans = {"trained": scan, "untrained": _scan_texts(untrained_copy(model, 0), model, {}, texts)}
     last_hook = mlp_hooks(model)[-1]
     last = layer_name(last_hook)
     medians = {name: float(one.hooks[last_hook].contexts.median()) for name, one in scans.items()}
@@ -163,11 +177,20 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
     # One active in fewer documents has fewer contexts for that reason alone.
     often = (features.top.document >= 0).all(dim=1)
     contexts_of_features = float(features.contexts[often].median())
-    record = scan_record(scan, model, model_name="stories", corpus_name="stories", saes=saes)
+    record = scan_record(scan, model, model_name="stories", corpus_name=corpus_name, saes=saes)
+    related = related_units(model, saes, request)
+    n_pages = 0
+
+    def on_pages(pages: int, state: str) -> None:  # noqa: ARG001
+        nonlocal n_pages
+        n_pages += pages
+        if n_pages % _PAGES_A_STAGE == 0:
+            request.on_stage(f"{n_pages:,} pages")
+
     page = Page(
         slug="neuroscope",
-        title="What makes each neuron fire",
-        intro=f"The bundled story model on {scan.n_documents:,} documents ({scan.n_tokens:,} tokens) of the bundled corpus: a page for every one of its {sum(one.n_units for one in scans['untrained'].hooks.values()):,} neurons, and for the {sae.cfg.d_sae:,} features of the bundled sparse autoencoder.",
+        title=SECTION_TITLE,
+        intro=f"The bundled story model on {scan.n_documents:,} documents ({scan.n_tokens:,} tokens) of {_CORPORA[corpus_name]}: a page for every one of its {sum(one.n_units for one in scans['untrained'].hooks.values()):,} neurons, and for the {sae.cfg.d_sae:,} features of the bundled sparse autoencoder.",
         items=[
             _every_layer(scan),
             FigureRecord(
@@ -186,23 +209,36 @@ def neuroscope_section(on_stage: Callable[[str], None]) -> Section:
     )
     return Section(
         slug="neuroscope",
-        title="What makes each neuron fire",
+        title=SECTION_TITLE,
         summary="A page for every neuron: the texts it fires on most and least, examples from its whole range, its histogram, what it writes, and its neighbours. How many different contexts does one neuron serve?",
         number=f"{medians['trained']:.1f} contexts",
         number_is=f"median effective number of contexts among a neuron's 20 largest activations ({last})",
         control=f"{dealt:.1f} with examples dealt at random; {medians['untrained']:.1f} in an untrained model",
         page=page,
         write_more=lambda out, title: write_scan_pages(
-            scan, model, record, out, site_title=title, index=f"{FOLDER}/index.html", saes=saes
+            scan,
+            model,
+            record,
+            out,
+            site_title=title,
+            index=f"{FOLDER}/index.html",
+            saes=saes,
+            related=related,
+            on_pages=on_pages,
         ),
     )
 
 
-def _scan_stories(network: Any, model: Any, encoders: Mapping[str, Encode]) -> NeuronScan:
-    """The first documents of the bundled corpus, as ``model`` reads them, scanned in ``network``: what the ``encoders`` make
-    of their hooks, and all MLP neurons.
-    """
-    texts = list(itertools.islice(load_corpus("stories"), REPORT_DOCUMENTS))
+def _texts(request: SectionRequest) -> tuple[str, list[str]]:
+    """The first documents of the bundled corpus, or more of real stories; and what the corpus is called."""
+    if request.real is None:
+        return "stories", list(itertools.islice(load_corpus("stories"), REPORT_DOCUMENTS))
+    name, split = request.real.texts("tinystories", "validation")
+    return "TinyStories", list(itertools.islice(load_corpus(name, split=split), _FULL_DOCUMENTS))
+
+
+def _scan_texts(network: Any, model: Any, encoders: Mapping[str, Encode], texts: list[str]) -> NeuronScan:
+    """Texts, as ``model`` reads them, scanned in ``network``: what the ``encoders`` make of their hooks, and all MLP neurons."""
 
     def batches(some: list[str]) -> Any:
         return model_batches(model, some, _ROWS_AT_ONCE, by_length=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
-from mi_superposition.models import check_hooks, read_hooks
+from mi_superposition.models import FEATURES, Encode, check_hooks, read_hooks
 from mi_superposition.training import seeded_generator
 
-Encode = Callable[[Tensor], Tensor]
 # Pieces of batches have different sizes, so their axes are not bound to one another.
 Found = dict[str, tuple[Float[Tensor, "_batch _pos _unit"], Float[Tensor, "_batch _pos _d"]]]
 
-# What is added to a hook's name for what ``encode`` makes of it.
-FEATURES = ".features"
 # Enough that cosines are kept to about a tenth (Johnson & Lindenstrauss 1984), few enough to keep one with each example.
 _DIRECTIONS = 64
 

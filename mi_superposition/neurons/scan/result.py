@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mi_superposition.models import FEATURES
 from mi_superposition.neurons.scan.accumulator import ScanAccumulator, ScanSettings, UnitAccumulator
 from mi_superposition.neurons.scan.kernel import N_TENTHS, NOWHERE, Slots, choose_different
 from mi_superposition.neurons.scan.polysemanticity import effective_number, shuffled_examples
-from mi_superposition.neurons.scan.reader import FEATURES
 
 # Two documents are near-duplicates when they share so many of their runs of five tokens (their Jaccard similarity, as
 # estimated by so many min-hashes; Broder 1997, "On the resemblance and containment of documents").

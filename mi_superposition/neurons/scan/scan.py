@@ -10,8 +10,9 @@ from typing import Any
 
 from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import RequestError
+from mi_superposition.models import Encode
 from mi_superposition.neurons.scan.accumulator import Calibration, RangeAccumulator, ScanAccumulator, ScanSettings
-from mi_superposition.neurons.scan.reader import Encode, UnitReader
+from mi_superposition.neurons.scan.reader import UnitReader
 from mi_superposition.neurons.scan.result import NeuronScan, documents_needed, scan_result
 
 # Rows from which the range of each unit is found.

@@ -75,5 +75,10 @@
 
   input.addEventListener("focus", load);
   input.addEventListener("input", search);
-  if (location.hash === "#search") input.focus();
+  // "#search" alone asks for the field, "#search=TOKEN" for what it would find.
+  if (location.hash.startsWith("#search=")) {
+    input.value = decodeURIComponent(location.hash.slice("#search=".length));
+    search();
+  }
+  if (location.hash.startsWith("#search")) input.focus();
 })();

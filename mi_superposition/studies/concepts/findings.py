@@ -16,6 +16,7 @@ from mi_superposition.concepts.directions import Separation
 from mi_superposition.concepts.overlap import mean_shared
 from mi_superposition.errors import WorkError
 from mi_superposition.runs import read_tensors, write_tensors
+from mi_superposition.studies.concepts.features import FeaturesMeasured
 from mi_superposition.studies.concepts.measure import LayerMeasured, RandomMeasured
 
 State = Literal["trained", "untrained"]
@@ -30,7 +31,7 @@ class Findings:
 
     ``random`` is empty where texts have labels of their own. ``labels`` are those of the held-out texts, -1 for none; texts
     of one of ``groups`` have the same word. ``words`` are a few of each concept, ``word_points`` what each state's layer
-    ``word_layer`` makes of them alone; both are empty for labels.
+    ``word_layer`` makes of them alone; both are empty for labels. ``features`` are those of the sparse autoencoder asked for, if any.
     """
 
     request: Mapping[str, Any]
@@ -46,6 +47,7 @@ class Findings:
     words: Mapping[str, tuple[str, ...]]
     word_layer: str
     word_points: Mapping[State, Float[Tensor, "word d"]]
+    features: FeaturesMeasured | None = None
 
     @property
     def chance(self) -> float:
@@ -71,6 +73,11 @@ class Findings:
     def shares_units(self) -> bool:
         """Whether units that concepts share were counted: not where two labels are each other's rest."""
         return all(len(measured.shared) for measured in self.layers["trained"].values())
+
+    def unit_effects(self) -> dict[str, Float[Tensor, "concept unit"]]:
+        """How much each concept moves each unit of every layer of the trained model, and each feature (standard deviations)."""
+        effects = {layer: measured.effects for layer, measured in self.layers["trained"].items()}
+        return effects if self.features is None else effects | {self.features.name: self.features.effects}
 
     def error(self, accuracy: float) -> float:
         """Standard error of an accuracy on so many held-out texts, were they independent."""
@@ -99,6 +106,11 @@ class Findings:
             found[f"{layer}.random.probe"] = sum(random.probes) / len(random.probes)
             if random.shared:
                 found[f"{layer}.random.shared_units"] = sum(random.shared) / len(random.shared)
+        if self.features is not None:
+            for concept, effects in zip(self.concepts, self.features.effects, strict=True):
+                found[f"{self.features.name}.{concept}.largest_effect"] = float(effects.abs().max())
+            if self.features.random_largest:
+                found[f"{self.features.name}.random.largest_effect"] = max(self.features.random_largest)
         return found
 
 
@@ -124,6 +136,9 @@ def save_findings(findings: Findings, folder: Path) -> None:
                 },
                 "separations": [dataclasses.asdict(one) for one in measured.separations],
             }
+    if findings.features is not None:
+        tensors["features/effects"] = findings.features.effects
+        told["features"] = {"name": findings.features.name, "random_largest": findings.features.random_largest}
     write_tensors(folder / FINDINGS, tensors, {"findings": json.dumps(told, allow_nan=False)})
 
 
@@ -162,6 +177,11 @@ def load_findings_file(folder: Path) -> Findings:
             words={concept: tuple(words) for concept, words in told["words"].items()},
             word_layer=told["word_layer"],
             word_points={state: tensors[f"words/{state}"] for state in STATES if told["words"]},
+            features=None
+            if "features" not in told
+            else FeaturesMeasured(
+                told["features"]["name"], tensors["features/effects"], tuple(told["features"]["random_largest"])
+            ),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise WorkError(f"{str(folder / FINDINGS)!r} is damaged: {error}") from error

@@ -13,6 +13,7 @@ from mi_superposition.concepts.overlap import mean_shared, top_units
 from mi_superposition.concepts.simple import SimpleLanguageModel, chance_sizes, correlations, mean_size
 from mi_superposition.figures.concepts import labelled_heatmaps, labelled_points
 from mi_superposition.figures.lines import Line, stacked_lines
+from mi_superposition.models import FEATURES
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, Link, TableRecord
 from mi_superposition.studies.concepts.findings import STATES, Findings
@@ -23,6 +24,7 @@ _SEEDS = 1000
 # Hidden dimensions and seed of the untrained three-layer model.
 _D_EMBEDDING, _D_HIDDEN, _SEED = 10, 5, 0
 _SHOWN_UNITS = 20
+_SHOWN_FEATURES = 6
 _SIGNIFICANT = 0.05
 
 
@@ -68,7 +70,7 @@ def concepts_items(findings: Findings, *, pages: Mapping[str, Mapping[int, str]]
         _cosines(findings),
         _p_values(findings),
     ]
-    return [*items, *_overlap(findings, pages or {}), *_simple(findings)]
+    return [*items, *_overlap(findings, pages or {}), *_features(findings, pages or {}), *_simple(findings)]
 
 
 def _mean(values: tuple[float, ...]) -> float:
@@ -297,6 +299,50 @@ def _several(findings: Findings, layer: str, found: LayerMeasured, k: int, pages
         rows=rows or [["none", ""]],
         words=("concepts",),
     )  # fmt: skip
+
+
+def _features(findings: Findings, pages: Mapping[str, Mapping[int, str]]) -> list[Item]:
+    """For each concept the features it moves most, beside the most that random word lists move any."""
+    found = findings.features
+    if found is None:
+        return []
+    addresses = pages.get(found.name, {})
+    most = max(found.random_largest, default=0.0)
+    rows: list[list[str | Link | list[str | Link]]] = []
+    for concept, effects in zip(findings.concepts, found.effects, strict=True):
+        units = effects.abs().topk(min(_SHOWN_FEATURES, len(effects))).indices.tolist()
+        cell: list[str | Link] = []
+        for unit in units:
+            cell += [
+                Link(str(unit), addresses[unit]) if unit in addresses else str(unit),
+                f"({float(effects[unit]):+.2f})",
+            ]
+        beyond = int((effects.abs() > most).sum())
+        rows.append(
+            [concept, f"{float(effects.abs().max()):.2f}", *([f"{beyond}"] if found.random_largest else []), cell]
+        )
+    control = ""
+    if found.random_largest:
+        mean = _mean(found.random_largest)
+        control = (
+            f" In {len(found.random_largest)} draws of as many random word lists the largest of any feature is {mean:.2f} on average and {most:.2f} at most; the third "
+            "column counts the features above that. A word that many sentences of one list share, such as a name, moves a feature as well as a concept does."
+        )
+    return [
+        TableRecord(
+            id="features",
+            title="Features that a concept moves most",
+            look_at=f"How many standard deviations a concept moves the features of the sparse autoencoder at {found.name.removesuffix(FEATURES)}, means over a sentence: the largest, and which features they are.{control}",
+            columns=[
+                "concept",
+                "largest effect",
+                *(["beyond random lists"] if found.random_largest else []),
+                "features",
+            ],
+            rows=rows,
+            words=("features",),
+        )
+    ]
 
 
 def _simple(findings: Findings) -> list[Item]:

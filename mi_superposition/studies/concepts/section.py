@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 from mi_superposition.concepts.overlap import mean_shared
+from mi_superposition.models import FEATURES
+from mi_superposition.runs import read_manifest
 from mi_superposition.site import Page, Section
+from mi_superposition.site.neuron_records import unit_slug
 from mi_superposition.site.records import Item, Link, TableRecord
+from mi_superposition.studies.concepts.encoder import EncoderRequest, train_encoder_run
 from mi_superposition.studies.concepts.findings import STATES, Findings
 from mi_superposition.studies.concepts.page import concepts_items, intro, neuron_layer
-from mi_superposition.studies.concepts.study import load_findings
+from mi_superposition.studies.concepts.study import COMMAND, ConceptsRequest, load_findings, write_concepts_run
+from mi_superposition.studies.request import SectionRequest
 
+TITLE = "Concepts"
 BUNDLED = Path(__file__).parents[2] / "bundled" / "concepts"
 STORIES = "stories"
 # SST-2's training file holds phrases of its sentences, nested in one another, and the encoder was trained on their labels
@@ -22,14 +28,14 @@ REAL = {
     "sst2-labels-encoder": "Sentiment of review sentences, encoder trained on others",
     "sst2-words-encoder": "Words of sentiment in review phrases, encoder trained on their sentiment",
 }
-_NEURONS = re.compile(r"blocks\.(\d+)\.mlp\.hook_post")
 
 
-def concepts_section(on_stage: Callable[[str], None]) -> Section:
-    """Tell what was measured of the bundled story model, with links to its neurons' pages, and on real sentences."""
-    on_stage("concepts")
-    stories = load_findings(BUNDLED / STORIES)
-    real = {name: load_findings(BUNDLED / name) for name in REAL}
+def concepts_section(request: SectionRequest) -> Section:
+    """Tell what was measured of the bundled story model, with links to its neurons' and features' pages, and on real sentences."""
+    request.on_stage("bundled findings" if request.real is None else "sentences")
+    stories = bundled_stories()
+    real = {name: _on_real_sentences(name, request) for name in REAL}
+    pages = neuron_pages(stories) if "neuroscope" in request.sections else {}
     items: list[Item] = [
         _overview(
             {
@@ -37,17 +43,17 @@ def concepts_section(on_stage: Callable[[str], None]) -> Section:
                 **{name: (title, real[name]) for name, title in REAL.items()},
             }
         ),
-        *concepts_items(stories, pages=neuron_pages(stories)),
+        *concepts_items(stories, pages=pages),
     ]
     trained, untrained = (stories.layers[state][stories.best(state)].probe for state in STATES)
     return Section(
         slug="concepts",
-        title="Concepts",
+        title=TITLE,
         summary="Whether a model keeps the words of a concept together, told by words that a probe never learnt from, and whether concepts share neurons.",
         number=f"{trained:.3f} right",
         number_is=f"share of held-out sentences whose concept ({len(stories.concepts)} of them) a linear probe tells by words it never learnt from",
         control=f"{untrained:.3f} untrained, {stories.best_random:.3f} for random word lists, {stories.chance:.3f} chance",
-        page=Page(slug="concepts", title="Concepts", intro=intro(stories), items=items),
+        page=Page(slug="concepts", title=TITLE, intro=intro(stories), items=items),
         more=[
             Page(slug=f"concepts-{name}", title=f"Concepts: {title}", intro=intro(real[name]), items=concepts_items(real[name]))
             for name, title in REAL.items()
@@ -56,12 +62,46 @@ def concepts_section(on_stage: Callable[[str], None]) -> Section:
 
 
 def neuron_pages(findings: Findings) -> Mapping[str, Mapping[int, str]]:
-    """Addresses of the pages of the bundled model's neurons, by layer."""
-    pages = {}
-    for name, found in findings.layers["trained"].items():
-        if layer := _NEURONS.fullmatch(name):
-            pages[name] = {unit: f"neurons/L{layer[1]}N{unit}.html" for unit in range(found.n_units)}
-    return pages
+    """Addresses of the pages of the bundled model's neurons and features, by layer."""
+    return {
+        name: {unit: f"neurons/{unit_slug(name, unit)}.html" for unit in range(effects.shape[1])}
+        for name, effects in findings.unit_effects().items()
+        if name.endswith((".mlp.hook_post", FEATURES))
+    }
+
+
+@functools.cache
+def bundled_stories() -> Findings:
+    """What was found of the bundled story model."""
+    return load_findings(BUNDLED / STORIES)
+
+
+def concept_address(layer: str, findings: Findings) -> str:
+    """Where the report tells which of a layer's units a concept moves most."""
+    if findings.features is not None and layer == findings.features.name:
+        return "concepts.html#features"
+    return "concepts.html#several" if layer == neuron_layer(findings) else "concepts.html#overlap-layers"
+
+
+def _on_real_sentences(name: str, request: SectionRequest) -> Findings:
+    """What comes with the package, or the same asked again of real sentences."""
+    if request.real is None:
+        return load_findings(BUNDLED / name)
+    asked = read_manifest(BUNDLED / name, COMMAND)["config"]
+    corpus, split = request.real.texts("sst2", Path(asked["corpus"]).stem)
+    asked |= {"corpus": corpus, "split": split}
+
+    def on_text(by: int, state: str) -> None:  # noqa: ARG001
+        request.on_progress(f"{name}: {state}")
+
+    if asked["model"] != STORIES:
+        train, test = (request.real.texts("sst2", part) for part in ("train", "validation"))
+        encoder = EncoderRequest(train[0], test[0], request.real.tokenizer(), train_split=train[1], test_split=test[1])
+        asked["model"] = str(request.real.runs / asked["model"])
+        train_encoder_run(Path(asked["model"]), encoder, on_step=on_text, should_stop=request.should_stop)
+    out = request.real.runs / f"concepts-{name}"
+    write_concepts_run(out, ConceptsRequest(**asked), on_text=on_text, should_stop=request.should_stop)
+    return load_findings(out)
 
 
 def _overview(runs: Mapping[str, tuple[str, Findings]]) -> TableRecord:

@@ -18,10 +18,13 @@ from mi_superposition.concepts.words import load_concepts, random_lists, sentenc
 from mi_superposition.corpora import load_corpus
 from mi_superposition.corpora.labelled import columns_of, load_labelled_texts
 from mi_superposition.errors import RequestError
-from mi_superposition.models import layer_hooks, load_model, untrained_copy, weights_of
+from mi_superposition.models import FEATURES, Encode, layer_hooks, load_model, untrained_copy, weights_of
 from mi_superposition.models.encoders import Encoder, is_encoder, load_encoder
 from mi_superposition.runs import Run, content_hash, open_run, read_manifest, read_tensors, write_tensors
+from mi_superposition.sae import check_sae, load_sae
+from mi_superposition.sae.files import one_sae_folder, sae_identity
 from mi_superposition.site import Page, Section, write_site
+from mi_superposition.studies.concepts.features import measure_features
 from mi_superposition.studies.concepts.findings import (
     STATES,
     Findings,
@@ -53,6 +56,7 @@ class ConceptsRequest:
     file has one. ``concepts``: word lists, see ``load_concepts``; default: ``sentiment`` for texts that are no stories. ``most``:
     texts (sentences, for word lists), from the first on. ``per_concept``: texts of each concept on either side at most. ``top_k``: units
     of each concept that may be shared. ``random_lists`` are the control of word lists; of the first ``random_probes`` a probe too.
+    ``sae``: a sparse autoencoder of the model, whose features are looked at too.
     """
 
     model: str = "stories"
@@ -70,6 +74,7 @@ class ConceptsRequest:
     seed: int = 0
     threads: int = 2
     device: str = "cpu"
+    sae: str | None = None
 
     def __post_init__(self) -> None:
         least = {
@@ -100,6 +105,7 @@ class _Opened:
     material: Material
     random: list[Material]
     identity: dict[str, Any]
+    encode: dict[str, Encode]
 
 
 def write_concepts_run(
@@ -150,8 +156,21 @@ def _open(request: ConceptsRequest) -> _Opened:
             raise RequestError(f"{request.model!r} came without a tokenizer: it can read no text")
         weights = content_hash(weights_of(trained))
         models = {"trained": trained, "untrained": untrained_copy(trained, request.seed)}
-    identity = {"model": {"name": request.model, "sha256": weights}, "corpus": corpus, "words": concepts}
-    return _Opened(models, trained.tokenizer, texts, concepts, material, random, identity)
+    identity: dict[str, Any] = {
+        "model": {"name": request.model, "sha256": weights},
+        "corpus": corpus,
+        "words": concepts,
+    }
+    encode = {}
+    if request.sae is not None:
+        if isinstance(trained, Encoder):
+            raise RequestError(
+                f"sae = {request.sae!r}: {request.model!r} is an encoder; autoencoders read hooked language models"
+            )
+        sae = load_sae(request.sae, device=request.device)
+        encode[check_sae(sae, trained)] = sae.encode
+        identity["sae"] = {"name": request.sae, "sha256": sae_identity(one_sae_folder(request.sae))}
+    return _Opened(models, trained.tokenizer, texts, concepts, material, random, identity, encode)
 
 
 def _texts(
@@ -216,8 +235,13 @@ def _measured(
 ) -> Findings:
     layers: dict[State, dict[str, LayerMeasured]] = {}
     random: dict[str, RandomMeasured] = {}
+    features = None
     for state in STATES:
         pooled = _pooled(run, state, opened, on_text, should_stop)
+        if state == "trained" and opened.encode:
+            [name] = (f"{hook}{FEATURES}" for hook in opened.encode)
+            on_text(0, name)
+            features = measure_features(name, pooled.pop(name), opened.material, opened.random)
         layers[state] = {}
         for name, points in pooled.items():
             on_text(0, f"{state}: {name}")
@@ -264,6 +288,7 @@ def _measured(
             for state in STATES
             if alone
         },
+        features=features,
     )
 
 
@@ -293,10 +318,14 @@ def _pooled(
             if should_stop():
                 raise Stopped(read, "text")
 
-        write_tensors(path, pool_texts(model, opened.texts, tokenizer=opened.tokenizer, on_texts=on_texts))
+        # An untrained model has no features of the trained one's.
+        encode = opened.encode if state == "trained" else {}
+        write_tensors(
+            path, pool_texts(model, opened.texts, tokenizer=opened.tokenizer, encode=encode, on_texts=on_texts)
+        )
     pooled, _ = read_tensors(path)
     # A file keeps them by size; layers come in the model's order.
-    order = _layer_order(model, list(pooled))
+    order = [*_layer_order(model, list(pooled)), *(name for name in pooled if name.endswith(FEATURES))]
     return {name: pooled[name] for name in order}
 
 

@@ -47,7 +47,7 @@ def evaluation_table(rows: Sequence[Row]) -> TableRecord:
             f"reconstruction in the activations' place. {'; '.join(losses_without(list(rows)))}. Recovered: 1 is the model itself, 0 the "
             "mean. Dense: active on more than a tenth of the tokens."
         ),
-        columns=["", *(name for name, _ in COLUMNS.values())],
+        columns=["reconstruction", *(name for name, _ in COLUMNS.values())],
         rows=[
             [f"{row.sae}: {row.kind}" if several and row.kind == SAE else row.kind, *cells(row.numbers)] for row in rows
         ],
@@ -61,7 +61,7 @@ def _kinds(rows: Sequence[Row]) -> TableRecord:
         id="kinds",
         title="What it is compared with",
         look_at="All have as many features a token as the autoencoder, rounded up. An autoencoder of a shuffled model that does not choose their number has at most as many; on its own model it has those it was trained to have.",
-        columns=["", "what it is"],
+        columns=["reconstruction", "what it is"],
         rows=[[kind, text] for kind, text in KINDS.items() if kind in present and kind != SAE],
         words={"what it is"},
     )

@@ -5,19 +5,28 @@ bundled language model.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
+from mi_superposition.runs import read_manifest
 from mi_superposition.site import Page, Section
 from mi_superposition.site.records import Item, Link, TableRecord
 from mi_superposition.spectra import effective_ranks, weight_spectrum
+from mi_superposition.spectra.classifier import ClassifierTraining
+from mi_superposition.studies.request import SectionRequest
 from mi_superposition.studies.spectra.findings import RANDOM, STATES, Findings
 from mi_superposition.studies.spectra.page import CAUTION, intro, mean_ratio, spectra_items
-from mi_superposition.studies.spectra.study import SpectraRequest, load_findings, open_subject, write_spectra_run
+from mi_superposition.studies.spectra.study import (
+    COMMAND,
+    SpectraRequest,
+    load_findings,
+    open_subject,
+    write_spectra_run,
+)
 from mi_superposition.studies.toy import directions
 from mi_superposition.studies.toy.study import bundled_models
 from mi_superposition.toy.geometry import represented
 
+TITLE = "Effective rank"
 BUNDLED = Path(__file__).parents[2] / "bundled" / "spectra"
 # Made by scripts/effective_rank.py.
 STORIES = "stories"
@@ -27,12 +36,12 @@ REAL = {"simplenet-mnist": "SimpleNet on MNIST", "resnet50-cifar100": "ResNet-50
 _CHAPTER = {"fc1": "110 (113)", "fc2": "54"}
 
 
-def spectra_section(on_stage: Callable[[str], None]) -> Section:
+def spectra_section(request: SectionRequest) -> Section:
     """Measure, and tell it beside what was found on real images."""
-    on_stage("effective rank: digits")
+    request.on_stage("digits")
     digits = _measured(SpectraRequest())
     stories = load_findings(BUNDLED / STORIES)
-    real = {name: load_findings(BUNDLED / name) for name in REAL}
+    real = {name: _on_real_images(name, request) for name in REAL}
     pages = {
         "spectra-stories": ("The bundled story model", stories),
         **{f"spectra-{name}": (title, real[name]) for name, title in REAL.items()},
@@ -48,14 +57,12 @@ def spectra_section(on_stage: Callable[[str], None]) -> Section:
     ]
     return Section(
         slug="spectra",
-        title="Effective rank",
+        title=TITLE,
         summary="How many directions layers use, in weights and in activations, beside the same layers before training.",
         number=f"{ranks['trained'].energy_rank} of {ranks['trained'].n}",
         number_is="directions that hold 99 % of the first layer's weights, SimpleNet trained on MNIST",
         control=f"{ranks['untrained'].energy_rank} untrained, {ranks[RANDOM].energy_rank} at random",
-        page=Page(
-            slug="spectra", title="Effective rank", intro=f"{CAUTION} Below the tables: {intro(digits)}", items=items
-        ),
+        page=Page(slug="spectra", title=TITLE, intro=f"{CAUTION} Below the tables: {intro(digits)}", items=items),
         more=[
             Page(slug=slug, title=f"Effective rank: {title}", intro=intro(findings), items=spectra_items(findings))
             for slug, (title, findings) in pages.items()
@@ -68,6 +75,25 @@ def _measured(request: SpectraRequest) -> Findings:
         out = Path(scratch) / "run"
         write_spectra_run(out, request, open_subject(request))
         return load_findings(out)
+
+
+def _on_real_images(name: str, request: SectionRequest) -> Findings:
+    """What comes with the package, or the same asked again of real images."""
+    if request.real is None:
+        return load_findings(BUNDLED / name)
+    asked = read_manifest(BUNDLED / name, COMMAND)["config"]
+    training = ClassifierTraining(**asked.pop("training"))
+    asked |= {"training": training, "layers": tuple(asked["layers"]), "images": request.real.images(asked["images"])}
+    again = SpectraRequest(**asked)
+    out = request.real.runs / f"spectra-{name}"
+    write_spectra_run(
+        out,
+        again,
+        open_subject(again),
+        on_step=lambda by, state: request.on_progress(f"{name}: {state}"),
+        should_stop=request.should_stop,
+    )
+    return load_findings(out)
 
 
 def _overview(runs: dict[str, tuple[str, Findings]]) -> TableRecord:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, Link, TableRecord
+from mi_superposition.studies.request import SectionRequest
 from mi_superposition.studies.toy import STUDIES
 from mi_superposition.studies.toy.directions import PROBABILITIES
-from mi_superposition.studies.toy.study import bundled_models
+from mi_superposition.studies.toy.study import Models, StudySize, ToyStudy, bundled_models, train_study, trained_models
 from mi_superposition.toy.geometry import represented
 from mi_superposition.toy.models import initial_weights
 
+TITLE = "Toy models"
 _SHOWN = PROBABILITIES.index(0.1)
 
 
-def toy_section(on_stage: Callable[[str], None] = lambda stage: None) -> Section:
-    """Measure the bundled toy models and tell it; ``on_stage`` gets the name of each study as it begins."""
+def toy_section(request: SectionRequest) -> Section:
+    """Measure the bundled toy models, or in full ones of the sources' size trained here, and tell it."""
     pages, outcomes = [], {}
     for study in STUDIES.values():
-        on_stage(f"toy models: {study.name}")
-        models = bundled_models(study)
+        request.on_stage(study.name)
+        models = _models(study, request)
         pages.append(study.page(models))
         outcomes[study.name] = study.outcome(models)
         if study.name == "directions":
@@ -39,7 +39,7 @@ def toy_section(on_stage: Callable[[str], None] = lambda stage: None) -> Section
     items: list[Item] = [table, first]
     return Section(
         slug="toy",
-        title="Toy models",
+        title=TITLE,
         summary="When features share dimensions, and how: bottlenecks, neurons and computations small enough to see whole.",
         number=f"{kept} in 2",
         number_is="features represented, and dimensions to do it in, at sparsity 0.9",
@@ -56,3 +56,17 @@ def toy_section(on_stage: Callable[[str], None] = lambda stage: None) -> Section
         ),
         more=pages,
     )
+
+
+def _models(study: ToyStudy, request: SectionRequest) -> Models:
+    if request.real is None:
+        return bundled_models(study)
+    out, size = request.real.runs / f"toy-{study.name}", StudySize(full=True)
+    train_study(
+        study,
+        out,
+        size,
+        on_step=lambda by, state: request.on_progress(f"{study.name}: {state}"),
+        should_stop=request.should_stop,
+    )
+    return trained_models(study, out, size)

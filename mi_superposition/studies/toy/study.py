@@ -121,6 +121,11 @@ def bundled_models(study: ToyStudy) -> dict[str, ToyModels]:
     return {name: load_toy(BUNDLED / study.name / name) for name in study.sized(StudySize())}
 
 
+def trained_models(study: ToyStudy, out: Path, size: StudySize) -> dict[str, ToyModels]:
+    """The models of a finished run of ``train_study``."""
+    return {name: load_toy(out / "runs" / name) for name in study.sized(size)}
+
+
 def loss_table(models: Models) -> TableRecord:
     """Losses of all instances of every run, best, median and worst; of many settings their medians."""
     rows = []

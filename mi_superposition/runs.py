@@ -31,13 +31,14 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 HISTORY = "history.jsonl"
 _LOCK = ".lock"
-_PARTIAL = ".partial"
+# What a file is called while it is being written.
+PARTIAL = ".partial"
 _RECORDED_PACKAGES = ("torch", "transformer-lens", "transformers", "sae-lens", "numpy", "safetensors")
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a whole file or nothing. Raises ``WorkError`` naming the file when the disk refuses."""
-    partial = path.with_name(path.name + _PARTIAL)
+    partial = path.with_name(path.name + PARTIAL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -54,7 +55,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def clear_partial(folder: Path) -> None:
     """Remove what a killed process was writing there."""
-    for leftover in folder.rglob("*" + _PARTIAL):
+    for leftover in folder.rglob("*" + PARTIAL):
         leftover.unlink()
 
 
@@ -278,7 +279,7 @@ def _check_free_or_same(path: Path, command: str, config: Mapping[str, Any], inp
         raise RequestError(f"{str(path)!r} is a file: give a folder for the run")
     if not (path / MANIFEST).exists():
         if path.exists() and (
-            others := sorted(p.name for p in path.iterdir() if p.name != _LOCK and not p.name.endswith(_PARTIAL))
+            others := sorted(p.name for p in path.iterdir() if p.name != _LOCK and not p.name.endswith(PARTIAL))
         ):
             raise RequestError(f"{str(path)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
         return

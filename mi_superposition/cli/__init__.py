@@ -7,8 +7,10 @@ on). Heavy imports stand inside ``run`` so that help needs none of them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import io
+import math
 import sys
 from collections.abc import Sequence
 
@@ -63,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail(1, "not enough memory: ask for less at once")
     except RuntimeError as error:
-        # torch says so of its own allocations, and of nothing else.
-        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+        # torch, and the C++ below it, say so of their own allocations, and of nothing else.
+        if not any(said in str(error) for said in ("allocate memory", "out of memory", "bad_alloc")):
             raise
         return _fail(1, "not enough memory: ask for less at once")
     except KeyboardInterrupt:
@@ -113,11 +115,11 @@ def _parse(arguments: Sequence[str]) -> Command:
 
 
 def _parse_options(name: str, options: Sequence[str]) -> Command:
-    """Parse with tyro; its boxed complaint becomes one line like every other error of ours."""
+    """Parse with tyro, whose boxed complaint becomes one line like every other error of ours. NaN and infinity are no option's value."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(COMMANDS[name], prog=f"mi-superposition {name}", args=list(options))
+            command = tyro.cli(COMMANDS[name], prog=f"mi-superposition {name}", args=list(options))
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -126,3 +128,9 @@ def _parse_options(name: str, options: Sequence[str]) -> Command:
         text = " ".join(line for line in inside if line and not line.startswith("\u2500"))
         text = text.split("For full helptext")[0].strip("\u2500\u256d\u256e\u2570\u256f ")
         raise RequestError(f"{name}: {text} (see --help)") from None
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise RequestError(f"--{field.name.replace('_', '-')} {one}: must be a finite number")
+    return command

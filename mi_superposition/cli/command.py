@@ -6,9 +6,11 @@ import contextlib
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 
+@dataclass(frozen=True)
 class Command(ABC):
     """A parsed command line."""
 

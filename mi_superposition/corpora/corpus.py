@@ -15,7 +15,7 @@ from mi_superposition.corpora.files import (
     saved_documents,
     text_documents,
 )
-from mi_superposition.corpora.hub import hub_documents
+from mi_superposition.corpora.hub import check_hub_id, hub_documents
 from mi_superposition.errors import RequestError
 from mi_superposition.runs import file_hash, text_hash
 
@@ -135,4 +135,5 @@ def load_corpus(
     near = difflib.get_close_matches(str(name), BUNDLED_CORPORA, n=1)
     if near and len(parts) == 1:
         raise RequestError(f"{str(name)!r} is no corpus: did you mean {near[0]!r}?")
+    check_hub_id(str(name))
     return Corpus(str(name), lambda: hub_documents(str(name), split, column, config))

@@ -14,11 +14,13 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from mi_superposition.corpora.files import Document, row_documents
 from mi_superposition.errors import RequestError, WorkError
@@ -28,6 +30,14 @@ _SHARD = re.compile(r"^(.*)-\d{5}-of-(\d{5})")
 
 
 _Read = TypeVar("_Read")
+
+
+def check_hub_id(name: str) -> None:
+    """Raise ``RequestError`` for a name that no dataset on the hub can have."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise RequestError(f"{name!r} is no file here, and no id on the hub has such characters") from None
 
 
 def hub_documents(name: str, split: str, column: str, config: str | None) -> Iterator[Document]:
@@ -43,6 +53,7 @@ def hub_rows(
     Raises ``RequestError`` for a dataset, configuration or split that is not there or not open to this user, ``WorkError``
     when the network fails and the cache does not hold it.
     """
+    check_hub_id(name)
     # What the cache holds may be an old state of the dataset: it stands in where there is no hub to ask.
     if not constants.HF_HUB_OFFLINE:
         begun = False

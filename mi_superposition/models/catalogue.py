@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformer_lens.loading_from_pretrained import get_official_model_name, make_model_alias_map
 from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
 
@@ -59,7 +61,11 @@ def hub_id(name: str) -> str:
         official = get_official_model_name(name)
         return _OWNED.get(official, official)
     parts = name.split("/")
-    if len(parts) == 2 and all(parts) and not name.startswith("."):
+    if len(parts) == 2:
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            raise RequestError(f"{name!r} is no folder here, and no id on the hub has such characters") from None
         return name
     known = f"bundled models are {', '.join(repr(known) for known in BUNDLED_MODELS)}; a hub id or a folder works too"
     raise RequestError(f"{name!r} is no model: {_hint(name, known)}")

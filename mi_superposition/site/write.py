@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mi_superposition.errors import RequestError
-from mi_superposition.runs import clear_partial, write_file
+from mi_superposition.runs import PARTIAL, clear_partial, write_file
 from mi_superposition.site.records import (
     Card,
     FigureRecord,
@@ -136,8 +136,11 @@ def check_site_folder(out: Path) -> None:
     """Raise ``RequestError`` unless ``out`` is new, empty, or a site written before."""
     if out.exists() and not out.is_dir():
         raise RequestError(f"{str(out)!r} is a file: give a folder for the site")
-    if out.is_dir() and not (out / _MARK).exists() and (others := sorted(path.name for path in out.iterdir())):
-        raise RequestError(f"{str(out)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
+    if out.is_dir() and not (out / _MARK).exists():
+        others = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+        # A site cut off at its very first file has nothing whole yet.
+        if others := [name for name in others if not name.endswith(PARTIAL)]:
+            raise RequestError(f"{str(out)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
 
 
 def environment() -> Environment:

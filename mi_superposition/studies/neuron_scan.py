@@ -118,8 +118,6 @@ def write_scan_run(
     """
     check_engine(engine)
     model = load_model(request.model, device=request.device)
-    # Refused before there is a run folder.
-    _batches(model, (), request, 0)
     # Workers of a cluster stand in other folders, and perhaps on machines with other devices.
     sent = replace(
         request,
@@ -129,6 +127,9 @@ def write_scan_run(
     )
     reader = _reader(model, request.hooks, request.sae, request.precision)
     corpus = load_corpus(request.corpus, split=request.split, column=request.column)
+    # Refused before there is a run folder.
+    if next(iter(_batches(model, list(itertools.islice(corpus, 1)), request, 0)), None) is None:
+        raise RequestError(f"the corpus {request.corpus!r} gives no rows: there is nothing to scan")
     inputs = {
         "model": {"name": request.model, "sha256": content_hash(weights_of(model))},
         "corpus": corpus.identity(),

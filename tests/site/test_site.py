@@ -146,3 +146,12 @@ def test_sliders_move_the_figures(report_site, browser):
     page.wait_for_function(f"{shown} !== {before}", timeout=5000)
     assert page.inner_text("#ablation-maps output") == "heads kept: none"
     assert slider.get_attribute("aria-valuetext") == "none"
+
+
+def test_a_site_cut_off_at_its_first_file_is_written_over(tmp_path):
+    site = tmp_path / "site"
+    (site / "assets").mkdir(parents=True)
+    (site / "assets" / "style.css.partial").write_text("body {")
+    write_site([hostile_section()], site, title="Title", lead="Lead")
+    assert (site / "index.html").exists()
+    assert not list(site.rglob("*.partial"))

@@ -72,6 +72,7 @@ class _Opened:
     text: TextRequest
     model: Any
     corpus: Corpus
+    control_corpus: Corpus
     saes: Mapping[str, Any]
     hooks: Mapping[str, str]
 
@@ -153,7 +154,12 @@ def _open(request: EvaluationRequest, saes: dict[str, Any]) -> _Opened:
     context = text.context or min(metadata.context_size or model.cfg.n_ctx, model.cfg.n_ctx)
     text = replace(text, device=str(model.W_E.device), context=context)
     hooks = {name: check_sae(sae, model, request.hook) for name, sae in saes.items()}
-    return _Opened(request, text, model, corpus, {name: sae.to(text.device) for name, sae in saes.items()}, hooks)
+    control_corpus = corpus
+    if request.control_corpus is not None:
+        control_corpus = load_corpus(request.control_corpus, split=text.split, column=text.column)
+    return _Opened(
+        request, text, model, corpus, control_corpus, {name: sae.to(text.device) for name, sae in saes.items()}, hooks
+    )
 
 
 def _section(rows: list[Row], opened: _Opened) -> Section:
@@ -214,14 +220,9 @@ def _trained_controls(
             **{name: training[name] for name in ("batch_size", "buffer_batches", "seed")},
         )  # fmt: skip
         text = replace(opened.text, batch=training["batch"], precision=training["precision"])
-        corpus = (
-            opened.corpus
-            if request.control_corpus is None
-            else load_corpus(request.control_corpus, split=text.split, column=text.column)
-        )
         # The copy has no tokenizer: it reads what the trained model reads.
         source = ActivationStream(
-            shuffled, text.batches(opened.model, corpus, held_out=False), list(dict.fromkeys(opened.hooks.values())),
+            shuffled, text.batches(opened.model, opened.control_corpus, held_out=False), list(dict.fromkeys(opened.hooks.values())),
             batch_size=stream.batch_size, buffer_batches=stream.buffer_batches, seed=stream.seed, precision=text.precision,
         )  # fmt: skip
         try:

@@ -1,0 +1,42 @@
+"""The workshop, furnished once; how many times each thing is tried; and the counts, told at the end."""
+
+import os
+from collections import Counter
+
+import pytest
+import torch
+from robustness import workshop
+
+from mi_superposition.models import build_gpt2, save_hugging_face
+from mi_superposition.stories.train import train_tokenizer
+
+# With ROBUSTNESS=full every command is killed twenty times and fed fifty malformed requests.
+FULL = os.environ.get("ROBUSTNESS") == "full"
+COUNTS: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """A small story model, its texts, and finished runs."""
+    root = tmp_path_factory.mktemp("workshop")
+    sizes = dict(d_vocab=400, n_ctx=64, d_model=16, d_mlp=48, n_layers=2, n_heads=2)
+    model = build_gpt2(**sizes, dropout=0.0, end_token=0, seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    save_hugging_face(model, train_tokenizer(workshop.TEXTS, 400), root / "model")
+    return workshop.furnish(root, root / "model")
+
+
+@pytest.fixture(scope="session")
+def counts():
+    """What was tried, counted by kind."""
+    return COUNTS
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A line with the counts."""
+    if COUNTS:
+        told = ", ".join(f"{number:,} {what}" for what, number in sorted(COUNTS.items()))
+        terminalreporter.write_line(f"robustness: {told}")

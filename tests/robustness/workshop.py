@@ -1,0 +1,187 @@
+"""Every command in small: a request that does all it does in a few seconds, on models and texts made for the purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mi_superposition.cli import main
+
+# Processes are forked from one that has imported everything and computed nothing, so that what is killed is the work.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["mi_superposition.report", "mi_superposition.cli.__main__", "sklearn.linear_model"])
+
+_NAMES = [
+    "Tim",
+    "Sue",
+    "Max",
+    "Ann",
+    "Ben",
+    "Amy",
+    "Sam",
+    "Lily",
+    "Tom",
+    "Mia",
+    "Jack",
+    "Lucy",
+    "Fred",
+    "Rose",
+    "Anna",
+    "Mark",
+]
+_THINGS = [
+    "ball",
+    "kite",
+    "book",
+    "boat",
+    "drum",
+    "ring",
+    "coat",
+    "lamp",
+    "door",
+    "sock",
+    "star",
+    "rope",
+    "nest",
+    "bell",
+    "leaf",
+    "shoe",
+]
+_DEEDS = ["jumped", "danced", "looked", "waited", "played", "sang", "slept", "laughed"]
+_PLACES = ["park", "tree", "lake", "hill", "town", "shop", "barn", "road"]
+TEXTS = [
+    f"Once upon a time there was a {animal} named {_NAMES[n % 16]} in house {n}. {_NAMES[n % 16]} was {mood} at the {_PLACES[n % 8]} for {n} days. "
+    f"They ate {food} with {n} birds. {_NAMES[n % 16]} {_DEEDS[n // 2 % 8]} and {_DEEDS[n // 3 % 8]} with the {_THINGS[n // 5 % 16]} and the "
+    f"{_THINGS[n // 7 % 16]} {n} times. The end."
+    for n, (animal, mood, food) in enumerate(
+        (animal, mood, food)
+        for _ in range(4)
+        for animal in ("cat", "dog", "fox", "owl")
+        for mood in ("happy", "sad", "glad", "angry")
+        for food in ("cake", "fish", "bread", "soup")
+    )
+]
+CONCEPTS = {
+    "animals": ["cat", "dog", "fox", "owl"],
+    "moods": ["happy", "sad", "glad", "angry"],
+    "food": ["cake", "fish", "bread", "soup"],
+}
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder with what small requests read: a model with its texts, and finished runs that later commands take."""
+
+    root: Path
+    model: Path
+
+    @property
+    def texts(self) -> Path:
+        """A corpus of 256 short stories."""
+        return self.root / "texts.txt"
+
+    def request(self, command: str, out: Path) -> list[str]:
+        """The words of a small request."""
+        return [*command.split(), "--out", str(out), *map(str, self._options(command))]
+
+    def _options(self, command: str) -> list[Any]:
+        reads = ["--model", self.model, "--corpus", self.texts]
+        match command:
+            case "report":
+                return ["--sections", "toy"]
+            case "addition train":
+                return [
+                    "--digits", 2, "--heads", 4, "--d-model", 16, "--train-problems", 1000, "--test-problems", 50, "--epochs", 60,
+                ]  # fmt: skip
+            case "heads ablate":
+                return ["--model", self.root / "addition", "--problems", 200, "--random-sets", 50]
+            case "heads project":
+                return ["--model", self.root / "addition"]
+            case "neurons order":
+                return ["--model", self.model, "--layer", 0, "--controls", 3, "--seconds", 0.05]
+            case "neurons scan":
+                return [*reads, "--shard", 20, "--threads", 1]
+            case "neurons pages":
+                return ["--scan", self.root / "scan"]
+            case "toy train":
+                return ["--instances", 4, "--steps", 3000, "--probability", 1, 0.1, "--threads", 1]
+            case "toy study":
+                return ["directions", "--instances", 2, "--steps", 400]
+            case "sae train":
+                return [
+                    *reads, "--hook", "blocks.1.hook_resid_pre", "--d-sae", 64, "--k", 4, "--tokens", 30_000,
+                    "--batch-size", 128, "--buffer-batches", 4, "--threads", 1,
+                ]  # fmt: skip
+            case "sae evaluate":
+                return ["--sae", self.root / "sae", "--corpus", self.texts, "--threads", 1]
+            case "spectra":
+                return ["--network", "simplenet", "--images", "digits", "--epochs", 4, "--threads", 1]
+            case "concepts":
+                lists = self.root / "concepts.json"
+                options = ["--labels", "none", "--concepts", lists, "--random-lists", 4, "--permutations", 50]
+                return [*reads, *options, "--random-probes", 1, "--threads", 1]
+        raise AssertionError(f"no small request for {command!r}")
+
+
+def furnish(root: Path, model: Path) -> Workshop:
+    """Write the texts and make the runs that other commands read."""
+    workshop = Workshop(root, model)
+    root.mkdir(parents=True, exist_ok=True)
+    workshop.texts.write_text("<|endoftext|>".join(TEXTS))
+    (root / "concepts.json").write_text(json.dumps(CONCEPTS))
+    for command, name in (("addition train", "addition"), ("neurons scan", "scan"), ("sae train", "sae")):
+        code, _, error = finish(workshop.request(command, root / name))
+        assert code == 0, error
+    return workshop
+
+
+def start(words: list[str], said: Path, *, before: Any = None) -> Any:
+    """The command in a process of its own; what it says goes to the files ``said`` with the endings .out and .err."""
+    process = PROCESSES.Process(target=_run, args=(words, str(said), before))
+    process.start()
+    return process
+
+
+def _run(words: list[str], said: str, before: Any) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with open(f"{said}.out", "w") as out, open(f"{said}.err", "w") as error:
+        # Below Python too: libraries in C have their own way to the terminal.
+        os.dup2(out.fileno(), 1)
+        os.dup2(error.fileno(), 2)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            if before is not None:
+                before()
+            code = main(words)
+    sys.exit(code)
+
+
+def finish(words: list[str], said: Path | None = None, *, before: Any = None) -> tuple[int, str, str]:
+    """The command to its end: exit code, standard output, standard error."""
+    if said is None:
+        said = Path(words[words.index("--out") + 1])
+        said = said.with_name(f"{said.name}-said")
+    process = start(words, said, before=before)
+    process.join()
+    code = process.exitcode
+    process.close()
+    return code, *(Path(f"{said}.{ending}").read_text(errors="replace") for ending in ("out", "err"))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Every file of a result; of its metrics all but how fast it was."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        name = path.relative_to(folder).as_posix()
+        found[name] = path.read_bytes()
+        if path.name == "metrics.json":
+            metrics = json.loads(found[name])
+            found[name] = {key: value for key, value in metrics.items() if not key.endswith(("_per_second", "seconds"))}
+    return found

@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: report test check clean
+.PHONY: report test check benchmarks clean
 
 report: $(VENV)/.installed
 	$(BIN)/mi-superposition report --out site
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Ten minutes on two cores that do nothing else; rewrites the table in benchmarks/README.md.
+benchmarks: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/run.py
 
 # What pre-commit and the test run check too.
 check: $(VENV)/.installed-dev

@@ -8,19 +8,16 @@ measured in a fresh process for each side.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from timing import Row, interleaved, machine, parser, write_rows
 
 from mi_superposition import load_model
 from mi_superposition.addition.ablation import one_digit_operands
@@ -109,19 +106,6 @@ CASES: dict[str, Callable[[], dict[str, Callable[[], None]]]] = {
 }
 
 
-def interleaved(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds a call of each way, taken in turn so that the machine's moods fall on all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for round_ in range(repeats + 3):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            for _ in range(BLOCK):
-                way()
-            if round_ >= 3:
-                seconds[name].append((time.perf_counter() - began) / BLOCK)
-    return seconds
-
-
 def peak_memory(case: str, way: str) -> float | None:
     """MiB that ten calls of one way add at their peak, in a fresh process with everything built (Linux only)."""
     command = [sys.executable, __file__, "--memory-of", case, way]
@@ -146,40 +130,48 @@ def _kilobytes(status: Path, field: str) -> int:
     return int(line.split()[1])
 
 
+def rows(quick: bool) -> list[Row]:
+    """For the common table, with all threads."""
+    found = []
+    for case, task in {
+        "training step, batch 256": "addition: a training step, batch 256",
+        "training step, batch 1024": "addition: a training step, batch 1,024",
+        "33 head-ablation conditions": "33 head-ablation conditions, 100 problems",
+    }.items():
+        with fixed_arithmetic(torch.get_num_threads()):
+            taken = interleaved(
+                CASES[case](), 1 if quick else 20, block=1 if quick else BLOCK, warm_up=0 if quick else 3
+            )
+        (usual_way, usual), (_, ours), (floor_is, floor) = taken.items()
+        found.append(Row(task, ours, usual_way, usual, floor_is.removeprefix("floor: "), floor))
+    return found
+
+
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--repeats", type=int, default=20)
+    options_of.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    options_of.add_argument("--memory-of", nargs=2, help="one case and way: its peak memory alone")
+    options = options_of.parse_args()
     if options.memory_of:
         _measure_memory(*options.memory_of)
         return
-    print(
-        f"{_processor()}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    if options.rows:
+        write_rows(options.rows, rows(options.quick))
+        return
+    print(machine())
     print(f"medians of {options.repeats} interleaved blocks of {BLOCK} calls\n")
     print(f"{'case':30} {'way':34} {'threads':>7} {'ms':>9} {'ratio to ours':>14} {'peak MiB':>9}")
     for case, build in CASES.items():
         memory = {way: peak_memory(case, way) for way in build() if not way.startswith("floor")}
         for threads in options.threads:
             with fixed_arithmetic(threads):
-                seconds = interleaved(build(), options.repeats)
-            ours = statistics.median(list(seconds.values())[1])
-            for way, values in seconds.items():
-                median = statistics.median(values)
+                taken = interleaved(build(), options.repeats, block=BLOCK, warm_up=3)
+            ours = list(taken.values())[1]
+            for way, median in taken.items():
                 peak = " " * 9 if memory.get(way) is None else f"{memory[way]:9.1f}"
                 print(f"{case:30} {way:34} {threads:7d} {1000 * median:9.2f} {median / ours:14.2f} {peak}")
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    )
-    name = names[0].split(":")[1].strip() if names else platform.processor()
-    return f"{len(names) or '?'} × {name}"
 
 
 if __name__ == "__main__":

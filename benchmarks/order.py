@@ -12,14 +12,13 @@ search cannot be seeded); what of its seconds is beyond the two it searches is t
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
+from timing import Row, machine, parser, timed, write_rows
 
 from mi_superposition.neurons import cosine_similarity, order_neurons
 from mi_superposition.neurons.order import path_score
@@ -123,46 +123,78 @@ def measure_one(method: str, matrix: Path, answer: Path) -> None:
     print(json.dumps({"seconds": median(seconds), "MiB": added / 1024}))
 
 
+def measured(n: int, methods: Iterable[str]) -> tuple[float, float, Iterator[tuple[str, float, dict[str, float]]]]:
+    """Seconds of the product of matrices, the bound, and as they come each method's score with its seconds and memory."""
+    similarity, vectors = synthetic(n), torch.randn(n, n // 4)
+    product = median([timed(lambda: cosine_similarity(vectors)) for _ in range(REPEATS)])
+    bound = order_neurons(similarity, seconds=SECONDS).upper_bound
+
+    def each() -> Iterator[tuple[str, float, dict[str, float]]]:
+        with tempfile.TemporaryDirectory() as folder:
+            matrix, answer = Path(folder) / "matrix.npy", Path(folder) / "order.npy"
+            np.save(matrix, similarity.numpy())
+            for name in methods:
+                command = [sys.executable, __file__, "--one", name, str(matrix), str(answer)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                score = path_score(similarity.square(), torch.from_numpy(np.load(answer)))
+                yield name, score, json.loads(done.stdout.splitlines()[-1])
+
+    return product, bound, each()
+
+
+def rows(quick: bool) -> list[Row]:
+    """For the common table: against SciPy's best order where it can be had, and its fast one where it cannot."""
+    found = []
+    for n, peer in (
+        ((64, "optimal leaf ordering"),) if quick else ((512, "optimal leaf ordering"), (4096, "average linkage"))
+    ):
+        product, bound, each = measured(n, ["greedy nearest neighbour", peer, "ours with its bound"])
+        (_, greedy_score, _), (_, peer_score, theirs), (_, score, our) = each
+        remark = (
+            f"score over greedy nearest neighbour's: {score / greedy_score:.4f} and {peer_score / greedy_score:.4f}; at most "
+            f"{100 * (bound / score - 1):.2f} % left"
+        )
+        found.append(
+            Row(
+                f"order of {n:,} neurons, with its bound",
+                our["seconds"],
+                peer,
+                theirs["seconds"],
+                "the product of matrices",
+                product,
+                remark,
+            )
+        )
+    return found
+
+
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    options_of.add_argument("--one", nargs=3, help="one method on a saved matrix; its order goes to the third")
+    options = options_of.parse_args()
     if options.one:
         measure_one(options.one[0], Path(options.one[1]), Path(options.one[2]))
         return
-    print(f"{torch.get_num_threads()} threads; search of {SECONDS} nominal seconds\n")
+    if options.rows:
+        write_rows(options.rows, rows(options.quick))
+        return
+    print(f"{machine()}; search of {SECONDS} nominal seconds\n")
     print(f"{'n':>5} {'method':26} {'score':>9} {'/ greedy':>8} {'gap':>7} {'seconds':>8} {'/ product':>9} {'MiB':>6}")
     times: dict[str, list[tuple[int, float]]] = {}
     for n in options.sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            matrix, answer = Path(folder) / "matrix.npy", Path(folder) / "order.npy"
-            similarity = synthetic(n)
-            np.save(matrix, similarity.numpy())
-            vectors = torch.randn(n, n // 4)
-            products = []
-            for _ in range(REPEATS):
-                began = time.perf_counter()
-                cosine_similarity(vectors)
-                products.append(time.perf_counter() - began)
-            floor = median(products)
-            bound = order_neurons(similarity, seconds=SECONDS).upper_bound
-            scores: dict[str, float] = {}
-            for name in METHODS:
-                if name == "optimal leaf ordering" and n > OPTIMAL_LEAVES_UP_TO:
-                    continue
-                command = [sys.executable, __file__, "--one", name, str(matrix), str(answer)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                numbers = json.loads(done.stdout.splitlines()[-1])
-                scores[name] = path_score(similarity.square(), torch.from_numpy(np.load(answer)))
-                times.setdefault(name, []).append((n, numbers["seconds"]))
-                against = scores[name] / scores["greedy nearest neighbour"]
-                print(
-                    f"{n:5} {name:26} {scores[name]:9.2f} {against:8.4f} {100 * (bound / scores[name] - 1):6.2f}% "
-                    f"{numbers['seconds']:8.2f} {numbers['seconds'] / floor:9.1f} {numbers['MiB']:6.0f}",
-                    flush=True,
-                )
+        methods = [name for name in METHODS if name != "optimal leaf ordering" or n <= OPTIMAL_LEAVES_UP_TO]
+        product, bound, each = measured(n, methods)
+        greedy_score = 0.0
+        for name, score, numbers in each:
+            greedy_score = greedy_score or score
+            times.setdefault(name, []).append((n, numbers["seconds"]))
+            print(
+                f"{n:5} {name:26} {score:9.2f} {score / greedy_score:8.4f} {100 * (bound / score - 1):6.2f}% "
+                f"{numbers['seconds']:8.2f} {numbers['seconds'] / product:9.1f} {numbers['MiB']:6.0f}",
+                flush=True,
+            )
     print("\nseconds ~ n to the power of")
     for name, points in times.items():
         if len(points) > 1:

@@ -10,13 +10,10 @@ over as many tokens and the five dense matrix products of a training step, and n
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
-import platform
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,12 +22,14 @@ import torch
 from datasets import Dataset
 from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner, TopKTrainingSAEConfig
 from sae_lens.config import LoggingConfig
+from timing import Row, machine, parser, timed, write_rows
 
 from mi_superposition import load_corpus, load_model
 from mi_superposition.corpora import TokenBatch, model_batches
 from mi_superposition.models import read_hooks
 from mi_superposition.sae import ActivationStream, Documents, SaeConfig, SaeJob, evaluate_sae, train_saes
 
+RUNNER = "SAELens's runner"
 HOOK, D_SAE, K, BATCH, BUFFER_BATCHES, ROWS = "blocks.1.hook_resid_pre", 2048, 32, 2048, 32, 32
 CONFIG = SaeConfig(d_sae=D_SAE, k=K)
 
@@ -84,45 +83,56 @@ def floor(model: Any, pieces: list[TokenBatch], n_steps: int) -> None:
         x @ W, wide @ W.T, wide.T @ x, x @ W, x.T @ wide
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=500_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+def compare(n_tokens: int, rounds: int) -> tuple[int, dict[str, float], dict[str, Any]]:
+    """How many steps were taken, median seconds of each way (the usual one first), and what its autoencoder is worth."""
     model = load_model("stories", device="cpu")
     texts = list(Documents(load_corpus("stories"), held_out=False))
     held_out = list(model_batches(model, Documents(load_corpus("stories"), held_out=True), ROWS))
     pieces = [piece for batch in model_batches(model, texts, ROWS) for piece in batch.pieces(model.W_E.device)]
-    n_steps = -(-options.tokens // BATCH)
+    n_steps = -(-n_tokens // BATCH)
     ways: dict[str, Callable[[], Any]] = {
-        "SAELens's runner": lambda: runner(model, texts, n_steps),
+        RUNNER: lambda: runner(model, texts, n_steps),
         "ours": lambda: ours(model, texts, n_steps),
         "ours, bfloat16 model": lambda: ours(model, texts, n_steps, precision="bfloat16"),
         "floor": lambda: floor(model, pieces, n_steps),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    found = {}
-    for _ in range(options.rounds):
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    made: dict[str, Any] = {}
+    for _ in range(rounds):
         for name, way in ways.items():
-            started = time.perf_counter()
-            sae = way()
-            seconds[name].append(time.perf_counter() - started)
-            if sae is not None:
-                found[name] = evaluate_sae(model, sae, held_out, hook=HOOK)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
+            taken[name].append(timed(lambda name=name, way=way: made.__setitem__(name, way())))
+    worth = {name: evaluate_sae(model, sae, held_out, hook=HOOK) for name, sae in made.items() if sae is not None}
+    return n_steps, {name: statistics.median(times) for name, times in taken.items()}, worth
+
+
+def main() -> None:
+    """Print the table."""
+    options_of = parser(__doc__)
+    options_of.add_argument("--tokens", type=int, default=500_000)
+    options_of.add_argument("--rounds", type=int, default=3)
+    options = options_of.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    if options.rows:
+        n_steps, taken, worth = compare(*((20_000, 1) if options.quick else (250_000, 3)))
+        explained = {name: f"{found.explained_variance:.3f}" for name, found in worth.items()}
+        remark = f"held-out variance {explained['ours']} and {explained[RUNNER]}"
+        task = f"a top-k autoencoder: {n_steps * BATCH:,} tokens"
+        write_rows(
+            options.rows,
+            [Row(task, taken["ours"], RUNNER, taken[RUNNER], "forward pass and five products", taken["floor"], remark)],
+        )
+        return
+    n_steps, taken, worth = compare(options.tokens, options.rounds)
+    print(machine())
     print(f"{n_steps:,} steps of {BATCH:,} tokens, {options.rounds} rounds\n")
     print(
         "| | tokens/s | of the runner's | of the floor's | explained, held out | L0 | dead |\n|---|---|---|---|---|---|---|"
     )
-    rate = {name: n_steps * BATCH / statistics.median(times) for name, times in seconds.items()}
-    for name in ways:
-        measured = found.get(name)
-        told = f"{measured.explained_variance:.3f} | {measured.l0:.1f} | {measured.dead}" if measured else "| |"
-        print(
-            f"| {name} | {rate[name]:,.0f} | {rate[name] / rate[next(iter(ways))]:.2f} | {rate[name] / rate['floor']:.2f} | {told} |"
-        )
+    rate = {name: n_steps * BATCH / seconds for name, seconds in taken.items()}
+    for name, value in rate.items():
+        found = worth.get(name)
+        told = f"{found.explained_variance:.3f} | {found.l0:.1f} | {found.dead}" if found else "| |"
+        print(f"| {name} | {value:,.0f} | {value / rate[RUNNER]:.2f} | {value / rate['floor']:.2f} | {told} |")
 
 
 if __name__ == "__main__":

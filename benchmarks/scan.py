@@ -14,27 +14,28 @@ writing all pages; (d) writes none.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import os
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import Row, interleaved, machine, parser, timed, write_rows
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from mi_superposition import load_corpus, load_model
 from mi_superposition.corpora import TokenBatch, token_batches
+from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.scan import ScanSettings, UnitReader, calibrate, mlp_hooks, scan_batches, scan_neurons
 from mi_superposition.studies.neuroscope import scan_record, write_scan_pages
 
 TOP_K = 20
 PAGE_RUNS = 24
+BARE, PIECES, OURS = "(a) bare forward pass", "(a) in pieces", "(b) our scan, everything on"
+CACHE, PUBLIC = "(c) run_with_cache + topk", "(d) trackers, pass only"
 
 
 def bare_forward(model: Any, batches: list[TokenBatch]) -> None:
@@ -100,74 +101,99 @@ def page_run(model: Any, tokens: torch.Tensor, hook: str, neuron: int) -> torch.
     return cache[hook][:, :, neuron]
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+@dataclass(frozen=True)
+class Found:
+    """Seconds of every way over ``n_tokens`` of ``n_documents``; of writing all pages; and of one page run of (d)."""
+
+    n_documents: int
+    n_tokens: int
+    n_units: int
+    seconds: dict[str, float]
+    pages: float = 0.0
+    page_run: float = 0.0
+
+    @property
+    def ours(self) -> float:
+        """End to end."""
+        return self.seconds[OURS] + self.pages
+
+    @property
+    def public(self) -> float:
+        """(d), end to end: a page run for every neuron."""
+        return self.seconds[PUBLIC] + self.n_units * self.page_run
 
 
-def bundled(documents: int, repeats: int, floor_only: bool) -> None:
-    """All four ways on the bundled model, or the first two."""
+def measured(documents: int, repeats: int, floor_only: bool) -> tuple[Found, NeuronScan]:
+    """All four ways on the bundled model, or the first two; and what the scan finds."""
     model = load_model("stories", device="cpu")
     texts = list(itertools.islice(load_corpus("stories"), documents))
     batches = list(token_batches(texts, model.tokenizer, 32, model.cfg.n_ctx, by_length=True))
-    n = sum(int(batch.mask.sum()) for batch in batches)
     padded = [row for batch in batches for row in _rows(batch)]
-    print(f"{len(texts):,} documents, {n:,} tokens, {2 * model.cfg.d_mlp:,} neurons\n", flush=True)
-
     pieces = [piece for batch in batches for piece in batch.pieces(torch.device("cpu"))]
     ways: dict[str, Callable[[], Any]] = {
-        "(a) bare forward pass": lambda: bare_forward(model, batches),
-        "(a) in pieces": lambda: bare_forward(model, pieces),
-        "(b) our scan, everything on": lambda: scan_neurons(model, batches),
+        BARE: lambda: bare_forward(model, batches),
+        PIECES: lambda: bare_forward(model, pieces),
+        OURS: lambda: scan_neurons(model, batches),
         "(b) without correlations": lambda: scan_neurons(model, batches, settings=ScanSettings(correlation_share=0.0)),
         "(b) bfloat16 autocast": lambda: scan_neurons(model, batches, precision="bfloat16"),
-        "(c) run_with_cache + topk": lambda: cache_and_topk(model, batches),
-        "(d) trackers, pass only": lambda: public_way(model, batches),
+        CACHE: lambda: cache_and_topk(model, batches),
+        PUBLIC: lambda: public_way(model, batches),
     }
     if floor_only:
         ways = dict(itertools.islice(ways.items(), 3))
-    for work in ways.values():
-        work()
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, work in ways.items():
-            times[name].append(timed(work))
-    floor = statistics.median(times["(a) bare forward pass"])
-    best_floor = statistics.median(times["(a) in pieces"])
-    print(f"{'way':30} {'tokens/s':>9} {'ratio to (a)':>12} {'in pieces':>10}")
-    for name, taken in times.items():
-        middle = statistics.median(taken)
-        print(f"{name:30} {n / middle:9,.0f} {floor / middle:12.2f} {best_floor / middle:10.2f}")
-
+    n_tokens = sum(int(batch.mask.sum()) for batch in batches)
+    found = Found(len(texts), n_tokens, 2 * model.cfg.d_mlp, interleaved(ways, repeats))
+    scan = scan_neurons(model, batches)
     if floor_only:
-        return
-    best = public_way(model, batches)
+        return found, scan
     runs = []
-    for hook, tracker in best.items():
+    for hook, tracker in public_way(model, batches).items():
         for neuron in range(0, model.cfg.d_mlp, 2 * model.cfg.d_mlp // PAGE_RUNS):
             tokens = _stacked([padded[row] for row in tracker.rows[:, neuron].tolist()])
             runs.append(timed(lambda tokens=tokens, hook=hook, neuron=neuron: page_run(model, tokens, hook, neuron)))
-    scan = scan_neurons(model, batches)
     record = scan_record(scan, model, model_name="stories", corpus_name="stories")
     with tempfile.TemporaryDirectory() as folder:
         pages = timed(lambda: write_scan_pages(scan, model, record, Path(folder), site_title="s", index="index.html"))
-    units = len(best) * model.cfg.d_mlp
-    ours = statistics.median(times["(b) our scan, everything on"]) + pages
-    theirs = statistics.median(times["(d) trackers, pass only"]) + units * statistics.median(runs)
-    print(
-        f"\nend to end, {units:,} neurons: ours {ours:.0f} s with pages ({units / pages:.0f} pages/s), (d) {theirs:.0f} s"
-    )
-    print(
-        f"(d) / ours {theirs / ours:.1f} (one page run of {len(runs)} timed: {1000 * statistics.median(runs):.0f} ms)"
-    )
+    return replace(found, pages=pages, page_run=statistics.median(runs)), scan
 
+
+def rows(quick: bool) -> list[Row]:
+    """For the common table."""
+    found, _ = measured(*((40, 1) if quick else (300, 3)), False)
+    text = f"{found.n_tokens:,} tokens, {found.n_units:,} neurons"
+    return [
+        Row(f"scan of {text}", found.seconds[OURS], "run_with_cache and topk", found.seconds[CACHE], "bare forward pass", found.seconds[BARE],
+            "ours keeps statistics, examples and correlations; the other the largest alone"),
+        Row("the same with a page for every neuron", found.ours, "a run of the model for every page", found.public, "bare forward pass",
+            found.seconds[BARE], "page runs timed on some neurons, counted for all; their pages are not written"),
+    ]  # fmt: skip
+
+
+def bundled(documents: int, repeats: int, floor_only: bool) -> None:
+    """Print it all."""
+    found, scan = measured(documents, repeats, floor_only)
+    n = found.n_tokens
+    print(f"{found.n_documents:,} documents, {n:,} tokens, {found.n_units:,} neurons\n", flush=True)
+    print(f"{'way':30} {'tokens/s':>9} {'ratio to (a)':>12} {'in pieces':>10}")
+    for name, middle in found.seconds.items():
+        print(
+            f"{name:30} {n / middle:9,.0f} {found.seconds[BARE] / middle:12.2f} {found.seconds[PIECES] / middle:10.2f}"
+        )
+    if floor_only:
+        return
+    print(
+        f"\nend to end, {found.n_units:,} neurons: ours {found.ours:.0f} s with pages ({found.n_units / found.pages:.0f} pages/s), "
+        f"(d) {found.public:.0f} s"
+    )
+    print(f"(d) / ours {found.public / found.ours:.1f} (one page run: {1000 * found.page_run:.0f} ms)")
+    model = load_model("stories", device="cpu")
+    texts = list(itertools.islice(load_corpus("stories"), documents))
+    batches = token_batches(texts, model.tokenizer, 32, model.cfg.n_ctx, by_length=True)
     half = scan_neurons(model, batches, precision="bfloat16")
-    for hook, found in scan.hooks.items():
+    for hook, one in scan.hooks.items():
         other = half.hooks[hook]
-        same = (found.top.document[:, :, None] == other.top.document[:, None]).any(dim=2).float().mean()
-        moved = ((other.maximum - found.maximum).abs() / found.maximum).median()
+        same = (one.top.document[:, :, None] == other.top.document[:, None]).any(dim=2).float().mean()
+        moved = ((other.maximum - one.maximum).abs() / one.maximum).median()
         print(
             f"bfloat16, {hook}: {100 * same:.1f} % of the top 20 the same; largest activations moved by {100 * moved:.2f} % (median)"
         )
@@ -205,11 +231,14 @@ def tiny_stories_33m(repeats: int) -> None:
     n = sum(batch.tokens.numel() for batch in batches)
     settings = ScanSettings(correlation_share=0.0)
     scan_batches(reader, batches[:1], calibrations, settings)
-    forward, scan = [], []
-    for _ in range(repeats):
-        forward.append(timed(lambda: bare_forward(model, batches)))
-        scan.append(timed(lambda: scan_batches(reader, batches, calibrations, settings)))
-    a, b = statistics.median(forward), statistics.median(scan)
+    taken = interleaved(
+        {
+            "forward": lambda: bare_forward(model, batches),
+            "scan": lambda: scan_batches(reader, batches, calibrations, settings),
+        },
+        repeats,
+    )
+    a, b = taken["forward"], taken["scan"]
     print(
         f"{4 * 3072:,} neurons, {n:,} tokens: forward {n / a:,.0f} tokens/s, scan {n / b:,.0f} tokens/s, ratio {a / b:.2f}"
     )
@@ -217,17 +246,17 @@ def tiny_stories_33m(repeats: int) -> None:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--floor-only", action="store_true", help="only (a) and (b)")
-    parser.add_argument("--tiny-stories-33m", action="store_true")
-    options = parser.parse_args()
-    print(
-        f"{os.cpu_count()} × {platform.processor() or platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of {options.repeats}"
-    )
+    options_of = parser(__doc__)
+    options_of.add_argument("--documents", type=int, default=1000)
+    options_of.add_argument("--repeats", type=int, default=3)
+    options_of.add_argument("--floor-only", action="store_true", help="only (a) and (b)")
+    options_of.add_argument("--tiny-stories-33m", action="store_true")
+    options = options_of.parse_args()
     with torch.no_grad():
+        if options.rows:
+            write_rows(options.rows, rows(options.quick))
+            return
+        print(f"{machine()}; medians of {options.repeats}")
         if options.tiny_stories_33m:
             tiny_stories_33m(options.repeats)
         else:

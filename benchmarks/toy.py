@@ -10,15 +10,13 @@ test, how many are not zero by a binomial test. The floor is the five products o
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
+import itertools
 import time
 from collections.abc import Callable
 
 import torch
 from scipy.stats import binomtest, kstest
+from timing import Row, interleaved, machine, parser, write_rows
 
 from mi_superposition.toy import ToyConfig, setting_grid
 from mi_superposition.toy.train import ToyLearner
@@ -97,24 +95,25 @@ def floor() -> Callable[[int], None]:
     return products
 
 
-def interleaved(ways: dict[str, Callable[[int], None]], rounds: int, steps: int) -> dict[str, float]:
-    """Median milliseconds a step."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, step in ways.items():
-            began = time.perf_counter()
-            for index in range(steps):
-                step(index)
-            # The first round warms up.
-            if number:
-                times[name].append(1000 * (time.perf_counter() - began) / steps)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+def calls(ways: dict[str, Callable[[int], None]]) -> dict[str, Callable[[], None]]:
+    """Each way as a call that takes its next step."""
+
+    def next_step(step: Callable[[int], None]) -> Callable[[], None]:
+        numbers = itertools.count()
+        return lambda: step(next(numbers))
+
+    return {name: next_step(step) for name, step in ways.items()}
+
+
+def steps(rounds: int, block: int) -> dict[str, float]:
+    """Median seconds a step of each way, the usual one first."""
+    ways = {"usual loop": UsualLoop(0).step, "ours": ours().step, "floor: the products": floor()}
+    return interleaved(calls(ways), rounds, block=block)
 
 
 def compare_steps() -> None:
     """One step of each way."""
-    ways = {"usual loop": UsualLoop(0).step, "ours": ours().step, "floor: the products": floor()}
-    taken = interleaved(ways, rounds=15, steps=40)
+    taken = {name: 1000 * value for name, value in steps(15, 40).items()}
     print(f"\n7 settings, {FEATURES} features, {HIDDEN} hidden, batch {BATCH}")
     print(f"{'way':22} {'ms a step':>9} {'times faster':>13}")
     for name, value in taken.items():
@@ -127,23 +126,23 @@ def compare_instances() -> None:
     print(f"{'instances':>9} {'ms a step':>10} {'µs a step and instance':>23} {'seconds for 10,000 steps':>25}")
     counts = (1, 10, 100, 1000)
     ways = {str(n): ToyLearner(ToyConfig(n_instances=n)).step for n in counts}
-    taken = interleaved(ways, rounds=5, steps=30)
+    taken = interleaved(calls(ways), 5, block=30)
     for n in counts:
-        value = taken[str(n)]
+        value = 1000 * taken[str(n)]
         print(f"{n:9d} {value:10.2f} {1000 * value / n:23.1f} {10 * value:25.0f}")
 
 
-def learn(steps: int) -> None:
+def learn(n_steps: int) -> None:
     """Both loops to the end, and what they are fed."""
     usual, fast = UsualLoop(0), ours()
     began = time.perf_counter()
-    for step in range(steps):
+    for step in range(n_steps):
         usual.step(step)
     middle = time.perf_counter()
-    for step in range(steps):
+    for step in range(n_steps):
         fast.step(step)
     end = time.perf_counter()
-    print(f"\n{steps:,} steps: usual loop {middle - began:.0f} s, ours {end - middle:.0f} s")
+    print(f"\n{n_steps:,} steps: usual loop {middle - began:.0f} s, ours {end - middle:.0f} s")
     with torch.no_grad():
         usual_loss = torch.stack([usual.errors(usual.draw()) for _ in range(32)]).mean(dim=0)
     our_loss, _ = fast.held_out()
@@ -151,7 +150,7 @@ def learn(steps: int) -> None:
     # Enough batches for ten thousand inputs that are not zero, of each probability.
     n = 1 + 10_000 // int(min(PROBABILITIES) * BATCH * FEATURES)
     usual_x = torch.stack([usual.draw() for _ in range(n)])
-    our_x = torch.stack([fast.sampler.draw("batch", steps + index, BATCH) for index in range(n)])
+    our_x = torch.stack([fast.sampler.draw("batch", n_steps + index, BATCH) for index in range(n)])
     for index, probability in enumerate(PROBABILITIES):
         both = [usual_x[:, :, index].flatten().numpy(), our_x[:, index].flatten().numpy()]
         values = kstest(*(x[x != 0] for x in both)).pvalue
@@ -162,16 +161,18 @@ def learn(steps: int) -> None:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--learn", action="store_true", help="train both to the end")
-    parser.add_argument("--steps", type=int, default=10_000)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--learn", action="store_true", help="train both to the end")
+    options_of.add_argument("--steps", type=int, default=10_000)
+    options = options_of.parse_args()
     # What a training run sets, for both.
     torch.set_flush_denormal(True)
-    print(
-        f"{os.cpu_count()} × {platform.processor() or platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    if options.rows:
+        (usual_way, usual), (_, ours_takes), (_, floor_takes) = steps(*((1, 2) if options.quick else (15, 40))).items()
+        task = "toy models: a step of 7 settings, 100 features"
+        write_rows(options.rows, [Row(task, ours_takes, usual_way, usual, "its five products", floor_takes)])
+        return
+    print(machine())
     if options.learn:
         learn(options.steps)
     else:

@@ -39,6 +39,9 @@ from mi_superposition.addition.train import build_addition_model
 
 torch.set_num_threads(1)
 
+# Imported after the hook above.
+pytest_plugins = ["robustness.fixtures"]
+
 
 def small_config(**changes) -> AdditionConfig:
     """Two-digit additions with four heads: trains in a second."""

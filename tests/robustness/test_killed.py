@@ -4,7 +4,7 @@ import random
 import time
 
 import pytest
-from robustness.conftest import FULL
+from robustness.fixtures import FULL
 from robustness.workshop import contents, finish, start
 
 from mi_superposition.cli import COMMANDS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from robustness import workshop
-from robustness.conftest import FULL
+from robustness.fixtures import FULL
 from robustness.workshop import contents, finish
 
 from mi_superposition.cli import COMMANDS

@@ -11,7 +11,7 @@ import string
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from robustness.conftest import FULL
+from robustness.fixtures import FULL
 
 from mi_superposition.cli import COMMANDS, main
 from mi_superposition.runs import MANIFEST, read_json

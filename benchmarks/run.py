@@ -1,0 +1,111 @@
+"""Run every benchmark and write one table: ours, the usual way, the ratio, the floor.
+
+    python benchmarks/run.py                        # about ten minutes on two cores; let the machine do nothing else
+    python benchmarks/run.py --only toy sae
+
+Each benchmark runs in a process of its own. Its rows go to results.json as soon as it is done, and the table in README.md is made
+from that file, so one that was stopped goes on: what was measured with the same code and versions is not measured again (--anew
+measures all of it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mi_superposition.runs import versions, write_file, write_json
+
+HERE = Path(__file__).parent
+BENCHMARKS = ("addition", "order", "scan", "toy", "sae", "spectra")
+RESULTS, README = "results.json", "README.md"
+BEGIN, END = "<!-- the table of run.py -->\n", "<!-- its end -->\n"
+_COLUMNS = ("task", "ours", "the usual way", "", "times faster", "the floor", "", "ours / floor", "remark")
+
+
+def fingerprint(name: str) -> str:
+    """Changes with the benchmark's code, the package's and the versions."""
+    digest = hashlib.sha256(json.dumps(versions()).encode())
+    package = HERE.parent / "mi_superposition"
+    for path in (HERE / f"{name}.py", HERE / "timing.py", *sorted(package.rglob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def table(results: dict[str, Any]) -> str:
+    """What stands in the README: the rows of all benchmarks measured, and on what."""
+    lines = []
+    for machine in sorted({found["machine"] for found in results.values()}):
+        lines += [f"{machine}:", "", f"| {' | '.join(_COLUMNS)} |", "|---|---:|---|---:|---:|---|---:|---:|---|"]
+        for name in BENCHMARKS:
+            for row in (
+                results.get(name, {"machine": None, "rows": []})["rows"]
+                if results.get(name, {}).get("machine") == machine
+                else []
+            ):
+                cells = [
+                    row["task"], seconds(row["ours"]), row["usual_way"], seconds(row["usual"]), f"{row['usual'] / row['ours']:.2f}",
+                    row["floor_is"], seconds(row["floor"]), f"{row['ours'] / row['floor']:.2f}", row["remark"],
+                ]  # fmt: skip
+                lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    if results:
+        found = next(iter(results.values()))["versions"]
+        lines += [", ".join(f"{name} {version}" for name, version in found.items()) + ".", ""]
+    return "\n".join(lines)
+
+
+def seconds(value: float) -> str:
+    """With a unit that keeps three digits before the point at most."""
+    if value < 1e-3:
+        return f"{1e6 * value:.0f} µs"
+    return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def write_table(folder: Path, results: dict[str, Any]) -> None:
+    """Put the table between its marks."""
+    path = folder / README
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    write_file(path, f"{before}{BEGIN}\n{table(results)}{END}{after}".encode())
+
+
+def main() -> None:
+    """Measure what is missing, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS)
+    parser.add_argument("--anew", action="store_true", help="measure what was measured before, too")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; give --out too")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder with the README whose table is written")
+    options = parser.parse_args()
+    if options.quick and options.out == HERE:
+        parser.error("--quick numbers mean nothing: give another folder with --out")
+    path = options.out / RESULTS
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for name in (bar := tqdm(options.only, unit="benchmark")):
+        bar.set_postfix_str(name)
+        print_of = fingerprint(name)
+        if not options.anew and results.get(name, {}).get("fingerprint") == print_of:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = Path(scratch) / "rows.json"
+            command = [sys.executable, HERE / f"{name}.py", "--rows", rows, *(["--quick"] if options.quick else [])]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"benchmark {name!r} failed: {(done.stderr.splitlines() or ['no message'])[-1]}")
+            results[name] = {"fingerprint": print_of, "versions": versions(), **json.loads(rows.read_text())}
+        write_json(path, results)
+        write_table(options.out, results)
+    write_table(options.out, results)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

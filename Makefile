@@ -3,13 +3,30 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: report test check benchmarks clean
+.PHONY: report test check coverage robustness docs benchmarks readme clean
 
 report: $(VENV)/.installed
 	$(BIN)/mi-superposition report --out site
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# The share of the package's lines that the tests run in their own process; what is compiled by numba does not count.
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --skip-covered
+
+# Every long command killed twenty times, every command fed fifty malformed requests, every kind of disk.
+robustness: $(VENV)/.installed-dev
+	ROBUSTNESS=full $(BIN)/python -m pytest tests/robustness
+
+# Warnings are errors.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+
+# The README's picture and tables: builds the report first.
+readme: $(VENV)/.installed-dev
+	$(BIN)/python scripts/readme.py
 
 # Ten minutes on two cores that do nothing else; rewrites the table in benchmarks/README.md.
 benchmarks: $(VENV)/.installed-dev
@@ -22,7 +39,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) site docs/_build docs/api docs/commands.md
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,4 +50,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@ $(VENV)/.installed

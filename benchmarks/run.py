@@ -30,9 +30,9 @@ BEGIN, END = "<!-- the table of run.py -->\n", "<!-- its end -->\n"
 _COLUMNS = ("task", "ours", "the usual way", "", "times faster", "the floor", "", "ours / floor", "remark")
 
 
-def fingerprint(name: str) -> str:
-    """Changes with the benchmark's code, the package's and the versions."""
-    digest = hashlib.sha256(json.dumps(versions()).encode())
+def fingerprint(name: str, *, quick: bool) -> str:
+    """Changes with the benchmark's code, the package's, the versions and the size."""
+    digest = hashlib.sha256(json.dumps([versions(), quick]).encode())
     package = HERE.parent / "mi_superposition"
     for path in (HERE / f"{name}.py", HERE / "timing.py", *sorted(package.rglob("*.py"))):
         digest.update(path.read_bytes())
@@ -40,26 +40,26 @@ def fingerprint(name: str) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    """What stands in the README: the rows of all benchmarks measured, and on what."""
+    """What stands in the README: the rows of all benchmarks measured, parted by machine and versions."""
     lines = []
-    for machine in sorted({found["machine"] for found in results.values()}):
-        lines += [f"{machine}:", "", f"| {' | '.join(_COLUMNS)} |", "|---|---:|---|---:|---:|---|---:|---:|---|"]
+    for place in sorted({_place(found) for found in results.values()}):
+        lines += [f"{place}:", "", f"| {' | '.join(_COLUMNS)} |", "|---|---:|---|---:|---:|---|---:|---:|---|"]
         for name in BENCHMARKS:
-            for row in (
-                results.get(name, {"machine": None, "rows": []})["rows"]
-                if results.get(name, {}).get("machine") == machine
-                else []
-            ):
+            if name not in results or _place(results[name]) != place:
+                continue
+            for row in results[name]["rows"]:
                 cells = [
                     row["task"], seconds(row["ours"]), row["usual_way"], seconds(row["usual"]), f"{row['usual'] / row['ours']:.2f}",
                     row["floor_is"], seconds(row["floor"]), f"{row['ours'] / row['floor']:.2f}", row["remark"],
                 ]  # fmt: skip
                 lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    if results:
-        found = next(iter(results.values()))["versions"]
-        lines += [", ".join(f"{name} {version}" for name, version in found.items()) + ".", ""]
     return "\n".join(lines)
+
+
+def _place(found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{found['machine']} ({versions})"
 
 
 def seconds(value: float) -> str:
@@ -69,12 +69,18 @@ def seconds(value: float) -> str:
     return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
+def between_marks(text: str, begin: str, end: str, content: str) -> str:
+    """The text with ``content`` between its two marks. Raises ``ValueError`` unless each stands there once, in this order."""
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the marks {begin.strip()!r} and {end.strip()!r} must each stand there once, in this order")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}{content}{end}{rest.partition(end)[2]}"
+
+
 def write_table(folder: Path, results: dict[str, Any]) -> None:
-    """Put the table between its marks."""
+    """Put the table into the folder's README."""
     path = folder / README
-    before, _, rest = path.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_file(path, f"{before}{BEGIN}\n{table(results)}{END}{after}".encode())
+    write_file(path, between_marks(path.read_text(), BEGIN, END, f"\n{table(results)}").encode())
 
 
 def main() -> None:
@@ -85,13 +91,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; give --out too")
     parser.add_argument("--out", type=Path, default=HERE, help="folder with the README whose table is written")
     options = parser.parse_args()
-    if options.quick and options.out == HERE:
+    if options.quick and options.out.resolve() == HERE.resolve():
         parser.error("--quick numbers mean nothing: give another folder with --out")
+    if not (options.out / README).is_file():
+        parser.error(f"--out {options.out}: has no {README} to write the table into")
     path = options.out / RESULTS
     results = json.loads(path.read_text()) if path.exists() else {}
     for name in (bar := tqdm(options.only, unit="benchmark")):
         bar.set_postfix_str(name)
-        print_of = fingerprint(name)
+        print_of = fingerprint(name, quick=options.quick)
         if not options.anew and results.get(name, {}).get("fingerprint") == print_of:
             continue
         with tempfile.TemporaryDirectory() as scratch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -31,10 +32,7 @@ class View:
 
 def load_circuitsvis() -> View:
     """The script, once for a notebook: display it before the first view."""
-    script = files("circuitsvis").joinpath("dist/cdn/iife.js").read_text(encoding="utf-8")
-    script = script.replace("</script>", "<\\/script>")
-    # Some notebooks run a cell's script inside a function, where `var` would not reach the next cell.
-    return View(f"<script>{script}\n;window.CircuitsVis = CircuitsVis;</script>")
+    return View(_script())
 
 
 def attention_heads(tokens: Sequence[str], attention: Float[Tensor, "head query key"]) -> View:
@@ -54,11 +52,20 @@ def topk_samples(samples: Mapping[str, Sequence[tuple[Sequence[str], Sequence[fl
     )
 
 
+def _script() -> str:
+    script = files("circuitsvis").joinpath("dist/cdn/iife.js").read_text(encoding="utf-8")
+    script = script.replace("</script>", "<\\/script>")
+    # Some notebooks run a cell's script inside a function, where `var` would not reach the next cell.
+    return f"<script>{script}\n;window.CircuitsVis = CircuitsVis;</script>"
+
+
 def _view(element: str, **properties: object) -> View:
     place = f"circuits-vis-{next(_number)}"
     # A token may be `</script>`: nothing that a page could read as markup stays in the JSON.
     data = json.dumps(properties).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    # Colab shows each cell in a frame of its own, which knows nothing of the cell that loaded the script.
+    script = _script() if "google.colab" in sys.modules else ""
     return View(
-        f'<div id="{place}" style="margin: 15px 0; background: white; color: black"></div>'
+        f'{script}<div id="{place}" style="margin: 15px 0; background: white; color: black"></div>'
         f'<script>CircuitsVis.render("{place}", CircuitsVis.{element}, {data});</script>'
     )

@@ -30,9 +30,9 @@ from mi_superposition.errors import RequestError, WorkError
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 HISTORY = "history.jsonl"
-_LOCK = ".lock"
-# What a file is called while it is being written.
-PARTIAL = ".partial"
+LOCK = ".lock"
+# How the name of a file ends while it is being written: like nobody else's, as what is left of one is removed.
+PARTIAL = ".mi-superposition-partial"
 _RECORDED_PACKAGES = ("torch", "transformer-lens", "transformers", "sae-lens", "numpy", "safetensors")
 
 
@@ -223,20 +223,7 @@ def open_run(
     config = json.loads(json.dumps(dict(config), allow_nan=False))
     inputs = json.loads(json.dumps(dict(inputs or {})))
     _check_free_or_same(path, command, config, inputs)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkError(f"cannot create the run folder {str(path)!r}: {error.strerror}") from error
-    lock = FileLock(path / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RequestError(
-            f"{str(path)!r} is being written by another process: wait for it or take another folder"
-        ) from None
-    except OSError as error:
-        raise WorkError(f"cannot write in {str(path)!r}: {error.strerror}") from error
-    try:
+    with locked(path):
         clear_partial(path)
         if (path / MANIFEST).exists():
             manifest = _read_manifest_file(path)
@@ -252,9 +239,32 @@ def open_run(
             }
             write_json(path / MANIFEST, manifest)
         yield Run(path, manifest)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A folder, created where it is not there, that no other process of ours writes meanwhile.
+
+    Raises ``RequestError`` where one does, ``WorkError`` when the disk refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkError(f"cannot create the folder {str(path)!r}: {error.strerror}") from error
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RequestError(
+            f"{str(path)!r} is being written by another process: wait for it or take another folder"
+        ) from None
+    except OSError as error:
+        raise WorkError(f"cannot write in {str(path)!r}: {error.strerror}") from error
+    try:
+        yield
     finally:
         # Unlinked while held: whoever waits for it notices and makes a new one.
-        (path / _LOCK).unlink(missing_ok=True)
+        (path / LOCK).unlink(missing_ok=True)
         lock.release()
 
 
@@ -279,7 +289,7 @@ def _check_free_or_same(path: Path, command: str, config: Mapping[str, Any], inp
         raise RequestError(f"{str(path)!r} is a file: give a folder for the run")
     if not (path / MANIFEST).exists():
         if path.exists() and (
-            others := sorted(p.name for p in path.iterdir() if p.name != _LOCK and not p.name.endswith(PARTIAL))
+            others := sorted(p.name for p in path.iterdir() if p.name != LOCK and not p.name.endswith(PARTIAL))
         ):
             raise RequestError(f"{str(path)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
         return

@@ -6,6 +6,9 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# With `-n` two processes share the cores: a thread that waits must not keep one busy. Read when torch is loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from jaxtyping import install_import_hook
 
@@ -41,6 +44,17 @@ torch.set_num_threads(1)
 
 # Imported after the hook above.
 pytest_plugins = ["robustness.fixtures"]
+
+
+# What takes minutes to make is made by one worker; the other tests of a module share what it has made too.
+SHARED = ("report_site", "shop")
+
+
+def pytest_itemcollected(item):
+    """With ``-n``, tests that share a fixture run in one process; notebooks share none, and are the longest."""
+    shared = next((name for name in SHARED if name in item.fixturenames), item.module.__name__)
+    if shared != "test_notebooks":
+        item.add_marker(pytest.mark.xdist_group(shared))
 
 
 def small_config(**changes) -> AdditionConfig:

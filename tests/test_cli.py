@@ -15,6 +15,7 @@ from conftest import small_config
 from mi_superposition import runs
 from mi_superposition.addition.train import train_addition
 from mi_superposition.cli import COMMANDS, main
+from mi_superposition.cli.command import help_texts
 from mi_superposition.training import Stopped
 
 TINY = ["--digits", "2", "--heads", "4", "--d-model", "16", "--batch-size", "256"]
@@ -264,7 +265,7 @@ def test_wrong_requests_are_one_line(arguments, code, quoted, tiny_run, tmp_path
     after = files(tmp_path)
     new = {name for name in after if name not in before}
     assert {name: content for name, content in after.items() if name not in new} == before
-    assert not [name for name in new if name.endswith((".partial", ".lock"))]
+    assert not [name for name in new if name.endswith((runs.PARTIAL, ".lock"))]
     if "{huge}" not in arguments:
         assert new == set()
     else:
@@ -321,3 +322,14 @@ def _fill_the_disk(monkeypatch):
         return real(self, mode, *args, **kwargs)
 
     monkeypatch.setattr(pathlib.Path, "open", full)
+
+
+def test_the_report_names_its_sections():
+    from mi_superposition.report import CHAPTERS
+
+    assert help_texts(COMMANDS["report"])["sections"] == f"Sections: {', '.join(CHAPTERS)}. Default: all."
+
+
+def test_every_option_is_told_of():
+    for command in COMMANDS.values():
+        assert all(help_texts(command).values())

@@ -1,16 +1,21 @@
 """The report from the bundled models: complete, and true to what the package measures."""
 
 import json
+import os
 import re
+import shutil
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError
-from mi_superposition.report import CHAPTERS, write_report
-from mi_superposition.runs import MANIFEST, read_json
+from mi_superposition.report import CHAPTERS, Chapter, write_report
+from mi_superposition.runs import MANIFEST, locked, read_json
 from mi_superposition.site import Page, Section
 from mi_superposition.site.records import TableRecord
+from mi_superposition.studies.request import FILES, RealData
 from mi_superposition.training import Stopped
 
 
@@ -24,7 +29,7 @@ def test_every_section_has_a_card_and_a_page(report_site):
     # The story is told in order, each chapter led to from the one before.
     places = [index.index(f'href="{name}.html">{chapter.title}</a></h2>') for name, chapter in CHAPTERS.items()]
     assert places == sorted(places)
-    assert index.count('class="leads-on"') == len(CHAPTERS)
+    assert index.count('class="leads-on"') == index.count("Reported: ") == len(CHAPTERS)
 
 
 def test_every_figure_has_its_words_its_number_and_its_control(report_site):
@@ -85,7 +90,10 @@ def test_every_link_leads_somewhere(report_site):
     assert broken_links(report_site) == []
 
 
-@pytest.mark.parametrize("name", [name for name in CHAPTERS if name not in ("neuroscope", "spectra")])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("neuroscope", "neuron-order"))) for name in CHAPTERS],
+)
 def test_a_section_alone_links_to_no_other(name, tmp_path):
     assert main(["report", "--out", str(tmp_path / "site"), "--sections", name]) == 0
     assert broken_links(tmp_path / "site") == []
@@ -107,7 +115,7 @@ def chapters_of(names, monkeypatch, built, stop_at=None):
 
         return build
 
-    chapters = {name: CHAPTERS["toy"].__class__(name.title(), f"on to {name}", builder(name)) for name in names}
+    chapters = {name: Chapter(name.title(), f"on to {name}", f"{name} was reported", builder(name)) for name in names}
     monkeypatch.setattr("mi_superposition.report.CHAPTERS", chapters)
 
 
@@ -139,13 +147,43 @@ def test_other_sections_replace_what_was_there_and_nothing_else(tmp_path, monkey
     site, built = tmp_path / "site", []
     chapters_of(["one", "two"], monkeypatch, built)
     write_report(site)
-    (site / "mine.html").write_text("<p>a page of my own")
-    (site / "notes.txt").write_text("notes")
+    (site / "images").mkdir()
+    mine = ["mine.html", "notes.txt", "images/photo.png"]
+    for name in mine:
+        (site / name).write_text("<p>of my own")
+    # Cut off when all is written but what is left of before: the next one removes it.
+    with monkeypatch.context() as patch:
+        patch.setattr("mi_superposition.report.remove_stale", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(site, sections=["two"])
+    assert (site / "one.html").exists()
     write_report(site, sections=["two"])
     left = {path.as_posix() for path in contents(site) if path.parts[0] != "assets"}
-    left = {path.removeprefix(f"{site.as_posix()}/") for path in left}
-    assert left == {"index.html", "two.html", "search/two.js", "manifest.json", "mine.html", "notes.txt"}
+    assert left == {"index.html", "two.html", "search/two.js", "manifest.json", *mine}
     assert "one.html" not in (site / "two.html").read_text()
+
+
+def cut_off(*given):
+    raise KeyboardInterrupt
+
+
+def test_a_finished_site_that_is_damaged_is_made_again(tmp_path, monkeypatch):
+    site, built = tmp_path / "site", []
+    chapters_of(["one", "two"], monkeypatch, built)
+    assert write_report(site)
+    assert not write_report(site)
+    before = contents(site)
+    (site / "two.html").unlink()
+    assert write_report(site)
+    (site / MANIFEST).write_text("{")
+    assert write_report(site)
+    assert contents(site) == before
+
+
+def test_two_reports_do_not_write_one_folder(tmp_path, monkeypatch):
+    chapters_of(["one"], monkeypatch, [])
+    with locked(tmp_path / "site"), pytest.raises(RequestError, match="is being written by another process"):
+        write_report(tmp_path / "site")
 
 
 def test_wrong_requests_leave_no_folder(tmp_path, capsys):
@@ -155,7 +193,9 @@ def test_wrong_requests_leave_no_folder(tmp_path, capsys):
     assert main(["report", "--out", str(tmp_path / "site"), "--full", "--data", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "is for --full only" in said
-    assert "has no folder 'tinystories'" in said
+    assert "has no file 'tinystories/validation.parquet'" in said
+    assert main(["report", "--out", "/", "--full"]) == 2
+    assert "give a folder that has a name" in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
 
 
@@ -192,14 +232,20 @@ def test_the_way_from_a_spot_to_a_concept_and_back(report_site, browser):
     page.goto((report_site / "neuron-order.html").as_uri())
     page.locator("#spots a[href^=neurons]").first.click()
     page.wait_for_url("**/neurons/L1N*.html")
+    neuron = page.inner_text("h1").split()[-1]
     back = page.locator(".related a[href*=neuron-order]")
-    assert re.fullmatch(r"place [\d,]+ of 1,024", back.inner_text())
+    place = int(re.fullmatch(r"place ([\d,]+) of 1,024", back.inner_text())[1].replace(",", ""))
     back.click()
     page.wait_for_url("**/neuron-order.html#similarity=*")
-    assert (
-        "neurons" in page.locator("#similarity-view .matrix-readout").inner_text().lower()
-        or page.locator("canvas").is_visible()
-    )
+    start, length = map(int, page.url.split("=")[1].split(","))
+    assert start <= place < start + length
+    # The matrix is drawn there, and the neuron stands at that place of it.
+    content = json.loads(page.locator("#similarity-data").inner_text())
+    assert content["views"][0]["order"][place] == int(neuron)
+    page.locator("#similarity-view canvas").press("ArrowRight")
+    page.wait_for_function("document.querySelector('.matrix-readout').innerText.includes('places')")
+    at = re.search(r"places (\d+) and (\d+)", page.locator(".matrix-readout").inner_text())
+    assert all(start <= int(number) < start + length for number in at.groups())
     # Every neuron of the first layer is read by features; one of these serves a concept.
     page.goto((report_site / "concepts.html").as_uri())
     page.locator("#features a[href*=features]").first.click()
@@ -258,3 +304,33 @@ def test_from_the_order_to_a_neuron_and_to_the_search(report_site, browser):
     assert number in page.locator("#results a").all_text_contents()
     assert problems == []
     page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "REAL_DATA" not in os.environ, reason="REAL_DATA names no folder of the data sets that --full reads"
+)
+def test_full_on_the_start_of_real_data(tmp_path):
+    """Every section that reads real data, on a few rows of them, asked to stop in the midst of one and gone on with."""
+    rows, data = {"tinystories": 300, "sst2": 3000, "mnist": 600, "cifar100": 300}, tmp_path / "data"
+    for name in sorted({name for files in FILES.values() for name in files}):
+        source, copy = Path(os.environ["REAL_DATA"]) / name, data / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".parquet":
+            pq.write_table(pq.read_table(source)[: rows[source.parent.name]], copy)
+        else:
+            shutil.copytree(source.parent, copy.parent, dirs_exist_ok=True)
+    seen = []
+    real = RealData(data, tmp_path / "runs", list(FILES))
+
+    request = {"sections": list(FILES), "real": real, "on_progress": seen.append}
+    with pytest.raises(Stopped):
+        write_report(tmp_path / "site", **request, should_stop=lambda: any("epoch" in state for state in seen))
+    assert set(read_json(tmp_path / "site" / MANIFEST)["sections"]) == {"neuroscope", "sae"}
+    assert write_report(tmp_path / "site", **request)
+    assert set(read_json(tmp_path / "site" / MANIFEST)["sections"]) == set(FILES)
+    assert "TinyStories, validation" in (tmp_path / "site" / "neuroscope.html").read_text()
+    # Other data are another report.
+    pq.write_table(pq.read_table(data / "mnist" / "test.parquet")[:10], data / "mnist" / "test.parquet")
+    assert real.identity() != RealData(data, tmp_path / "runs", ["neuroscope"]).identity()
+    assert read_json(tmp_path / "site" / MANIFEST)["made_from"]["real"] != real.identity()

@@ -62,7 +62,7 @@ class AdditionTrain(Command):
         with stop_on_signal() as stopping, progress("step", config.n_steps) as advance:
             done = 0
 
-            def on_log(row: dict[str, float]) -> None:
+            def on_log(row: dict[str, float | int]) -> None:
                 nonlocal done
                 advance(int(row["step"]) - done, f"loss {row['loss']:.4f}, test {100 * row['test_accuracy']:.2f} %")
                 done = int(row["step"])

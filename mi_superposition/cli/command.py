@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import inspect
+import itertools
 import signal
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+
+from mi_superposition.errors import WorkError
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,27 @@ class Command(ABC):
     @abstractmethod
     def run(self) -> str:
         """Do the work; the returned line says where the result is."""
+
+
+def help_texts(command: type[Command]) -> dict[str, str]:
+    """What is told of each option, on one line: the string that follows its field in the source, as ``--help`` has it.
+
+    Raises ``WorkError`` for an option of which nothing is told.
+    """
+    texts: dict[str, str] = {}
+    for kind in reversed(command.__mro__[:-1]):
+        if not is_dataclass(kind):
+            continue
+        [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, told in itertools.pairwise(definition.body):
+            match field, told:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[name] = " ".join(text.split())
+    for option in fields(command):
+        if not texts.get(option.name):
+            raise WorkError(f"{command.__name__}.{option.name}: nothing is told of this option")
+    return texts
 
 
 class StoppedByUser(Exception):
@@ -52,7 +79,8 @@ def progress(unit: str, total: int | None = None) -> Iterator[Callable[[int, str
     def advance(by: int, state: str) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=total, unit=unit, dynamic_ncols=True, smoothing=0.1)
+            # A step of 0 says something new too.
+            bar = tqdm(total=total, unit=unit, dynamic_ncols=True, smoothing=0.1, miniters=0)
         bar.set_postfix_str(state, refresh=False)
         bar.update(by)
 

@@ -21,23 +21,29 @@ class Report(Command):
     Runs are kept in a folder beside the site."""
     data: Path | None = None
     """With --full: folder with tinystories, sst2, mnist and cifar100 (parquet files named for their splits) and
-    distilbert-tokenizer. Default: the hub."""
+    distilbert-tokenizer, or those that the sections read. Default: the hub."""
 
     def run(self) -> str:
         """Write the site."""
         from mi_superposition.errors import RequestError
-        from mi_superposition.report import write_report
+        from mi_superposition.report import chosen_sections, write_report
         from mi_superposition.studies.request import RealData
 
         if self.data is not None and not self.full:
             raise RequestError(f"data = {str(self.data)!r}: is for --full only")
-        real = RealData(self.data, self.out.with_name(f"{self.out.name}-runs")) if self.full else None
+        chosen, real = chosen_sections(self.sections), None
+        if self.full:
+            out = self.out.resolve()
+            if not out.name:
+                raise RequestError(f"out = {str(self.out)!r}: give a folder that has a name, for the runs beside it")
+            real = RealData(self.data, out.with_name(f"{out.name}-runs"), chosen)
         with stop_on_signal() as stopping, progress("stage") as advance:
             written = write_report(
                 self.out,
-                sections=self.sections,
+                sections=chosen,
                 real=real,
                 on_stage=lambda stage: advance(1, stage),
+                on_progress=lambda state: advance(0, state),
                 should_stop=stopping,
             )
         return f"{'report' if written else 'finished already'}: {self.out / 'index.html'}"

@@ -130,8 +130,10 @@ def dealt_by_group(labels: Int[Tensor, " text"], groups: Int[Tensor, " text"], s
     return of_group[order][group]
 
 
-def same_less_other(matrix: Float[Tensor, "word word"], owner: Int[Tensor, " word"]) -> Separation:
-    """Mean entry of pairs of words with one owner, and of pairs with two; ``p`` by dealing the words anew."""
+def same_less_other(
+    matrix: Float[Tensor, "word word"], owner: Int[Tensor, " word"], *, deals: int = _DEALS
+) -> Separation:
+    """Mean entry of pairs of words with one owner, and of pairs with two; ``p`` by dealing the words anew so many times."""
     apart = ~torch.eye(len(owner), dtype=torch.bool)
 
     def means(owner: Tensor) -> tuple[float, float]:
@@ -140,6 +142,6 @@ def same_less_other(matrix: Float[Tensor, "word word"], owner: Int[Tensor, " wor
 
     inside, outside = means(owner)
     generator = seeded_generator(0, "words dealt anew")
-    drawn = [means(owner[torch.randperm(len(owner), generator=generator)]) for _ in range(_DEALS)]
+    drawn = [means(owner[torch.randperm(len(owner), generator=generator)]) for _ in range(deals)]
     as_large = sum(one - other >= inside - outside for one, other in drawn)
-    return Separation(inside, outside, (as_large + 1) / (_DEALS + 1))
+    return Separation(inside, outside, (as_large + 1) / (deals + 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -26,13 +27,10 @@ def balanced_accuracy(found: Int[Tensor, " text"], labels: Int[Tensor, " text"])
     return float(balanced_accuracy_score(labels.numpy(), found.numpy()))
 
 
-def probe_accuracy(
-    points: Float[Tensor, "text d"],
-    labels: Int[Tensor, " text"],
-    held_out: Float[Tensor, "other d"],
-    held_out_labels: Int[Tensor, " other"],
-) -> float:
-    """Balanced accuracy on held-out texts of a logistic regression on standardised activations.
+def probe_predictions(
+    points: Float[Tensor, "text d"], labels: Int[Tensor, " text"], held_out: Float[Tensor, "other d"]
+) -> Int[Tensor, " other"]:
+    """The labels that a logistic regression on standardised activations gives to held-out texts.
 
     Raises ``RequestError`` for labels of a single concept.
     """
@@ -42,7 +40,43 @@ def probe_accuracy(
         LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=_STEPS, tol=_TOLERANCE),
     )
     probe.fit(points.numpy(), labels.numpy())
-    return float(balanced_accuracy_score(held_out_labels.numpy(), probe.predict(held_out.numpy())))
+    return torch.from_numpy(np.asarray(probe.predict(held_out.numpy())))
+
+
+def probe_accuracy(
+    points: Float[Tensor, "text d"],
+    labels: Int[Tensor, " text"],
+    held_out: Float[Tensor, "other d"],
+    held_out_labels: Int[Tensor, " other"],
+) -> float:
+    """Balanced accuracy of ``probe_predictions``. Raises as it does."""
+    return balanced_accuracy(probe_predictions(points, labels, held_out), held_out_labels)
+
+
+def balanced_accuracy_error(
+    found: Int[Tensor, " text"],
+    labels: Int[Tensor, " text"],
+    groups: Int[Tensor, " text"],
+    *,
+    seed: int,
+    draws: int = 1000,
+) -> float:
+    """Standard error of the balanced accuracy: its standard deviation when every concept's groups are drawn again, with replacement.
+
+    Texts of one group (those with the same word) are right or wrong together, so there are as many independent texts as groups.
+    Source: the cluster bootstrap, Davison & Hinkley 1997, chapter 3.8.
+    """
+    random = np.random.default_rng(seed)
+    accuracies = np.zeros(draws)
+    concepts = labels.unique()
+    for concept in concepts:
+        own = labels == concept
+        _, place = groups[own].unique(return_inverse=True)
+        right = np.bincount(place.numpy(), weights=(found[own] == concept).numpy())
+        n = np.bincount(place.numpy())
+        drawn = random.integers(len(n), size=(draws, len(n)))
+        accuracies += right[drawn].sum(axis=1) / n[drawn].sum(axis=1)
+    return float((accuracies / len(concepts)).std())
 
 
 def bag_of_words_accuracy(

@@ -36,7 +36,7 @@ def correlations(rows: Float[Tensor, "row d"]) -> Float[Tensor, "row row"]:
 
 
 def mean_size(correlation: Float[Tensor, "row row"]) -> float:
-    """Mean of |correlation| over pairs of different rows."""
+    """Mean of ``|correlation|`` over pairs of different rows."""
     n = len(correlation)
     return float(correlation.abs()[~torch.eye(n, dtype=torch.bool)].mean())
 

@@ -37,7 +37,7 @@ def check_hub_id(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise RequestError(f"{name!r} is no file here, and no id on the hub has such characters") from None
+        raise RequestError(f"{name!r} is no file here, and no id on the hub can be written so") from None
 
 
 def hub_documents(name: str, split: str, column: str, config: str | None) -> Iterator[Document]:

@@ -98,28 +98,32 @@ def projection_animation(frames: Mapping[str, Sequence[Float[Tensor, "digit xy"]
 def circularity_ranking(
     trained: Mapping[str, Circularity], untrained: Mapping[str, Circularity], ramp: float
 ) -> go.Figure:
-    """Share of variance in one Fourier frequency, heads ranked, for each matrix, beside the untrained model.
+    """Share of variance in one Fourier frequency times its roundness, heads ranked, for each matrix, beside the untrained model.
 
-    Hovering a point names the head, its frequency and its roundness.
+    Hovering a point names the head, its frequency, share and roundness. ``ramp`` is the share of digits on a straight line.
     """
     figure = make_subplots(1, 4, subplot_titles=_MATRICES, shared_yaxes=True, horizontal_spacing=0.03)
     for column, name in enumerate(_MATRICES):
         for measured, label, colour in [(trained[name], "trained", BLUE), (untrained[name], "untrained", ORANGE)]:
-            order = measured.share.argsort(descending=True)
-            about = torch.stack([order.float(), measured.frequency[order].float(), measured.roundness[order]], dim=1)
+            product = measured.share * measured.roundness
+            order = product.argsort(descending=True)
+            about = torch.stack(
+                [order.float(), measured.frequency[order].float(), measured.roundness[order], measured.share[order]],
+                dim=1,
+            )
             figure.add_scatter(
-                y=measured.share[order].tolist(), customdata=about.tolist(), mode="lines+markers",
+                y=product[order].tolist(), customdata=about.tolist(), mode="lines+markers",
                 marker=dict(size=4, color=colour), line=dict(color=colour), name=label, legendgroup=label,
                 showlegend=column == 0, row=1, col=column + 1,
                 hovertemplate="head %{customdata[0]}: %{y:.2f} at frequency %{customdata[1]}, "
-                "roundness %{customdata[2]:.2f}<extra>" + label + "</extra>",
+                "share %{customdata[3]:.2f}, roundness %{customdata[2]:.2f}<extra>" + label + "</extra>",
             )  # fmt: skip
         figure.add_scatter(
             x=[0, len(measured.share) - 1], y=[ramp, ramp], mode="lines", line=dict(color=VERMILION, dash="dot", width=1),
             name="a ramp", legendgroup="ramp", showlegend=column == 0, row=1, col=column + 1,
         )  # fmt: skip
         figure.update_xaxes(title="head, ranked", row=1, col=column + 1)
-    figure.update_yaxes(title="share in one frequency", range=[0, 1.02], row=1, col=1)
+    figure.update_yaxes(title="share × roundness", range=[0, 1.02], row=1, col=1)
     figure = styled(figure, height=360, min_width=720)
     return figure.update_layout(margin=dict(t=70), legend=dict(y=1.12))
 

@@ -20,7 +20,7 @@ _POINTS = 512
 def neighbour_curves(
     trained: Float[Tensor, " step"], controls: Sequence[Control], along: Mapping[str, Float[Tensor, " step"]]
 ) -> go.Figure:
-    """|similarity| of neighbours: along the path (running mean; left) and sorted, with the range of all control samples
+    """``|similarity|`` of neighbours: along the path (running mean; left) and sorted, with the range of all control samples
     (right). ``along`` gives for each kind of control the neighbour similarities along one sample's path.
     """
     figure = make_subplots(

@@ -65,7 +65,7 @@ def hub_id(name: str) -> str:
         try:
             validate_repo_id(name)
         except HFValidationError:
-            raise RequestError(f"{name!r} is no folder here, and no id on the hub has such characters") from None
+            raise RequestError(f"{name!r} is no folder here, and no id on the hub can be written so") from None
         return name
     known = f"bundled models are {', '.join(repr(known) for known in BUNDLED_MODELS)}; a hub id or a folder works too"
     raise RequestError(f"{name!r} is no model: {_hint(name, known)}")

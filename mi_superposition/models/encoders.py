@@ -14,9 +14,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG, model_folder
-from mi_superposition.models.hub import TOKENIZER_FILES, fetch_model
-from mi_superposition.runs import read_json
+from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG, hub_id, model_folder
+from mi_superposition.models.hub import TOKENIZER_FILES, fetch_model, fetch_tokenizer
+from mi_superposition.models.hugging_face import save_tokenizer
+from mi_superposition.runs import read_json, write_json, write_tensors
 from mi_superposition.training import derived_seed
 
 
@@ -96,6 +97,29 @@ def load_encoder(name: str | Path, *, device: str = "cpu") -> Encoder:
     if absent := sorted(key for key in map(str, loaded["missing_keys"]) if "pooler" not in key):
         raise WorkError(f"the weights in {str(folder)!r} are damaged: {absent[0]} is missing")
     return Encoder(network.to(device).eval(), tokenizer)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """A tokenizer of transformers from a folder, or from the hub by way of its local cache.
+
+    Raises ``RequestError`` for a folder without one or an id that is not there, ``WorkError`` for damaged files or a network that fails.
+    """
+    folder = Path(name) if Path(name).is_dir() else fetch_tokenizer(hub_id(str(name)))
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        raise RequestError(f"{str(name)!r} has no tokenizer: it needs one of {', '.join(TOKENIZER_FILES)}")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # The parser of tokenizer.json has no exception of its own.
+    except Exception as error:
+        raise WorkError(f"the tokenizer in {str(folder)!r} is damaged: {str(error).strip().splitlines()[0]}") from error
+
+
+def save_encoder(network: Any, tokenizer: Any, folder: Path) -> None:
+    """Write configuration, weights and tokenizer as ``from_pretrained`` of transformers reads them, each file whole or not at all."""
+    config = network.config.to_dict() | {"architectures": [type(network).__name__]}
+    write_json(folder / HUGGING_FACE_CONFIG, config)
+    write_tensors(folder / "model.safetensors", network.state_dict(), {"format": "pt"})
+    save_tokenizer(tokenizer, folder)
 
 
 def fresh_encoder(settings: dict[str, Any], n_labels: int, seed: int) -> nn.Module:

@@ -33,7 +33,7 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.attention_only import without_deprecations
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
 from mi_superposition.models.hub import TOKENIZER_FILES, fetch_tokenizer
-from mi_superposition.runs import read_json, write_json, write_tensors
+from mi_superposition.runs import read_json, write_file, write_json, write_tensors
 
 # Their configuration says 2048, but they saw no longer text.
 _TINY_STORIES_CONTEXT = 512
@@ -189,4 +189,12 @@ def save_hugging_face(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast
     # The unembedding is the embedding: from_pretrained ties them again.
     half = {name: parameter.detach().half() for name, parameter in model.named_parameters()}
     write_tensors(folder / "model.safetensors", half, {"format": "pt"})
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer's files as ``from_pretrained`` of transformers reads them, each whole or not at all."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        for path in sorted(Path(scratch).iterdir()):
+            write_file(folder / path.name, path.read_bytes())

@@ -30,9 +30,9 @@ from mi_superposition.site.neuron_records import (
     unit_slug,
     unit_word,
 )
+from mi_superposition.site.records import UNITS
 from mi_superposition.site.write import check_site_folder, environment, script_json, write_assets
 
-FOLDER = "neurons"
 # Documents in a file.
 DOCUMENTS_TOGETHER = 64
 _ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
@@ -48,7 +48,7 @@ def write_neuron_pages(
     out: Path,
     *,
     site_title: str,
-    index: str = f"{FOLDER}/index.html",
+    index: str = f"{UNITS}/index.html",
 ) -> None:
     """Write ``neurons/`` under ``out`` and, last, the index at ``index``; the same records give the same bytes.
 
@@ -58,13 +58,13 @@ def write_neuron_pages(
     """
     check_site_folder(out)
     write_assets(out, figures=False)
-    folder = out / FOLDER
+    folder = out / UNITS
     templates = _environment()
     layers = {layer.hook: layer for layer in scan.layers}
     # The way from a page in the folder to the index, and from the index to the folder.
-    inside = index.startswith(f"{FOLDER}/")
+    inside = index.startswith(f"{UNITS}/")
     common = {"site_title": site_title, "layers": list(layers)}
-    to_index = index.removeprefix(f"{FOLDER}/") if inside else f"../{index}"
+    to_index = index.removeprefix(f"{UNITS}/") if inside else f"../{index}"
     within = common | {"root": "../", "folder": "", "index": to_index}
     written = set()
 
@@ -94,7 +94,7 @@ def write_neuron_pages(
         html = templates.get_template("layer.html").render(within, hook=hook, layer=layer, word=unit_word(hook))
         write(folder / f"{layer_slug(hook)}.html", html)
     write(folder / "search.js", f"neuronSearch({script_json(_search_index(scan.layers))});\n")
-    outside = common | {"root": "", "folder": f"{FOLDER}/", "index": index}
+    outside = common | {"root": "", "folder": f"{UNITS}/", "index": index}
     html = templates.get_template("neurons.html").render(within if inside else outside, hook=None, scan=scan)
     write(out / index, html)
     for path in [*folder.glob("*.html"), *(folder / "documents").glob("*.js")]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from mi_superposition.site.records import Link
+from mi_superposition.site.records import UNITS, Link
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def unit_slug(hook: str, unit: int) -> str:
 
 def neuron_address(layer: int, neuron: int) -> str:
     """Where a site keeps the page of an MLP neuron, relative to its folder."""
-    return f"neurons/{unit_slug(f'blocks.{layer}.mlp.hook_post', neuron)}.html"
+    return f"{UNITS}/{unit_slug(f'blocks.{layer}.mlp.hook_post', neuron)}.html"
 
 
 def _shown(example: ExampleRecord) -> NDArray[np.float64]:

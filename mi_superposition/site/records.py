@@ -10,6 +10,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from torch import Tensor
 
+# The folder of a site in which the pages of neurons and features lie.
+UNITS = "neurons"
+
 
 @dataclass(frozen=True)
 class FigureRecord:
@@ -117,7 +120,8 @@ class Page:
 class Card:
     """What the index shows of a section: its one figure, what it measures, and what it would be by chance.
 
-    ``slug`` is that of the page it leads to; ``story`` leads on to it from the section before.
+    ``slug`` is that of the page it leads to; ``story`` leads on to it from the section before, ``reported`` is what others
+    said of the same question.
     """
 
     slug: str
@@ -127,6 +131,7 @@ class Card:
     number_is: str
     control: str
     story: str = ""
+    reported: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,8 @@ class Section:
     """One subject of the report: a card on the index and a page, with further pages behind it.
 
     ``number`` is the section's one figure as shown on the card, ``number_is`` what it measures and ``control`` what
-    it would be by chance. ``write_more`` writes pages of the section's own into the site, given its folder and its title.
+    it would be by chance. ``write_more`` writes pages of the section's own into the site, given its folder and its title; they
+    lie in ``folders`` of the site.
     """
 
     slug: str
@@ -146,10 +152,13 @@ class Section:
     page: Page
     more: Sequence[Page] = field(default=())
     write_more: Callable[[Path, str], None] | None = None
+    folders: Sequence[str] = ()
 
-    def card(self, story: str = "") -> Card:
+    def card(self, story: str = "", reported: str = "") -> Card:
         """Its card on the index."""
-        return Card(self.page.slug, self.title, self.summary, self.number, self.number_is, self.control, story)
+        return Card(
+            self.page.slug, self.title, self.summary, self.number, self.number_is, self.control, story, reported
+        )
 
     @property
     def pages(self) -> list[Page]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+import shutil
+from collections.abc import Collection, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mi_superposition.errors import RequestError
-from mi_superposition.runs import PARTIAL, clear_partial, write_file
+from mi_superposition.runs import LOCK, PARTIAL, clear_partial, write_file
 from mi_superposition.site.records import (
+    UNITS,
     Card,
     FigureRecord,
     ImageRecord,
@@ -31,10 +33,8 @@ from mi_superposition.site.tiles import TILE, write_matrix
 _STATIC = ("style.css", "figures.js", "matrix.js", "neuron.js", "layer.js", "search.js", "find.js", "favicon.svg")
 # Present in every site of ours: how a folder is recognised as one that may be written over.
 _MARK = "assets/style.css"
-# In the head of every page of ours.
-_GENERATOR = b'<meta name="generator" content="mi_superposition">'
 # What the search for units reads, where a site has their pages.
-UNIT_INDEX = "neurons/search.js"
+UNIT_INDEX = f"{UNITS}/search.js"
 
 
 def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str) -> None:
@@ -54,8 +54,7 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
 def write_section(section: Section, out: Path, *, title: str, nav: Sequence[Link]) -> list[str]:
     """Write a section's pages, pictures, matrices and what the search finds it by; ``nav`` leads to all sections.
 
-    Gives the addresses of what was written, relative to the site: files, and folders of tiles. Not those of what the section
-    writes more.
+    Gives the addresses of what was written, relative to the site: files, and folders of tiles and of what the section writes more.
     """
     templates = environment()
     written = []
@@ -74,7 +73,7 @@ def write_section(section: Section, out: Path, *, title: str, nav: Sequence[Link
     write_file(out / written[-1], f"siteSearch({script_json(_entries(section))});\n".encode())
     if section.write_more is not None:
         section.write_more(out, title)
-    return written
+    return [*written, *section.folders]
 
 
 def write_index(cards: Sequence[Card], out: Path, *, title: str, lead: str, nav: Sequence[Link]) -> None:
@@ -88,23 +87,21 @@ def write_index(cards: Sequence[Card], out: Path, *, title: str, lead: str, nav:
             nav=nav,
             cards=cards,
             searched=[_search_file(card.slug) for card in cards],
-            unit_search=(out / UNIT_INDEX).exists(),
+            made_of=_content_version([*(out / _search_file(card.slug) for card in cards), out / UNIT_INDEX]),
+            units=UNITS if (out / UNIT_INDEX).exists() else None,
         )
     )
     write_file(out / "index.html", html.encode("utf-8", "backslashreplace"))
 
 
-def remove_stale(out: Path, kept: Collection[str]) -> None:
-    """Remove what an earlier site left in the folder: pages of ours, pictures, tiles and indices that are not among the
-    addresses ``kept``, nor in a folder that is. Other people's files stay.
-    """
-    ours = [path for path in out.glob("*.html") if _GENERATOR in path.read_bytes()[:2000]]
-    for folder in ("images", "matrix", "search"):
-        ours += [path for path in (out / folder).rglob("*") if path.is_file()]
-    for path in ours:
-        address = path.relative_to(out)
-        if not {address.as_posix(), *(parent.as_posix() for parent in address.parents)} & set(kept):
-            path.unlink()
+def remove_stale(out: Path, addresses: Collection[str]) -> None:
+    """Remove what an earlier site wrote and this one does not: files, and folders with all that is in them."""
+    for address in addresses:
+        path = out / address
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _entries(section: Section) -> list[list[str]]:
@@ -138,8 +135,8 @@ def check_site_folder(out: Path) -> None:
         raise RequestError(f"{str(out)!r} is a file: give a folder for the site")
     if out.is_dir() and not (out / _MARK).exists():
         others = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-        # A site cut off at its very first file has nothing whole yet.
-        if others := [name for name in others if not name.endswith(PARTIAL)]:
+        # A site cut off at its very first file has nothing whole yet; a report holds its lock.
+        if others := [name for name in others if not name.endswith(PARTIAL) and name != LOCK]:
             raise RequestError(f"{str(out)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
 
 
@@ -196,9 +193,18 @@ def script_json(value: Any) -> Markup:
 
 def _asset_version() -> str:
     """Changes when a style or script does, so that a browser does not show a new page with an old style."""
+    return _digest(files("mi_superposition.site").joinpath("assets", name).read_bytes() for name in _STATIC)
+
+
+def _content_version(paths: Sequence[Path]) -> str:
+    """Changes when what the search reads does."""
+    return _digest(path.read_bytes() for path in paths if path.exists())
+
+
+def _digest(contents: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for name in _STATIC:
-        digest.update(files("mi_superposition.site").joinpath("assets", name).read_bytes())
+    for content in contents:
+        digest.update(content)
     return digest.hexdigest()[:8]
 
 

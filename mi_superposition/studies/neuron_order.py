@@ -39,6 +39,7 @@ from mi_superposition.studies.neuron_order_study import (
     least_p,
     neuron_order_metrics,
     neuron_order_study,
+    opposite_share,
     verdict,
     weight_source,
 )
@@ -76,7 +77,7 @@ def neuron_order_items(study: NeuronOrderStudy, *, what: str, pages: dict[int, s
             id="scores",
             title="Is the order more than sorting?",
             look_at=f"Any matrix looks ordered once it is sorted. Look at where the trained score lies against random matrices that were sorted too. {verdict(study)}",
-            number=f"Score {score:.2f}; no order of these neurons scores above {found.upper_bound:.2f} ({100 * found.gap:.2f} % more).",
+            number=f"Score {score:.2f}; no order of these neurons scores above {found.upper_bound:.2f} ({100 * found.gap:.2f} % more). {100 * opposite_share(study):.0f} % of neighbours are opposite.",
             control=f"{float(hard.scores.mean()):.2f} ± {float(hard.scores.std()):.2f} ({KINDS[hard.kind]}, {len(hard.scores)} samples); {study.unordered_score:.2f} not ordered.",
             figure=control_scores(score, found.upper_bound, study.unordered_score, study.controls),
         ),
@@ -104,9 +105,9 @@ def neuron_order_items(study: NeuronOrderStudy, *, what: str, pages: dict[int, s
         ),
         FigureRecord(
             id="neighbours",
-            title="How alike neighbours are",
-            look_at="Where the trained curve lies above the bands on the right, that many pairs are more alike than sorted noise; on the left, where on the path they lie.",
-            number=f"Most alike neighbours: {float(neighbour_similarity(study.similarity, found.order).abs().max()):.2f}.",
+            title="How nearly neighbours lie along one line",
+            look_at="Where the trained curve lies above the bands on the right, that many pairs are nearer to one line, the same way or opposite, than sorted noise; on the left, where on the path they lie.",
+            number=f"The largest of any two neighbours: {float(neighbour_similarity(study.similarity, found.order).abs().max()):.2f}.",
             control=f"{max(float(control.profiles.max()) for control in study.controls):.2f} is the most in any control sample.",
             figure=neighbour_curves(neighbour_similarity(study.similarity, found.order), study.controls, along),
         ),
@@ -114,7 +115,7 @@ def neuron_order_items(study: NeuronOrderStudy, *, what: str, pages: dict[int, s
             id=_MATRIX_ID,
             title="The matrix",
             look_at="Zoom with the wheel, two fingers or + and −; drag or use the arrow keys to move; , and . go along the diagonal. Red is alike, blue is opposite; zoomed out, a pixel shows the strongest entry it covers. Boxes mark the spots below.",
-            number=f"The most alike of {len(found.order)} neurons: {_largest(study.similarity):.2f}.",
+            number=f"The largest of any two of {len(found.order)} neurons, same way or opposite: {_largest(study.similarity):.2f}.",
             control=f"{_largest(example_similarity):.2f} in the ordered random matrix behind the second button ({KINDS[hard.kind]}).",
             what=_entry_word(what),
             views=views,
@@ -124,12 +125,13 @@ def neuron_order_items(study: NeuronOrderStudy, *, what: str, pages: dict[int, s
         TableRecord(
             id="spots",
             title="Spots",
-            look_at=f"Stretches of {len(study.spots[0].neurons) if study.spots else 0} neighbours by how alike they are. Excess: standard deviations above the stretches of the control that has the tightest ones ({KINDS[study.spot_control.kind]}). p: how often the tightest stretch of such a sample, anywhere in it, is as tight. {len(beating)} are tighter than every stretch of all {len(study.spot_control.window_most)} samples.",
-            columns=["place", "mean squared similarity", "excess", "p", "neurons"],
+            look_at=f"Stretches of {len(study.spots[0].neurons) if study.spots else 0} neighbours by how nearly they lie along one line; opposite counts as much as alike, and the column says how many pairs of neighbours are. Excess: standard deviations above the stretches of the control that has the tightest ones ({KINDS[study.spot_control.kind]}). p: how often the tightest stretch of such a sample, anywhere in it, is as tight. {len(beating)} are tighter than every stretch of all {len(study.spot_control.window_most)} samples.",
+            columns=["place", "mean squared similarity", "opposite", "excess", "p", "neurons"],
             rows=[
                 [
                     Link(f"{spot.start}", f"#{_MATRIX_ID}={spot.start},{len(spot.neurons)}"),
                     f"{spot.similarity:.3f}",
+                    f"{int((study.similarity[list(spot.neurons[:-1]), list(spot.neurons[1:])] < 0).sum())} of {len(spot.neurons) - 1}",
                     f"{spot.excess:+.1f} sd",
                     f"{spot.p:.2f}",
                     [Link(str(neuron), pages[neuron]) if neuron in pages else str(neuron) for neuron in spot.neurons],
@@ -218,7 +220,7 @@ def write_neuron_order_run(
         page = Page(
             slug="order",
             title=f"The order of neurons in {model_name}",
-            intro=f"{what}: the order in which neighbours are most alike, and what of it sorting alone would give.",
+            intro=f"{what}: the order in which neighbours lie most nearly along one line, the same way or opposite, and what of it sorting alone would give.",
             items=neuron_order_items(study, what=what, pages=linked),
         )
         write_site([order_section(study, page)], out / "page", title=TITLE, lead="")
@@ -253,7 +255,7 @@ def neuron_order_section(request: SectionRequest) -> Section:
     page = Page(
         slug=_SLUG,
         title=TITLE,
-        intro=f"The bundled story model, {model.cfg.d_mlp} neurons in layer {layer}: neurons whose output directions are alike, side by side.",
+        intro=f"The bundled story model, {model.cfg.d_mlp} neurons in layer {layer}: neurons whose output directions lie along one line, the same way or opposite, side by side.",
         items=items,
     )
     return order_section(study, page)
@@ -285,7 +287,7 @@ def _every_layer(model: HookedTransformer, on_stage: Callable[[str], None]) -> T
     return TableRecord(
         id="every-layer",
         title="Every layer, inputs and outputs",
-        look_at=f"z-scores of the trained score against {FEW_CONTROLS} samples of each control, with a short search; so few samples give the sign and the size, not the digits.",
+        look_at=f"z-scores of the trained score against {FEW_CONTROLS} samples of each control, with a short search; so few samples give the sign only.",
         columns=["neurons", "score", "gap to bound", *(f"z: {KINDS[kind]}" for kind in WEIGHT_KINDS)],
         rows=rows,
     )

@@ -23,6 +23,7 @@ from mi_superposition.neurons import (
     control_vectors,
     find_spots,
     measure_control,
+    neighbour_similarity,
     neuron_correlations,
     neuron_vectors,
     order_neurons,
@@ -183,15 +184,24 @@ def verdict(study: NeuronOrderStudy) -> str:
     # As many comparisons as controls, so each must be surer by as much.
     if p * len(study.controls) > _SURE:
         return f"No more than chance: {z:+.1f} standard deviations from the hardest control ({name}), p = {p:.2g}."
+    gain = 100 * (score / float(control.scores.mean()) - 1)
+    sure = f"{abs(z):.1f} standard deviations {'above' if z > 0 else 'below'} the hardest control ({name}), {abs(gain):.0f} % of its score; p = {p:.1g} if scores are normal"
     if z > 0:
+        n = sum(spot.p <= least_p(study) for spot in study.spots)
+        clusters = f"{study.clusters.n_clusters} clusters, and {min(study.clusters_by_chance.values())} to {max(study.clusters_by_chance.values())} in the controls"
         return (
-            f"Neighbours are more alike than sorting alone makes them: {z:.1f} standard deviations above the hardest "
-            f"control ({name}), p = {p:.1g}."
+            f"Neighbours lie more nearly along one line than sorting alone makes them: {sure}. Groups are another matter: {n} stretches "
+            f"are tighter than every stretch of the control, and a search for clusters finds {clusters}."
         )
     return (
-        f"Neighbours are less alike than in an ordered random matrix: {-z:.1f} standard deviations below one control "
-        f"({name}), p = {p:.1g}. The directions are spread more evenly than chance spreads them."
+        f"Neighbours lie less along one line than in an ordered random matrix: {sure}. The directions are spread more evenly than "
+        "chance spreads them."
     )
+
+
+def opposite_share(study: NeuronOrderStudy) -> float:
+    """Share of neighbours on the path that point against each other: the score squares cosines, so these count as much."""
+    return float((neighbour_similarity(study.similarity, study.found.order) < 0).float().mean())
 
 
 def neuron_order_metrics(study: NeuronOrderStudy) -> dict[str, float | int]:
@@ -202,6 +212,7 @@ def neuron_order_metrics(study: NeuronOrderStudy) -> dict[str, float | int]:
         "upper_bound": study.found.upper_bound,
         "gap": study.found.gap,
         "unordered_score": study.unordered_score,
+        "opposite_neighbours": opposite_share(study),
         "clusters": study.clusters.n_clusters,
         "spots_above_control": sum(spot.p <= least_p(study) for spot in study.spots),
         "spots_above_control_p": least_p(study),

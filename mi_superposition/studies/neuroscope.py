@@ -34,9 +34,9 @@ from mi_superposition.runs import content_hash, read_manifest
 from mi_superposition.sae import check_sae, load_sae
 from mi_superposition.sae.files import one_sae_folder, sae_identity
 from mi_superposition.site import FigureRecord, Page, Section
-from mi_superposition.site.neuron_pages import FOLDER, write_neuron_pages
+from mi_superposition.site.neuron_pages import write_neuron_pages
 from mi_superposition.site.neuron_records import NeuronRecord, ScanRecord, layer_name, layer_slug, unit_slug, unit_word
-from mi_superposition.site.records import Link, TableRecord
+from mi_superposition.site.records import UNITS, Link, TableRecord
 from mi_superposition.site.write import check_site_folder
 from mi_superposition.studies.neuron_records import (
     Related,
@@ -50,6 +50,7 @@ from mi_superposition.studies.neuron_scan import COMMAND as SCAN_COMMAND
 from mi_superposition.studies.neuron_scan import load_scan, scanned_saes
 from mi_superposition.studies.related import related_units
 from mi_superposition.studies.request import SectionRequest
+from mi_superposition.training import Stopped, seeded_generator
 
 TITLE = "Neuroscope"
 SECTION_TITLE = "What makes each neuron fire"
@@ -59,6 +60,9 @@ _FULL_DOCUMENTS = 5000
 _PAGES_A_STAGE = 1024
 _CORPORA = {"stories": "the bundled corpus", "TinyStories": "TinyStories, validation"}
 _ROWS_AT_ONCE = 32
+_RANDOM_DIRECTIONS = 512
+# The most telling neurons stand on so many different tokens at least.
+_FEWEST_TOKENS = 10
 _NAMED, _WORDS = 8, 5
 
 
@@ -166,10 +170,16 @@ def neuroscope_section(request: SectionRequest) -> Section:
     hook = check_sae(sae, model)
     saes = {f"{hook}{FEATURES}": sae}
     request.on_stage("neurons and features, trained")
-    scan = _scan_texts(model, model, {hook: sae.encode}, texts)
+    neurons: dict[str, Encode | None] = dict.fromkeys(mlp_hooks(model))
+    scan = _scan_texts(model, model, neurons | {hook: sae.encode}, texts, request)
     request.on_stage("neurons, untrained")
-    scans = {"trained": scan, "untrained": _scan_texts(untrained_copy(model, 0), model, {}, texts)}
+    scans = {"trained": scan, "untrained": _scan_texts(untrained_copy(model, 0), model, neurons, texts, request)}
     last_hook = mlp_hooks(model)[-1]
+    request.on_stage("random directions")
+    # What the last layer's neurons and the features are directions of.
+    spaces = {last_hook: last_hook.replace("mlp.hook_post", "hook_resid_mid"), f"{hook}{FEATURES}": hook}
+    drawn = _scan_texts(model, model, dict.fromkeys(spaces.values(), _random_directions(model)), texts, request)
+    of_any = {of: float(drawn.hooks[f"{space}{FEATURES}"].contexts.median()) for of, space in spaces.items()}
     last = layer_name(last_hook)
     medians = {name: float(one.hooks[last_hook].contexts.median()) for name, one in scans.items()}
     dealt = float(scan.hooks[last_hook].contexts_shuffled.median())
@@ -196,11 +206,19 @@ def neuroscope_section(request: SectionRequest) -> Section:
             FigureRecord(
                 id="contexts",
                 title="How many contexts a neuron serves",
-                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 at most. One feature in varied surroundings also counts as several. Beside them the features of the sparse autoencoder; one that is active in few documents has few examples, and so few contexts, and all are directions of the very representation contexts are counted in, which makes for fewer.",
+                look_at="For each neuron the effective number of different contexts among its 20 largest activations, in the model's own representation: 1 if all look alike to the model, 20 at most. One feature in varied surroundings also counts as several. Beside them the features of the sparse autoencoder; one that is active in few documents has few examples, and so few contexts. Along any direction the largest activations have something in common: what random directions give is the control that says most.",
                 number=f"{medians['trained']:.1f} contexts: median of {last} (of 20 examples); {contexts_of_features:.1f} of the {int(often.sum()):,} features active in as many documents",
-                control=f"{dealt:.1f} when examples are dealt at random among neurons; {medians['untrained']:.1f} in the untrained model",
+                control=f"{of_any[last_hook]:.1f} for random directions of what {last} reads, {of_any[f'{hook}{FEATURES}']:.1f} of where the features lie; {medians['untrained']:.1f} in the untrained model; {dealt:.1f} when examples are dealt at random among neurons",
                 figure=distributions(
-                    *shares_by_bin(_context_groups(scans)), "effective number of contexts", "share of neurons"
+                    *shares_by_bin(
+                        _context_groups(scans)
+                        | {
+                            f"{space}, random directions": drawn.hooks[f"{space}{FEATURES}"].contexts
+                            for space in spaces.values()
+                        }
+                    ),
+                    "effective number of contexts",
+                    "share of neurons",
                 ),
             ),
             _neuron_table(scan, model, saes, most=True),
@@ -213,7 +231,7 @@ def neuroscope_section(request: SectionRequest) -> Section:
         summary="A page for every neuron: the texts it fires on most and least, examples from its whole range, its histogram, what it writes, and its neighbours. How many different contexts does one neuron serve?",
         number=f"{medians['trained']:.1f} contexts",
         number_is=f"median effective number of contexts among a neuron's 20 largest activations ({last})",
-        control=f"{dealt:.1f} with examples dealt at random; {medians['untrained']:.1f} in an untrained model",
+        control=f"{of_any[last_hook]:.1f} for random directions of what the layer reads; {medians['untrained']:.1f} in an untrained model; {dealt:.1f} with examples dealt at random",
         page=page,
         write_more=lambda out, title: write_scan_pages(
             scan,
@@ -221,11 +239,12 @@ def neuroscope_section(request: SectionRequest) -> Section:
             record,
             out,
             site_title=title,
-            index=f"{FOLDER}/index.html",
+            index=f"{UNITS}/index.html",
             saes=saes,
             related=related,
             on_pages=on_pages,
         ),
+        folders=(UNITS,),
     )
 
 
@@ -237,15 +256,36 @@ def _texts(request: SectionRequest) -> tuple[str, list[str]]:
     return "TinyStories", list(itertools.islice(load_corpus(name, split=split), _FULL_DOCUMENTS))
 
 
-def _scan_texts(network: Any, model: Any, encoders: Mapping[str, Encode], texts: list[str]) -> NeuronScan:
-    """Texts, as ``model`` reads them, scanned in ``network``: what the ``encoders`` make of their hooks, and all MLP neurons."""
+def _random_directions(model: Any) -> Encode:
+    """The control: activations along random directions, whose largest say what any direction's would."""
+    generator = seeded_generator(0, "random directions")
+    directions = torch.randn(model.cfg.d_model, _RANDOM_DIRECTIONS, generator=generator)
+    return lambda activations: activations @ directions
+
+
+def _scan_texts(
+    network: Any, model: Any, hooks: Mapping[str, Encode | None], texts: list[str], request: SectionRequest
+) -> NeuronScan:
+    """Texts, as ``model`` reads them, scanned in ``network``: hooks, or what is encoded of them."""
+    n_tokens = 0
+
+    def on_tokens(tokens: int) -> None:
+        nonlocal n_tokens
+        n_tokens += tokens
+        if request.should_stop():
+            raise Stopped(n_tokens, "token")
+        request.on_progress(f"{n_tokens:,} tokens")
 
     def batches(some: list[str]) -> Any:
         return model_batches(model, some, _ROWS_AT_ONCE, by_length=True)
 
-    reader = UnitReader.of(network, {**dict.fromkeys(mlp_hooks(network)), **encoders})
+    reader = UnitReader.of(network, hooks)
     accumulator = scan_batches(
-        reader, batches(texts), calibrate(reader, batches(texts[:CALIBRATION_ROWS])), ScanSettings()
+        reader,
+        batches(texts),
+        calibrate(reader, batches(texts[:CALIBRATION_ROWS])),
+        ScanSettings(),
+        on_tokens=on_tokens,
     )
     return scan_result(accumulator, read_documents(batches(texts), documents_needed(accumulator)))
 
@@ -265,7 +305,7 @@ def _every_layer(scan: NeuronScan) -> TableRecord:
     for hook, found in scan.hooks.items():
         rows.append(
             [
-                Link(layer_name(hook), f"{FOLDER}/{layer_slug(hook)}.html"),
+                Link(layer_name(hook), f"{UNITS}/{layer_slug(hook)}.html"),
                 f"{found.n_units:,}",
                 f"{100 * float(found.fraction_active.median()):.1f} %",
                 f"{float(found.maximum.median()):.2f}",
@@ -280,7 +320,7 @@ def _every_layer(scan: NeuronScan) -> TableRecord:
         look_at="Each layer's table leads to its neurons. Medians over neurons.",
         columns=["layer", "units", "active", "largest", "skew", "contexts", "dealt at random"],
         rows=rows,
-        further=Link("Index and search of all neurons", f"{FOLDER}/index.html"),
+        further=Link("Index and search of all neurons", f"{UNITS}/index.html"),
     )
 
 
@@ -293,7 +333,7 @@ def _neuron_table(scan: NeuronScan, model: Any, saes: Saes, *, most: bool) -> Ta
         words = [_peak_words(scan, found, unit, strings) for unit in range(found.n_units)]
         different = torch.tensor([len(some) for some in words])
         order = (
-            (different / found.contexts.clamp_min(1)).argsort(descending=True)
+            (different * (different >= _FEWEST_TOKENS) / found.contexts.clamp_min(1)).argsort(descending=True)
             if most
             else found.contexts.argsort(descending=True)
         )
@@ -301,7 +341,7 @@ def _neuron_table(scan: NeuronScan, model: Any, saes: Saes, *, most: bool) -> Ta
         for unit in order[:_NAMED].tolist():
             rows.append(
                 [
-                    Link(f"{where} {unit}", f"{FOLDER}/{unit_slug(hook, unit)}.html"),
+                    Link(f"{where} {unit}", f"{UNITS}/{unit_slug(hook, unit)}.html"),
                     f"{float(found.contexts[unit]):.1f}",
                     str(int(different[unit])),
                     " ".join(words[unit][:_WORDS]),
@@ -310,11 +350,11 @@ def _neuron_table(scan: NeuronScan, model: Any, saes: Saes, *, most: bool) -> Ta
             )
     return TableRecord(
         id="telling" if most else "not-telling",
-        title="The most telling neurons" if most else "Neurons that tell least",
+        title="Many words, one context" if most else "The most contexts",
         look_at=(
-            f"Chosen by rule: of each layer the {_NAMED} neurons whose largest activations stand on the most different tokens for every context they serve: many words, one meaning to the model."
+            f"Chosen by rule: of each layer the {_NAMED} neurons whose largest activations stand on the most different tokens ({_FEWEST_TOKENS} at least) for every context they serve: many words, one context to the model."
             if most
-            else f"Chosen by rule: of each layer the {_NAMED} neurons with the most contexts. To the model nothing joins their examples."
+            else f"Chosen by rule: of each layer the {_NAMED} neurons with the most contexts. To the model their examples have little more in common than examples dealt at random."
         ),
         columns=["neuron", "contexts", "different tokens", "largest activations on", "raises the logits of"],
         rows=rows,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -51,9 +51,9 @@ class ProjectionStudy:
     position: int
     digit: int
 
-    def untrained_share(self, name: str) -> float:
-        """Mean share in one frequency over the heads of the untrained models."""
-        return mean(float(circular[name].share.mean()) for circular in self.untrained)
+    def untrained_mean(self, name: str, quantity: Literal["share", "roundness"]) -> float:
+        """Mean of a measure of circularity over the heads of the untrained models."""
+        return mean(float(getattr(circular[name], quantity).mean()) for circular in self.untrained)
 
 
 def projection_study(
@@ -151,16 +151,24 @@ def projection_items(study: ProjectionStudy) -> list[Item]:
             id="circularity",
             title="Are the digits on a circle?",
             look_at=(
-                "Heads ranked by the share of variance in one Fourier frequency over the digits, against an untrained model. "
-                "The dotted line is a plain ramp 0, 1, … 9, which is no circle."
+                "Heads ranked by share times roundness: the share of the variance in one Fourier frequency over the digits, and how round "
+                "that component is (0: a line, 1: a circle), against an untrained model. Digits on a line along a cosine have a share of 1 and "
+                "no roundness. The dotted line is a plain ramp 0, 1, … 9, which is no circle either."
             ),
             number=(
-                f"V: {100 * float(value.share.mean()):.0f} % on average over heads, "
-                f"O: {100 * float(study.circular['O'].share.mean()):.0f} %."
+                "Share and roundness, means over heads: "
+                + ", ".join(
+                    f"{name} {float(one.share.mean()):.2f} and {float(one.roundness.mean()):.2f}"
+                    for name, one in study.circular.items()
+                )
+                + "."
             ),
             control=(
-                f"{100 * study.untrained_share('V'):.0f} % and {100 * study.untrained_share('O'):.0f} % in untrained models "
-                f"(mean of {len(study.untrained)}; one is drawn), {100 * study.ramp_share:.0f} % for a ramp."
+                ", ".join(
+                    f"{name} {study.untrained_mean(name, 'share'):.2f} and {study.untrained_mean(name, 'roundness'):.2f}"
+                    for name in study.circular
+                )
+                + f" in untrained models (mean of {len(study.untrained)}; one is drawn); {study.ramp_share:.2f} and 0 for a ramp."
             ),
             figure=circularity_ranking(study.circular, study.untrained[0], study.ramp_share),
         ),
@@ -196,6 +204,10 @@ def projection_items(study: ProjectionStudy) -> list[Item]:
     return items
 
 
+def _rings(measured: Circularity) -> int:
+    return int(((measured.share > 0.9) & (measured.roundness > 0.5)).sum())
+
+
 def all_heads_page(study: ProjectionStudy) -> Page:
     """One page with every head as small multiples."""
     n_heads = study.trained.query.shape[0]
@@ -209,11 +221,11 @@ def all_heads_page(study: ProjectionStudy) -> Page:
                 title="All heads",
                 look_at="Look for rings: ten digits in order around a circle. Each plane is drawn square, at its own scale.",
                 number=(
-                    f"{int((study.circular['O'].share > 0.9).sum())} of {n_heads} heads write more than 90 % of the digits' "
-                    "variance in one frequency."
+                    f"{_rings(study.circular['O'])} of {n_heads} heads write the digits as a ring: more than 90 % of their variance in one "
+                    "frequency, with a roundness above one half."
                 ),
                 control=(
-                    f"{mean(int((circular['O'].share > 0.9).sum()) for circular in study.untrained):.1f} heads of an untrained "
+                    f"{mean(_rings(circular['O']) for circular in study.untrained):.1f} heads of an untrained "
                     f"model (mean of {len(study.untrained)})."
                 ),
                 figure=projection_multiples(study.trained, position=study.position),
@@ -272,7 +284,7 @@ def write_projection_run(
             summary=page.intro,
             number=f"{100 * float(study.circular['V'].share.mean()):.0f} %",
             number_is="of the digits' variance under V lies in one frequency (mean over heads)",
-            control=f"{100 * study.untrained_share('V'):.0f} % untrained",
+            control=f"{100 * study.untrained_mean('V', 'share'):.0f} % untrained",
             page=page,
             more=[all_heads_page(study)],
         )

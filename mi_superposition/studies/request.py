@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mi_superposition.errors import RequestError
+from mi_superposition.runs import file_hash
 
-# The folder of each data set where they are on disk, as parquet files named for their splits, and its id on the hub.
+# Data sets by the name of their folder, where they are on disk, and their ids on the hub.
 _HUB = {
     "tinystories": "roneneldan/TinyStories",
     "sst2": "stanfordnlp/sst2",
@@ -16,27 +17,37 @@ _HUB = {
     "cifar100": "uoft-cs/cifar100",
 }
 _TOKENIZER = ("distilbert-tokenizer", "distilbert/distilbert-base-uncased")
+# What each section reads of them, as files of the folder; a section that is not here makes its data.
+FILES: Mapping[str, tuple[str, ...]] = {
+    "neuroscope": ("tinystories/validation.parquet",),
+    "sae": ("tinystories/train.parquet",),
+    "spectra": ("mnist/train.parquet", "mnist/test.parquet", "cifar100/train.parquet", "cifar100/test.parquet"),
+    "concepts": ("sst2/train.parquet", "sst2/validation.parquet", f"{_TOKENIZER[0]}/tokenizer.json"),
+}
 
 
 @dataclass(frozen=True)
 class RealData:
     """Real texts and images, in a ``folder`` or, without one, on the hub; runs on them are kept below ``runs``.
 
-    The folder holds ``tinystories``, ``sst2``, ``mnist``, ``cifar100``, each with a parquet file for every split in the schema of
-    the hub, and ``distilbert-tokenizer``.
+    The folder has a folder for each data set, with a parquet file for every split in the schema of the hub, as ``FILES`` names
+    them. Raises ``RequestError`` where what the ``sections`` read is not there.
     """
 
     folder: Path | None
     runs: Path
+    sections: Collection[str]
 
     def __post_init__(self) -> None:
+        for name in self._files():
+            if self.folder is not None and not (self.folder / name).is_file():
+                raise RequestError(f"{str(self.folder)!r} has no file {name!r}: it needs {', '.join(self._files())}")
+
+    def identity(self) -> dict[str, str]:
+        """What the sections read, by its content; of the hub its name, as what it holds may change."""
         if self.folder is None:
-            return
-        for name in (*_HUB, _TOKENIZER[0]):
-            if not (self.folder / name).is_dir():
-                raise RequestError(
-                    f"{str(self.folder)!r} has no folder {name!r}: it needs {', '.join((*_HUB, _TOKENIZER[0]))}"
-                )
+            return {"hub": ""}
+        return {name: file_hash(self.folder / name) for name in self._files()}
 
     def images(self, name: str) -> str:
         """What ``load_images`` calls them."""
@@ -50,14 +61,17 @@ class RealData:
         """That of DistilBERT."""
         return _TOKENIZER[1] if self.folder is None else str(self.folder / _TOKENIZER[0])
 
+    def _files(self) -> list[str]:
+        return [name for section in self.sections for name in FILES.get(section, ())]
+
 
 @dataclass(frozen=True)
 class SectionRequest:
     """How a section is to be told: which ``sections`` the site has, as only these can be linked to, and, to measure it on real
     data, where these are; without them a section shows what comes with the package.
 
-    ``on_stage`` is told of each stage begun, and raises ``training.Stopped`` when asked to stop. Long trainings ask ``should_stop``
-    themselves, so that they stop where they can go on, and say how far they are by ``on_progress``.
+    ``on_stage`` is told of each stage begun, and raises ``training.Stopped`` when asked to stop. What takes long within one says how
+    far it is by ``on_progress``, and asks ``should_stop`` where it can go on later.
     """
 
     sections: Collection[str]

@@ -64,7 +64,7 @@ def relabelled(
 
 @dataclass(frozen=True)
 class SignedPair:
-    """Two monosemantic neurons that compute |x| of one feature: one reads it, the other reads its negative."""
+    """Two monosemantic neurons that compute ``|x|`` of one feature: one reads it, the other reads its negative."""
 
     feature: int
     positive: int

@@ -35,6 +35,18 @@ def counts():
     return COUNTS
 
 
+def pytest_sessionfinish(session):
+    """A worker hands its counts over."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["robustness"] = dict(COUNTS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """And they are added up."""
+    COUNTS.update(getattr(node, "workeroutput", {}).get("robustness", {}))
+
+
 def pytest_terminal_summary(terminalreporter):
     """A line with the counts."""
     if COUNTS:

@@ -36,6 +36,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(name, shop, tmp_pa
             process = start(words, tmp_path / "said")
             process.join(rng.uniform(0, takes))
             if process.exitcode is not None:
+                assert process.exitcode == 0
                 break
             process.kill()
             process.join()

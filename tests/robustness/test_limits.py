@@ -53,10 +53,18 @@ except OSError:
     print("no network")
 shop, out = Workshop(Path(sys.argv[1]), Path(sys.argv[2])), Path(sys.argv[3])
 for name in COMMANDS:
-    words = ["neurons", "try", "--neuron", "1.5", "a dog"]
-    if name != "neurons try":
-        words = shop.request(name, out / name.replace(" ", "-"))
-    print("command", name, main(words))
+    print("command", name, main(shop.request(name, out / name.replace(" ", "-"))))
+for number, words in enumerate((
+    ["heads", "ablate", "--model", "openai-community/gpt2"],
+    ["neurons", "order", "--model", "openai-community/gpt2"],
+    ["neurons", "scan", "--corpus", "roneneldan/TinyStories"],
+    ["spectra", "--network", "simplenet", "--images", "ylecun/mnist"],
+    ["concepts", "--model", "distilbert/distilbert-base-uncased"],
+    ["report", "--full", "--sections", "concepts"],
+)):
+    folder = out / f"hub-{number}"
+    print("hub", " ".join(words), main([*words, "--out", str(folder)]))
+    sys.stderr.write("----\\n")
 """
 
 
@@ -68,11 +76,22 @@ def test_every_command_runs_where_there_is_no_network(shop, tmp_path, counts):
     codes = [line.split() for line in done.stdout.splitlines() if line.startswith("command ")]
     assert [code for *_, code in codes] == ["0"] * len(COMMANDS)
     counts["commands without a network"] += len(codes)
+    # What is only on the hub: one line that says so.
+    asked = [line.split() for line in done.stdout.splitlines() if line.startswith("hub ")]
+    said = done.stderr.split("----\n")[:-1]
+    assert len(asked) == len(said) == 6
+    for words, error in zip(asked, said, strict=True):
+        last = error.strip().splitlines()[-1]
+        assert words[-1] in ("1", "2"), (words, error)
+        assert last.startswith("mi-superposition: "), (words, error)
+        assert "Traceback" not in error, (words, error)
+    counts["requests for the hub without a network"] += len(asked)
 
 
 _SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
+from mi_superposition.runs import PARTIAL
 from robustness.workshop import Workshop, contents, finish
 if __name__ == "__main__":
     name, root, model, place, kept, size = sys.argv[1:]
@@ -81,7 +100,7 @@ if __name__ == "__main__":
     words = Workshop(Path(root), Path(model)).request(name, place / "out")
     code, _, error = finish(words, Path(kept) / "small")
     print(code, (error.splitlines() or [""])[-1])
-    left = [path.name for path in place.rglob("*") if path.name.endswith(".partial")]
+    left = [path.name for path in place.rglob("*") if path.name.endswith(PARTIAL)]
     manifest = place / "out" / "manifest.json"
     print(left, '"finished"' in manifest.read_text() if manifest.exists() else False)
     subprocess.run(["mount", "-o", "remount,size=1g", place], check=True)

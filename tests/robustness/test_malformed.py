@@ -132,10 +132,10 @@ def _flag(field) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_malformed_requests_are_one_line_and_leave_nothing_half_done(name, shop, tmp_path_factory, counts):
-    if name == "neurons try":
-        pytest.skip("takes no folder: its wrong requests are in tests/studies/test_neuroscope.py")
-    scratch = tmp_path_factory.mktemp("malformed")
+def test_malformed_requests_are_one_line_and_leave_nothing_half_done(name, shop, tmp_path_factory, counts, monkeypatch):
+    scratch, well_formed = tmp_path_factory.mktemp("malformed"), []
+    # A name that was meant to be wrong may be right for a new folder.
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
 
     @settings(
         max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -166,6 +166,9 @@ def test_malformed_requests_are_one_line_and_leave_nothing_half_done(name, shop,
         else:
             # Some are well-formed after all: then the whole result is there.
             counts["of them well-formed after all"] += 1
-            assert out.exists(), words
+            assert out.exists() or name == "neurons try", words
+            well_formed.append(words)
 
     check()
+    # Or the requests are not malformed enough to say anything.
+    assert len(well_formed) <= EXAMPLES // 3, well_formed

@@ -88,7 +88,8 @@ class Workshop:
 
     def request(self, command: str, out: Path) -> list[str]:
         """The words of a small request."""
-        return [*command.split(), "--out", str(out), *map(str, self._options(command))]
+        folder = [] if command == "neurons try" else ["--out", str(out)]
+        return [*command.split(), *folder, *map(str, self._options(command))]
 
     def _options(self, command: str) -> list[Any]:
         reads = ["--model", self.model, "--corpus", self.texts]
@@ -107,6 +108,8 @@ class Workshop:
                 return ["--model", self.model, "--layer", 0, "--controls", 3, "--seconds", 0.05]
             case "neurons scan":
                 return [*reads, "--shard", 20, "--threads", 1]
+            case "neurons try":
+                return ["--model", self.model, "--neuron", "1.5", "a cat ran"]
             case "neurons pages":
                 return ["--scan", self.root / "scan"]
             case "toy train":

@@ -8,6 +8,7 @@ import pytest
 
 from mi_superposition.errors import RequestError
 from mi_superposition.figures.style import styled
+from mi_superposition.runs import PARTIAL
 from mi_superposition.site import FigureRecord, ImageRecord, Page, Section, TableRecord, write_site
 
 HOSTILE = [
@@ -151,7 +152,7 @@ def test_sliders_move_the_figures(report_site, browser):
 def test_a_site_cut_off_at_its_first_file_is_written_over(tmp_path):
     site = tmp_path / "site"
     (site / "assets").mkdir(parents=True)
-    (site / "assets" / "style.css.partial").write_text("body {")
+    (site / "assets" / f"style.css{PARTIAL}").write_text("body {")
     write_site([hostile_section()], site, title="Title", lead="Lead")
     assert (site / "index.html").exists()
-    assert not list(site.rglob("*.partial"))
+    assert not list(site.rglob(f"*{PARTIAL}"))

@@ -172,7 +172,7 @@ def test_the_verdict_on_planted_pairs_is_more_than_sorting():
     vectors = torch.randn(100, 40, generator=generator)
     vectors[50:] = vectors[:50] + 0.4 * torch.randn(50, 40, generator=generator)
     study = neuron_order_study(source_of(vectors), n_controls=10, seconds=0.05)
-    assert verdict(study).startswith("Neighbours are more alike than sorting alone makes them")
+    assert verdict(study).startswith("Neighbours lie more nearly along one line than sorting alone makes them")
     assert hardest(study).z_score(study.found.score) > 3
 
 
@@ -184,7 +184,7 @@ def test_the_verdict_on_an_orthogonal_frame_is_less_than_chance():
     source = source_of(spread)
     source.samples.pop("spectrum")
     study = neuron_order_study(source, n_controls=10, seconds=0.05)
-    assert verdict(study).startswith("Neighbours are less alike")
+    assert verdict(study).startswith("Neighbours lie less along one line")
 
 
 MEASURED = """

@@ -14,6 +14,7 @@ import pytest
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons import neuron_vectors
+from mi_superposition.runs import PARTIAL
 from mi_superposition.studies.neuron_records import layer_records, neuron_record, neuron_records
 from mi_superposition.studies.neuron_scan import load_scan
 
@@ -121,7 +122,7 @@ def test_an_export_that_is_killed_leaves_whole_pages_only(site, run, tmp_path):
     assert not (out / "index.html").exists()
     whole = files(site)
     for name, content in files(out).items():
-        if not name.endswith(".partial"):
+        if not name.endswith(PARTIAL):
             assert content == whole[name], name
     assert main(["neurons", "pages", "--scan", str(run), "--out", str(out)]) == 0
     assert files(out) == whole

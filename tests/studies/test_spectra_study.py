@@ -263,22 +263,22 @@ def test_without_training_it_is_taken_as_it_is(tmp_path):
         load_findings(tmp_path)
 
 
-def test_what_is_bundled_is_what_the_readme_says():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_what_is_bundled_is_what_its_page_says():
+    told = (Path(__file__).parents[2] / "docs" / "effective-rank.md").read_text()
     metrics = read_json(BUNDLED / "simplenet-mnist" / "metrics.json")
     assert metrics["test_accuracy"] >= 0.975
-    assert f"{100 * metrics['test_accuracy']:.1f} % of the test images right" in readme
+    assert f"{100 * metrics['test_accuracy']:.1f} % of the test images right" in told
     for layer in ("fc1", "fc2"):
         for kind in ("weights", "activations"):
             ranks = [metrics[f"{layer}.{kind}.{state}energy_rank"] for state in ("", "untrained.", "random.")]
-            assert f"| {' | '.join(map(str, ranks))} |" in readme
+            assert f"| {' | '.join(map(str, ranks))} |" in told
     for kind, name in (("weights", "fc1"), ("activations", "fc2")):
-        assert str(metrics[f"{name}.{kind}.sum_rank"]) in readme
+        assert str(metrics[f"{name}.{kind}.sum_rank"]) in told
     resnet = load_findings(BUNDLED / "resnet50-cifar100")
-    assert f"{100 * resnet.numbers['test_accuracy']:.1f} % of the test images right" in readme
+    assert f"{100 * resnet.numbers['test_accuracy']:.1f} % of the test images right" in told
     for kind in ("weights", "activations"):
         means = [f"{mean_ratio(resnet, state, kind):.3f}" for state in (*STATES, RANDOM)]
         depth = [f"{resnet.depth_correlation(state, kind):+.2f}" for state in STATES]
-        assert f"| {kind} | {' | '.join([*means, *depth])} |" in readme
+        assert f"| {kind} | {' | '.join([*means, *depth])} |" in told
     model = read_json(BUNDLED / "stories" / "manifest.json")["inputs"]["model"]
     assert model["sha256"] == content_hash(weights_of(load_model("stories", device="cpu")))

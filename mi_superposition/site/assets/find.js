@@ -6,6 +6,7 @@
   const list = document.getElementById("entries");
   const MOST = 40;
   const files = input.dataset.entries.split(" ").filter(Boolean);
+  const version = input.dataset.version;
   const entries = new Map();
   const folder = input.dataset.units;
   let asked = false;
@@ -13,7 +14,7 @@
 
   // Every section's entries come as a script of their own, in whatever order they load.
   window.siteSearch = (some) => {
-    entries.set(document.currentScript.src, some);
+    entries.set(document.currentScript.dataset.file, some);
     search();
   };
 
@@ -27,8 +28,13 @@
     asked = true;
     for (const file of folder ? [...files, `${folder}search.js`] : files) {
       const script = document.createElement("script");
-      script.src = file;
-      script.onerror = () => (found.textContent = `${file} is missing`);
+      script.src = `${file}?${version}`;
+      script.dataset.file = file;
+      // What is missing is not found; the rest is.
+      script.onerror = () => {
+        entries.set(file, []);
+        search();
+      };
       document.head.append(script);
     }
   }
@@ -57,16 +63,16 @@
 
   function search() {
     load();
-    const query = input.value.trim();
+    // Pages show a space within a token as a dot.
+    const query = input.value.replaceAll("·", " ").trim();
     list.replaceChildren();
     found.textContent = "";
-    if (!query || entries.size < files.length) return;
+    if (!query || files.some((file) => !entries.has(file))) return;
     const words = query.toLowerCase().split(/\s+/);
     const hits = [];
     // In the order of the files, which is that of the site.
     for (const file of files) {
-      const some = entries.get(new URL(file, document.baseURI).href) ?? [];
-      for (const [address, title, where, text] of some) {
+      for (const [address, title, where, text] of entries.get(file)) {
         const inTitle = title.toLowerCase();
         const everywhere = `${inTitle} ${where} ${text}`.toLowerCase();
         if (words.every((word) => everywhere.includes(word))) {
@@ -78,7 +84,8 @@
     const rows = unitRows(query);
     rows.push(...hits.slice(0, MOST).map(([, address, title, where]) => row(address, title, where === title ? "" : ` · ${where}`)));
     list.append(...rows);
-    found.textContent = `${hits.length} ${hits.length === 1 ? "place" : "places"}`;
+    const n = rows.length + Math.max(hits.length - MOST, 0);
+    found.textContent = `${n} ${n === 1 ? "place" : "places"}${hits.length > MOST ? `, the first ${rows.length} shown` : ""}`;
   }
 
   input.addEventListener("focus", load);

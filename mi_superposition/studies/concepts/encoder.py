@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from mi_superposition.concepts.classifier import TextTraining, text_accuracy, train_text_classifier
 from mi_superposition.corpora.labelled import load_labelled_texts
 from mi_superposition.errors import RequestError
-from mi_superposition.models.encoders import fresh_encoder
+from mi_superposition.models.encoders import fresh_encoder, load_tokenizer, save_encoder
 from mi_superposition.runs import open_run
 from mi_superposition.training import fixed_arithmetic
 
@@ -44,7 +42,7 @@ class EncoderRequest:
 
     def fresh(self, n_labels: int) -> tuple[Any, Any]:
         """An untrained network and its tokenizer."""
-        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer)
         settings = {
             "model_type": "distilbert",
             "vocab_size": len(tokenizer),
@@ -89,8 +87,7 @@ def train_encoder_run(
                 network, tokenizer, texts.texts, texts.labels, training,
                 checkpoint=checkpoint, on_step=on_step, should_stop=should_stop,
             )  # fmt: skip
-            network.save_pretrained(run.path)
-            tokenizer.save_pretrained(run.path)
+            save_encoder(network, tokenizer, run.path)
             trained = accuracy()
         run.finish(
             {

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_superposition.concepts.directions import Separation
 from mi_superposition.concepts.overlap import mean_shared
+from mi_superposition.concepts.probe import balanced_accuracy_error
 from mi_superposition.errors import WorkError
 from mi_superposition.runs import read_tensors, write_tensors
 from mi_superposition.studies.concepts.features import FeaturesMeasured
@@ -22,7 +23,7 @@ from mi_superposition.studies.concepts.measure import LayerMeasured, RandomMeasu
 State = Literal["trained", "untrained"]
 STATES: tuple[State, ...] = ("trained", "untrained")
 FINDINGS = "findings.safetensors"
-_TENSORS = ("cosines", "uncentred", "effects", "shared", "coordinates", "explained")
+_TENSORS = ("predicted", "cosines", "uncentred", "effects", "shared", "coordinates", "explained")
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,17 @@ class Findings:
         effects = {layer: measured.effects for layer, measured in self.layers["trained"].items()}
         return effects if self.features is None else effects | {self.features.name: self.features.effects}
 
-    def error(self, accuracy: float) -> float:
-        """Standard error of an accuracy on so many held-out texts, were they independent."""
-        n = int((self.labels >= 0).sum())
-        return (accuracy * (1 - accuracy) / n) ** 0.5
+    @property
+    def error(self) -> float:
+        """Standard error of the trained model's best accuracy, with held-out texts (or words) drawn again."""
+        of_concept = self.labels >= 0
+        predicted = self.layers["trained"][self.best_layer].predicted
+        return balanced_accuracy_error(predicted, self.labels[of_concept], self.groups[of_concept], seed=0)
+
+    @property
+    def best_shuffled(self) -> float:
+        """The best of all layers for shuffled labels."""
+        return max(measured.shuffled for measured in self.layers["trained"].values())
 
     def metrics(self) -> dict[str, float | int]:
         """All numbers, flat: ``LAYER.NUMBER`` of the trained model, ``LAYER.untrained.NUMBER`` and ``LAYER.random.NUMBER``."""
@@ -91,6 +99,8 @@ class Findings:
             "bag_of_words": self.bag_of_words,
             "texts": self.n_texts,
             "held_out_texts": int((self.labels >= 0).sum()),
+            "held_out_groups": len(self.groups[self.labels >= 0].unique()),
+            "best_probe_error": self.error,
         }
         for state, layers in self.layers.items():
             for layer, measured in layers.items():

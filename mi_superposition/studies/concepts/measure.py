@@ -17,7 +17,7 @@ from mi_superposition.concepts.directions import (
 )
 from mi_superposition.concepts.material import Material, Side
 from mi_superposition.concepts.overlap import effect_sizes, mean_shared, shared_units, top_units
-from mi_superposition.concepts.probe import balanced_accuracy, probe_accuracy
+from mi_superposition.concepts.probe import balanced_accuracy, probe_accuracy, probe_predictions
 from mi_superposition.concepts.words import NO_CONCEPT
 from mi_superposition.linalg import unit_rows
 from mi_superposition.training import seeded_generator
@@ -29,8 +29,8 @@ _SHUFFLES_OF_UNITS = 10
 class LayerMeasured:
     """What one layer keeps of the concepts.
 
-    ``probe`` and ``nearest``: balanced accuracy on held-out texts of a linear probe and of the nearest mean direction; ``shuffled``:
-    of a probe trained on shuffled labels. ``cosines``: mean cosine of held-out texts of each concept (rows; the last: of none, if
+    ``probe`` and ``nearest``: balanced accuracy on held-out texts of a linear probe and of the nearest mean direction; ``predicted``:
+    the concepts that the probe gives to these texts; ``shuffled``: accuracy of a probe trained on shuffled labels. ``cosines``: mean cosine of held-out texts of each concept (rows; the last: of none, if
     there are such) with each direction, ``uncentred`` with the plain means instead. ``separations``: permutation test of each
     concept. ``shared``: top units that two concepts share; empty where every text has one of two labels, whose units
     are the same by construction; ``chance_shared`` its mean with labels shuffled. ``effects``: how much each concept moves each unit. ``coordinates`` of held-out texts along the first two
@@ -39,6 +39,7 @@ class LayerMeasured:
 
     n_units: int
     probe: float
+    predicted: Int[Tensor, " held_out"]
     shuffled: float
     nearest: float
     cosines: Float[Tensor, "label concept"]
@@ -66,11 +67,13 @@ def measure_layer(
         for number in range(shuffles)
         for order in [torch.randperm(len(train.labels), generator=seeded_generator(seed, "shuffled labels", number))]
     ]
+    predicted = probe_predictions(points[train.places], train.labels, held_out)
     effects = concept_effects(points, material)
     coordinates, explained = principal_coordinates(points[material.test.places])
     return LayerMeasured(
         n_units=points.shape[1],
-        probe=probe_accuracy(points[train.places], train.labels, held_out, test.labels),
+        probe=balanced_accuracy(predicted, test.labels),
+        predicted=predicted,
         shuffled=sum(shuffled) / len(shuffled),
         nearest=balanced_accuracy(cosines.argmax(dim=1), test.labels),
         cosines=_by_label(learnt.cosines(points[material.test.places]), material.test.labels, n),

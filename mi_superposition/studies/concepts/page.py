@@ -26,6 +26,10 @@ _D_EMBEDDING, _D_HIDDEN, _SEED = 10, 5, 0
 _SHOWN_UNITS = 20
 _SHOWN_FEATURES = 6
 _SIGNIFICANT = 0.05
+# Cosines with other concepts above this are called common to all texts.
+_COMMON = 0.5
+# Seeds of the untrained model that show what luck gives.
+_LUCKY = 200
 
 
 def intro(findings: Findings) -> str:
@@ -34,6 +38,7 @@ def intro(findings: Findings) -> str:
     found = findings.layers["trained"][best].probe
     untrained = findings.layers["untrained"][findings.best("untrained")].probe
     n = int((findings.labels >= 0).sum())
+    held_out = f" ({len(findings.groups[findings.labels >= 0].unique())} words)" if findings.by_words else ""
     how = (
         "Concepts are word lists: a sentence belongs to a concept if it holds one of its words and no other concept's. One half of each "
         "list serves to learn, the other half, in other sentences, to test, so a probe must know more than the words it learnt from."
@@ -42,9 +47,14 @@ def intro(findings: Findings) -> str:
     )
     control = f", random word lists {findings.best_random:.3f}" if findings.by_words else ""
     return (
-        f"{how} A linear probe finds {found:.3f} ± {findings.error(found):.3f} of {len(findings.concepts)} concepts right on {n:,} held-out texts at "
-        f"{best} of {findings.request['model']} (untrained {untrained:.3f}{control}, words alone {findings.bag_of_words:.3f}, chance "
-        f"{findings.chance:.3f}; balanced accuracies, each at the layer where it is best)."
+        f"{how} A linear probe finds {found:.3f} ± {findings.error:.3f} of {len(findings.concepts)} concepts right on {n:,} held-out texts"
+        f"{held_out} at {best} of {findings.request['model']} (untrained {untrained:.3f}{control}, words alone {findings.bag_of_words:.3f}, chance "
+        f"{findings.chance:.3f}; balanced accuracies, each at the layer where it is best; ± one standard error, {'words' if findings.by_words else 'texts'} drawn again)."
+        + (
+            " The best layer is the first: these are the embeddings, before any computation."
+            if best == next(iter(findings.layers["trained"]))
+            else ""
+        )
     )
 
 
@@ -102,11 +112,11 @@ def _by_layer(findings: Findings) -> FigureRecord:
                 else " Words alone: the same regression on which words a text has, without any model."
             )
         ),
-        number=f"{accuracy:.3f} ± {findings.error(accuracy):.3f} at {best}",
+        number=f"{accuracy:.3f} ± {findings.error:.3f} at {best}",
         control=(
             f"each at its best layer: {findings.layers['untrained'][findings.best('untrained')].probe:.3f} untrained"
             + (f", {findings.best_random:.3f} random word lists" if findings.by_words else "")
-            + f", {findings.layers['trained'][best].shuffled:.3f} shuffled labels, {findings.bag_of_words:.3f} words alone, {findings.chance:.3f} chance"
+            + f", {findings.best_shuffled:.3f} shuffled labels, {findings.bag_of_words:.3f} words alone, {findings.chance:.3f} chance"
         ),
         figure=stacked_lines({"balanced accuracy": lines}, names={"balanced accuracy": names}, x_title="layer", y_title="held-out accuracy"),
     )  # fmt: skip
@@ -165,8 +175,13 @@ def _cosines(findings: Findings) -> FigureRecord:
         title="Texts along concept directions",
         look_at=(
             "Mean cosine of held-out texts (rows) with each concept's direction (columns): the mean of its texts less that of all others. Not "
-            f"centred, every text lies along every concept, because all texts have a mean in common: {plain_own:.3f} with their own, "
-            f"{plain_others:.3f} with the others ({best}). The chapter's 0.335, 0.339 and 0.372 for three concepts were of that kind."
+            f"centred: {plain_own:.3f} with their own, {plain_others:.3f} with the others ({best})."
+            + (
+                " Every text lies along every concept, because all texts have a mean in common; the chapter's 0.335, 0.339 and 0.372 for three concepts "
+                "were not centred either, so a common mean may be in them."
+                if plain_others > _COMMON
+                else ""
+            )
             + (" Of two labels one direction is the other's opposite by construction." if len(findings.concepts) == 2 else "")
         ),
         number=f"{own:+.3f} with the own concept, {others:+.3f} with the others ({best})",
@@ -214,7 +229,7 @@ def _overlap(findings: Findings, pages: Mapping[str, Mapping[int, str]]) -> list
     verdict = ""
     if random is not None:
         control += f", {_mean(random.shared):.1f} random word lists ({min(random.shared):.1f} to {max(random.shared):.1f} in {len(random.shared)} draws)"
-        verdict = _verdict(observed, random.shared)
+        verdict = f" At {name}{_verdict(observed, random.shared)}"
     rows = []
     for layer in layers:
         numbers = [mean_shared(layers[layer].shared), mean_shared(findings.layers["untrained"][layer].shared)]
@@ -235,7 +250,7 @@ def _overlap(findings: Findings, pages: Mapping[str, Mapping[int, str]]) -> list
             title="Units that concepts share",
             look_at=(
                 f"For each concept the {k} units that it moves most, up or down, in standard deviations (against texts of "
-                f"{'no concept' if findings.by_words else 'other labels'}); how many of them each two concepts have in common.{verdict} A shared unit is no proof of superposition (two concepts may be one to the "
+                f"{'no concept' if findings.by_words else 'other labels'}); how many of them each two concepts have in common.{verdict} The table below has the other layers. A shared unit is no proof of superposition (two concepts may be one to the "
                 "model), nor is the lack of one proof against it: a direction over many units is shared by none of the top ones."
             ),
             number=f"{observed:.1f} of {k} shared by two concepts, mean of all pairs ({name})",
@@ -262,11 +277,11 @@ def _verdict(observed: float, random: tuple[float, ...]) -> str:
         (sum(test) + 1) / (len(random) + 1)
         for test in ([value >= observed for value in random], [value <= observed for value in random])
     )
-    if above <= _SIGNIFICANT:
-        return f" Two concepts share more units than two random word lists (p = {above:.2f})."
-    if below <= _SIGNIFICANT:
-        return f" Two concepts share fewer units than two random word lists (p = {below:.2f})."
-    return f" That is within what random word lists share (p = {above:.2f} for more, {below:.2f} for fewer)."
+    p = min(1.0, 2 * min(above, below))
+    said = f"(p = {p:.2f}, two-sided; {len(random)} draws cannot show less than {2 / (len(random) + 1):.2f})."
+    if p > _SIGNIFICANT:
+        return f" that is within what random word lists share {said}"
+    return f" two concepts share {'more' if above < below else 'fewer'} units than two random word lists {said}"
 
 
 def neuron_layer(findings: Findings) -> str:
@@ -291,10 +306,11 @@ def _several(findings: Findings, layer: str, found: LayerMeasured, k: int, pages
         )
         rows.append([Link(str(unit), pages[unit]) if unit in pages else str(unit), said])
     alone = sum(len(some) == 1 for some in concepts_of.values())
+    n_pairs = len(findings.concepts) * (len(findings.concepts) - 1) // 2
     return TableRecord(
         id="several",
         title="Units of several concepts",
-        look_at=f"At {layer}: units among the {k} of two concepts or more, with how many standard deviations each moves them. {len(shared)} units serve several, {alone} one.",
+        look_at=f"At {layer}: units among the {k} of two concepts or more, with how many standard deviations each moves them. {len(shared)} units serve several, {alone} one. With labels shuffled about {found.chance_shared * n_pairs:.0f} would be shared by a pair.",
         columns=["unit", "concepts"],
         rows=rows or [["none", ""]],
         words=("concepts",),
@@ -358,6 +374,10 @@ def _simple(findings: Findings) -> list[Item]:
     real, untrained = (correlations(one - one.mean(dim=0)) for one in (points, findings.word_points["untrained"]))
     owner = torch.tensor([number for number, some in enumerate(findings.words.values()) for _ in some])
     gaps = [same_less_other(matrix, owner) for matrix in (real, untrained, correlations(hidden))]
+    others = (
+        SimpleLanguageModel(len(words), _D_EMBEDDING, _D_HIDDEN, seed=seed).hidden() for seed in range(1, _LUCKY + 1)
+    )
+    lucky = torch.tensor([same_less_other(correlations(one), owner, deals=1).difference for one in others])
     panels = {"simple model": correlations(hidden), findings.request["model"]: real}
     below = float((drawn <= size).double().mean())
     return [
@@ -382,7 +402,7 @@ def _simple(findings: Findings) -> list[Item]:
             title="Correlations of words: random numbers, and a trained model's",
             look_at=f"Left the simple model's hidden layer; right {findings.word_layer} of the trained model at each word alone, centred over these words. If words of a concept stood together, the blocks along the diagonal would be red.",
             number=f"{gaps[0].difference:+.2f}: correlation of words of one concept less that of words of two (p = {gaps[0].p:.3f}, {findings.request['model']})",
-            control=f"{gaps[1].difference:+.2f} untrained (p = {gaps[1].p:.3f}), {gaps[2].difference:+.2f} in the simple model (p = {gaps[2].p:.3f})",
+            control=f"{gaps[1].difference:+.2f} untrained (p = {gaps[1].p:.3f}); in the simple model, where it can only be luck, {gaps[2].difference:+.2f} from this seed and {float(lucky.quantile(0.05)):+.2f} to {float(lucky.quantile(0.95)):+.2f} from nine of ten of {len(lucky)} others",
             figure=labelled_heatmaps(
                 {"words": panels}, "words", rows=dict.fromkeys(panels, words), columns=dict.fromkeys(panels, words),
                 limit=1.0, written=False,

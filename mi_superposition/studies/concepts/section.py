@@ -11,7 +11,7 @@ from mi_superposition.models import FEATURES
 from mi_superposition.runs import read_manifest
 from mi_superposition.site import Page, Section
 from mi_superposition.site.neuron_records import unit_slug
-from mi_superposition.site.records import Item, Link, TableRecord
+from mi_superposition.site.records import UNITS, Item, Link, TableRecord
 from mi_superposition.studies.concepts.encoder import EncoderRequest, train_encoder_run
 from mi_superposition.studies.concepts.findings import STATES, Findings
 from mi_superposition.studies.concepts.page import concepts_items, intro, neuron_layer
@@ -25,8 +25,12 @@ STORIES = "stories"
 # (scripts/train_encoder.py): labels are looked for in the validation sentences; words in the phrases, of which there are enough.
 REAL = {
     "sst2-labels-stories": "Sentiment of review sentences, story model",
-    "sst2-labels-encoder": "Sentiment of review sentences, encoder trained on others",
+    "sst2-labels-encoder": "Sentiment of review sentences, encoder trained on the sentiment of others",
     "sst2-words-encoder": "Words of sentiment in review phrases, encoder trained on their sentiment",
+}
+_TRAINED_ON = {
+    "sst2-labels-encoder": "This encoder was trained to tell this very label, of other sentences; a probe shows where it keeps what it learnt, not that it came about by itself. ",
+    "sst2-words-encoder": "This encoder was trained to tell the sentiment of these very phrases: they are held out from the probe, not from the encoder. ",
 }
 
 
@@ -51,11 +55,11 @@ def concepts_section(request: SectionRequest) -> Section:
         title=TITLE,
         summary="Whether a model keeps the words of a concept together, told by words that a probe never learnt from, and whether concepts share neurons.",
         number=f"{trained:.3f} right",
-        number_is=f"share of held-out sentences whose concept ({len(stories.concepts)} of them) a linear probe tells by words it never learnt from",
-        control=f"{untrained:.3f} untrained, {stories.best_random:.3f} for random word lists, {stories.chance:.3f} chance",
+        number_is=f"share of a concept's held-out sentences that a linear probe tells by words it never learnt from, mean of {len(stories.concepts)} concepts",
+        control=f"{stories.bag_of_words:.3f} by the other words alone, {untrained:.3f} untrained, {stories.best_random:.3f} for random word lists, {stories.chance:.3f} chance",
         page=Page(slug="concepts", title=TITLE, intro=intro(stories), items=items),
         more=[
-            Page(slug=f"concepts-{name}", title=f"Concepts: {title}", intro=intro(real[name]), items=concepts_items(real[name]))
+            Page(slug=f"concepts-{name}", title=f"Concepts: {title}", intro=_TRAINED_ON.get(name, "") + intro(real[name]), items=concepts_items(real[name]))
             for name, title in REAL.items()
         ],
     )  # fmt: skip
@@ -64,7 +68,7 @@ def concepts_section(request: SectionRequest) -> Section:
 def neuron_pages(findings: Findings) -> Mapping[str, Mapping[int, str]]:
     """Addresses of the pages of the bundled model's neurons and features, by layer."""
     return {
-        name: {unit: f"neurons/{unit_slug(name, unit)}.html" for unit in range(effects.shape[1])}
+        name: {unit: f"{UNITS}/{unit_slug(name, unit)}.html" for unit in range(effects.shape[1])}
         for name, effects in findings.unit_effects().items()
         if name.endswith((".mlp.hook_post", FEATURES))
     }
@@ -98,7 +102,9 @@ def _on_real_sentences(name: str, request: SectionRequest) -> Findings:
         train, test = (request.real.texts("sst2", part) for part in ("train", "validation"))
         encoder = EncoderRequest(train[0], test[0], request.real.tokenizer(), train_split=train[1], test_split=test[1])
         asked["model"] = str(request.real.runs / asked["model"])
-        train_encoder_run(Path(asked["model"]), encoder, on_step=on_text, should_stop=request.should_stop)
+        train_encoder_run(
+            Path(asked["model"]), encoder, on_row=on_text, on_step=on_text, should_stop=request.should_stop
+        )
     out = request.real.runs / f"concepts-{name}"
     write_concepts_run(out, ConceptsRequest(**asked), on_text=on_text, should_stop=request.should_stop)
     return load_findings(out)
@@ -120,7 +126,7 @@ def _overview(runs: Mapping[str, tuple[str, Findings]]) -> TableRecord:
         rows.append(
             [
                 title if name == STORIES else Link(title, f"concepts-{name}.html"),
-                f"{trained:.3f} ± {findings.error(trained):.3f}",
+                f"{trained:.3f} ± {findings.error:.3f}",
                 f"{untrained:.3f}",
                 f"{findings.best_random:.3f}" if findings.by_words else "–",
                 f"{findings.bag_of_words:.3f}",

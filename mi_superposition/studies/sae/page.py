@@ -79,6 +79,7 @@ def _frontier(rows: Sequence[Row], quantity: str, title: str, y_title: str, main
     numbers = {row.kind: row.numbers for row in rows if row.sae == main.sae}
     others = {kind: one[quantity] for kind, one in numbers.items() if kind not in (SAE, SHUFFLED) and quantity in one}
     best = (max if quantity == "explained_variance" else min)(others, key=lambda kind: others[kind])
+    shuffled = numbers.get(SHUFFLED, {}).get(quantity)
     marks = {} if quantity != "ce" else {"the model itself": float(numbers[SAE]["ce_clean"])}
     return [
         FigureRecord(
@@ -86,7 +87,8 @@ def _frontier(rows: Sequence[Row], quantity: str, title: str, y_title: str, main
             title=title,
             look_at="Each point is one reconstruction of the held-out activations; the axis says how many features it has a token.",
             number=f"{numbers[SAE][quantity]:.3f} at L0 {numbers[SAE]['l0']:.0f}",
-            control=f"{others[best]:.3f}: {best}, the best of those that know nothing of this model's features",
+            control=f"{others[best]:.3f}: {best}, the best of what reads this model without having learnt from it"
+            + ("" if shuffled is None else f"; {shuffled:.3f}: {SHUFFLED}"),
             figure=lines(series, x_title="L0: features a token", y_title=y_title, marks=marks),
         )
     ]
@@ -102,8 +104,8 @@ def crowding(sae: Any) -> FigureRecord:
     n, d = decoder.shape
     return FigureRecord(
         id="crowding",
-        title="Features are more than dimensions",
-        look_at=f"{n:,} features in {d} dimensions are {n / d:.1f} for each, so they cannot be orthogonal. For each feature the cosine with the one nearest to it: how crowded it is.",
+        title=f"How crowded {n:,} features in {d} dimensions are",
+        look_at=f"They are {n / d:.1f} for each dimension, by choice of the width, so they cannot be orthogonal. For each feature the cosine with the one nearest to it: how crowded it is.",
         number=f"{medians['trained']:.2f}: median cosine with the nearest feature",
         control=f"{medians['random']:.2f} for as many random directions, {medians['same lengths and spectrum']:.2f} for random ones with the same lengths and spectrum",
         figure=distributions(*shares_by_bin(groups), "cosine with the nearest feature", "share of features"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mi_superposition.models import load_model
+from mi_superposition.models import FEATURES, load_model
 from mi_superposition.runs import read_json
 from mi_superposition.sae import load_sae
 from mi_superposition.sae.files import BUNDLED_SAES
 from mi_superposition.site import Page, Section
-from mi_superposition.site.records import Link, TableRecord
+from mi_superposition.site.records import UNITS, Link, TableRecord
 from mi_superposition.studies.request import SectionRequest
 from mi_superposition.studies.sae.evaluation import (
     EVALUATION,
@@ -37,7 +37,7 @@ def sae_section(request: SectionRequest) -> Section:
     numbers = {row.kind: row.numbers for row in rows if row.sae == bundled}
     request.on_stage("true features")
     recovery = feature_recovery()
-    features = f"{sae.cfg.metadata.hook_name}.features"
+    features = f"{sae.cfg.metadata.hook_name}{FEATURES}"
     return Section(
         slug="sae",
         title=TITLE,
@@ -48,7 +48,7 @@ def sae_section(request: SectionRequest) -> Section:
         page=Page(
             slug="sae",
             title=TITLE,
-            intro=f"A top-k autoencoder of SAELens's on {sae.cfg.metadata.hook_name} of the bundled story model. Variance explained is no proof of meaning: an autoencoder of a model with shuffled weights explains {numbers[SHUFFLED]['explained_variance']:.3f} of that model's activations.",
+            intro=f"A top-k autoencoder of SAELens's on {sae.cfg.metadata.hook_name} of the bundled story model. Variance explained is no proof of meaning: an autoencoder of a model with shuffled weights explains {numbers[SHUFFLED]['explained_variance']:.3f} of that model's activations{_where_more(rows)}.",
             items=[
                 _recovery_table(recovery),
                 *evaluation_items(rows, model, sae, main=main),
@@ -59,7 +59,7 @@ def sae_section(request: SectionRequest) -> Section:
                             title="A page for every feature",
                             look_at="Texts it is active on, what its decoder writes, the features most like it, and the neurons it reads from.",
                             columns=["hook", "features"],
-                            rows=[[Link(features, f"neurons/{features}.html"), f"{sae.cfg.d_sae:,}"]],
+                            rows=[[Link(features, f"{UNITS}/{features}.html"), f"{sae.cfg.d_sae:,}"]],
                         )
                     ]
                     if "neuroscope" in request.sections
@@ -68,6 +68,17 @@ def sae_section(request: SectionRequest) -> Section:
             ],
         ),
     )
+
+
+def _where_more(rows: list[Row]) -> str:
+    """Those sparsities at which one of a shuffled model explains more of that model than ours does of this one."""
+    explained = {(row.sae, row.kind): row.numbers["explained_variance"] for row in rows if row.kind in (SAE, SHUFFLED)}
+    more = [
+        f"with {row.numbers['l0']:.0f} features a token even more ({explained[row.sae, SHUFFLED]:.3f}) than ours of this one ({explained[row.sae, SAE]:.3f})"
+        for row in rows
+        if row.kind == SAE and explained.get((row.sae, SHUFFLED), 0.0) > explained[row.sae, SAE]
+    ]
+    return "".join(f", {one}" for one in more)
 
 
 def _rows(request: SectionRequest) -> tuple[list[Row], str]:

@@ -229,7 +229,7 @@ def _histograms(findings: Findings) -> list[Item]:
         FigureRecord(
             id="histograms",
             title="How activations are spread",
-            look_at="Of all channels of a layer together, on one batch, about their mean and in their deviation; the slider leads through layers. Heavy tails are where few inputs drive a layer strongly.",
+            look_at="Of all channels of a layer together, on one batch, about their mean and in their deviation; the slider leads through layers. Heavy tails: few inputs drive a layer strongly, or its channels differ in size.",
             number=f"{100 * tails['trained']:.2f} % beyond three deviations (mean of those shown)",
             control=f"{100 * tails['untrained']:.2f} % untrained, {100 * float(normal[far].sum()):.2f} % of a normal distribution",
             figure=framed_lines(frames, "layer", x_title="activation (deviations from the mean)", y_title="share of values", log_y=True),

@@ -89,7 +89,7 @@ def _on_real_images(name: str, request: SectionRequest) -> Findings:
     write_spectra_run(
         out,
         again,
-        open_subject(again),
+        open_subject(again, on_image=lambda by, state: request.on_progress(f"{name}: {state}")),
         on_step=lambda by, state: request.on_progress(f"{name}: {state}"),
         should_stop=request.should_stop,
     )

@@ -1,4 +1,4 @@
-"""Neurons that compute |x|: pairs of their own when dense, in superposition when sparse."""
+"""Neurons that compute ``|x|``: pairs of their own when dense, in superposition when sparse."""
 
 from __future__ import annotations
 

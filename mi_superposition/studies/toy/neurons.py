@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mi_superposition.figures.lines import Line, lines
 from mi_superposition.figures.toy import Interactions, interactions, neuron_stacks
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item
 from mi_superposition.studies.toy.study import Models, ToyStudy
 from mi_superposition.toy import ToyConfig, geometric, setting_grid
-from mi_superposition.toy.geometry import feature_norms, gram, interference, represented
+from mi_superposition.toy.geometry import REPRESENTED, feature_norms, gram, interference, represented
 from mi_superposition.toy.models import initial_weights
 from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic, polysemantic_share
 
@@ -55,6 +58,11 @@ def outcome(models: Models) -> str:
     )
 
 
+def _interference(W: Float[Tensor, "*many hidden feature"]) -> float:
+    """Mean over the features that are represented: of one that is not, the others are all there is on its direction."""
+    return float(interference(W)[feature_norms(W) > REPRESENTED].mean())
+
+
 def items(models: Models) -> Sequence[Item]:
     """Stacked weights, and polysemanticity of the best and of all."""
     trained = models["relu"]
@@ -82,8 +90,8 @@ def items(models: Models) -> Sequence[Item]:
             id="toy-neuron-interactions",
             title="What features do to each other",
             look_at="W^T W, biases and norms of the same models. Off the diagonal: interference, which ReLU and the biases have to undo.",
-            number=f"{float(interference(trained.W_in[0]).mean()):.2f} mean interference when dense, {float(interference(trained.W_in[3]).mean()):.2f} at sparsity {sparsities[3]}.",
-            control=f"{float(interference(untrained).mean()):.2f} before training.",
+            number=f"{_interference(trained.W_in[0]):.2f} mean interference of the features represented when dense, {_interference(trained.W_in[3]):.2f} at sparsity {sparsities[3]}.",
+            control=f"{_interference(untrained):.2f} before training.",
             figure=interactions(
                 {
                     name: Interactions(gram(W), b, feature_norms(W), interference(W))

@@ -28,7 +28,7 @@ ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU"}
 
 
 def configs(full: bool) -> dict[str, ToyConfig]:
-    """|x| of twenty features by ten neurons: even and uneven sparsity of the same mean, six weights of L1."""
+    """``|x|`` of twenty features by ten neurons: even and uneven sparsity of the same mean, six weights of L1."""
     return {
         activation: ToyConfig(
             model="computation", task="abs", activation=activation, n_features=N, n_hidden=HIDDEN,

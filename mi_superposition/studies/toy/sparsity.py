@@ -17,6 +17,7 @@ from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.toy.study import Models, ToyStudy, in_words
 from mi_superposition.toy import ToyConfig, ToyModels, setting_grid
 from mi_superposition.toy.geometry import (
+    REPRESENTED,
     dimensions_per_feature,
     feature_dimensionality,
     feature_norms,
@@ -83,15 +84,15 @@ def metrics(models: Models) -> dict[str, Any]:
 def outcome(models: Models) -> str:
     """What was found."""
     phase, linear, stairs = superposed(models["phase"]), superposed(models["phase_linear"]), models["staircase"]
-    per_feature = dimensions_per_feature(stairs.W_in)
+    shares = [_mean_share(W) for W in stairs.W_in]
     pairs = [p for p, W in zip(STAIR_PROBABILITIES, stairs.W_in, strict=True) if _share(W, "antipodal pair") > 0.5]
     where = f"from sparsity {1 - max(pairs):.2f} to {1 - min(pairs):.2f}" if pairs else "nowhere"
     whole = [f"{1 - p:.2f}" for p, row in zip(PROBABILITIES, phase, strict=True) if bool(row.all())]
     return (
         f"Two features share one dimension from sparsity {whole[0] if whole else 'none'} on at any importance from 0.1 to 10, and in "
-        f"{100 * float(linear.mean()):.0f} % of the grid without ReLU. {stairs.config.n_features} features in {stairs.config.n_hidden} dimensions: from "
-        f"{float(per_feature[0]):.2f} dimensions a feature when dense to {float(per_feature[-1]):.2f}; most features stand in "
-        f"antipodal pairs {where}."
+        f"{100 * float(linear.mean()):.0f} % of the grid without ReLU. {stairs.config.n_features} features in {stairs.config.n_hidden} dimensions: a feature "
+        f"represented has {shares[0]:.2f} of a dimension when dense and {shares[-1]:.2f} when sparsest, where random directions have "
+        f"{_mean_share(_random_directions(stairs)):.2f}; most of those represented stand in antipodal pairs {where}."
     )
 
 
@@ -143,8 +144,8 @@ def items(models: Models) -> Sequence[Item]:
                 f"{stairs.config.n_features} equally important features in {stairs.config.n_hidden} dimensions. Grey lines: what "
                 "each figure that occurs would need. A plateau at 1/2 is the antipodal pair."
             ),
-            number=f"{float(per_feature.min()):.2f} dimensions a feature at its least.",
-            control=f"{_untrained_dimensions(stairs):.2f} before training; 1 for features of their own.",
+            number=f"{_mean_share(stairs.W_in[0]):.2f} of a dimension for a feature represented when dense, {_mean_share(stairs.W_in[-1]):.2f} when sparsest (m / ‖W‖² is {float(per_feature[-1]):.2f} there: weights are longer than 1).",
+            control=f"{_mean_share(_random_directions(stairs)):.2f} for as many random directions: at the sparse end they stand as if at random.",
             figure=lines(
                 {"dimensions per feature": Line(shown, per_feature.tolist())}, x_title="1 / probability (sparser →)",
                 y_title="m / ‖W‖²", log_x=True, marks=marks, labels=[_commonest(W) for W in stairs.W_in],
@@ -155,8 +156,7 @@ def items(models: Models) -> Sequence[Item]:
 
 
 def _stairs_table(stairs: ToyModels) -> TableRecord:
-    random = torch.randn(stairs.W_in.shape[1:], generator=torch.Generator().manual_seed(0))
-    random = random / random.norm(dim=0)
+    random = _random_directions(stairs)
     return TableRecord(
         id="toy-stairs",
         title="Which figures the features form",
@@ -168,7 +168,7 @@ def _stairs_table(stairs: ToyModels) -> TableRecord:
                     f"{1 - p:.3f}",
                     f"{float(dimensions_per_feature(W)):.2f}",
                     f"{int(represented(W))}",
-                    f"{float(feature_dimensionality(W)[feature_norms(W) > 0.5].mean()):.2f}",
+                    f"{_mean_share(W):.2f}",
                     in_words(shape_counts(W)),
                 ]
                 for p, W in zip(STAIR_PROBABILITIES, stairs.W_in, strict=True)
@@ -177,7 +177,7 @@ def _stairs_table(stairs: ToyModels) -> TableRecord:
                 "random",
                 f"{float(dimensions_per_feature(random)):.2f}",
                 f"{int(represented(random))}",
-                f"{float(feature_dimensionality(random).mean()):.2f}",
+                f"{_mean_share(random):.2f}",
                 in_words(shape_counts(random)),
             ],
         ],
@@ -188,6 +188,17 @@ def _stairs_table(stairs: ToyModels) -> TableRecord:
 def _between(values: Tensor) -> float:
     """Share of a phase diagram's cells that are neither one feature nor two."""
     return float(((values > 1.1) & (values < 1.7)).float().mean())
+
+
+def _mean_share(W: Float[Tensor, "hidden feature"]) -> float:
+    """Mean share of a dimension of the features that are represented."""
+    return float(feature_dimensionality(W)[feature_norms(W) > REPRESENTED].mean())
+
+
+def _random_directions(models: ToyModels) -> Float[Tensor, "hidden feature"]:
+    """As many, of length 1: the control."""
+    random = torch.randn(models.W_in.shape[1:], generator=torch.Generator().manual_seed(0))
+    return random / random.norm(dim=0)
 
 
 def _commonest(W: Tensor) -> str:

@@ -1,0 +1,264 @@
+"""What the README shows: its picture, its table of findings and its table of speeds, all from measurements.
+
+    python scripts/readme.py            # builds the report in a folder of its own first: about three minutes on two cores
+    python scripts/readme.py --tables   # the tables alone, from docs/findings.json and benchmarks/results.json
+
+What the report found goes to docs/findings.json, the picture to docs/overview.png. A test holds the README to both files, and
+the report to the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from tqdm import tqdm
+
+from mi_superposition import load_corpus, load_model
+from mi_superposition.corpora import token_batches
+from mi_superposition.figures.style import BLUE, GREY
+from mi_superposition.heads import project_heads
+from mi_superposition.models import untrained_copy
+from mi_superposition.neurons import control_vectors, neuron_vectors, order_neurons, scan_neurons
+from mi_superposition.report import write_report
+from mi_superposition.runs import MANIFEST, METRICS, read_json, versions, write_file, write_json
+from mi_superposition.sae.files import BUNDLED_SAES
+from mi_superposition.studies.concepts.section import bundled_stories
+from mi_superposition.studies.neuroscope import REPORT_DOCUMENTS
+from mi_superposition.studies.projection import digit_circularity
+from mi_superposition.studies.sae.rows import PCA, RANDOM, SAE, SHUFFLED
+from mi_superposition.studies.spectra.section import BUNDLED
+from mi_superposition.studies.toy import STUDIES
+from mi_superposition.studies.toy.directions import PROBABILITIES
+from mi_superposition.studies.toy.study import bundled_models
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from run import between_marks  # noqa: E402
+
+README, FINDINGS, SPEEDS = ROOT / "README.md", ROOT / "docs" / "findings.json", ROOT / "benchmarks" / "results.json"
+PICTURE = ROOT / "docs" / "overview.png"
+_INK = "#24292f"
+
+
+def main() -> None:
+    """Measure, then write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--tables", action="store_true", help="measure nothing: write the tables from what was measured"
+    )
+    options = parser.parse_args()
+    if not options.tables:
+        write_json(FINDINGS, findings())
+        draw_picture(PICTURE)
+    text = readme(README.read_text(), read_json(FINDINGS), read_json(SPEEDS))
+    write_file(README, text.encode())
+
+
+def findings() -> dict[str, Any]:
+    """What a report built anew says of each section, and how long it took."""
+    with tempfile.TemporaryDirectory() as folder, tqdm(unit="stage") as bar:
+
+        def on_stage(stage: str) -> None:
+            bar.set_postfix_str(stage, refresh=False)
+            bar.update()
+
+        began = time.perf_counter()
+        write_report(Path(folder) / "site", on_stage=on_stage)
+        seconds = time.perf_counter() - began
+        sections = read_json(Path(folder) / "site" / MANIFEST)["sections"]
+    return {
+        "versions": versions(),
+        "cores": os.cpu_count(),
+        "report_seconds": round(seconds),
+        "sections": {name: section["card"] for name, section in sections.items()},
+    }
+
+
+def readme(text: str, found: dict[str, Any], speeds: dict[str, Any]) -> str:
+    """The README with both tables in their places."""
+    for name, table in (("findings", findings_table(found)), ("speeds", speeds_table(speeds))):
+        begin, end = f"<!-- {name}: made by scripts/readme.py -->\n", f"<!-- end of {name} -->\n"
+        text = between_marks(text, begin, end, table)
+    return text
+
+
+def findings_table(found: dict[str, Any]) -> str:
+    """A row a section: what was reported, what was found, and what it would be by chance."""
+    rows = [
+        f"| {card['title']} | {card['reported']} | **{card['number']}**: {card['number_is']} | {card['control']} |"
+        for card in found["sections"].values()
+    ]
+    told = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    minutes, seconds = divmod(found["report_seconds"], 60)
+    return "\n".join(
+        [
+            "| | reported | found here | control |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"Measured by `python scripts/readme.py`; the report it builds took {minutes} min {seconds} s on {found['cores']} cores ({told}).",
+            "",
+        ]
+    )
+
+
+def speeds_table(speeds: dict[str, Any]) -> str:
+    """A row a benchmark's row."""
+    rows = [
+        f"| {row['task']} | {row['usual_way']} | {row['usual'] / row['ours']:.1f} | {row['ours'] / row['floor']:.1f} × {row['floor_is']} |"
+        for benchmark in speeds.values()
+        for row in benchmark["rows"]
+    ]
+    return "\n".join(["| task | the usual way | times faster | ours, in floors |", "|---|---|---:|---|", *rows, ""])
+
+
+def draw_picture(path: Path) -> None:
+    """One panel a subject: what was found in blue, its control in grey."""
+    panels: dict[str, Callable[[Axes], None]] = {
+        "5 sparse features in 2 dimensions;\nwithout ReLU only 2": _toy,
+        "10 digits in one 2-d head\nthat adds; untrained": _heads,
+        "tightest neurons in order;\nof a random matrix, ordered too": _order,
+        "contexts that a neuron serves\n(of its 20 top examples)": _contexts,
+        "variance explained,\nby number of active features": _autoencoders,
+        "share of directions in use\n(w: weights, a: activations)": _ranks,
+        "concepts told by held-out words,\nlayer by layer": _concepts,
+    }
+    plt.rcParams |= {"font.family": "DejaVu Sans", "font.size": 10, "text.color": _INK, "axes.edgecolor": GREY}
+    figure, grid = plt.subplots(2, 4, figsize=(12, 6.4), dpi=110, layout="constrained", facecolor="white")
+    *axes, last = grid.flat
+    for axis, (title, draw) in zip(axes, tqdm(panels.items(), unit="panel"), strict=True):
+        draw(axis)
+        axis.set_title(title, fontsize=11)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=_INK, labelsize=9)
+    last.axis("off")
+    last.text(0, 0.62, "what was found", color=BLUE, fontsize=17, fontweight="bold")
+    last.text(0, 0.48, "beside its control", color=GREY, fontsize=17, fontweight="bold")
+    last.text(0, 0.30, "Every panel, and a page behind\neach: mi-superposition report", fontsize=10, va="top")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    plt.close(figure)
+    write_file(path, content.getvalue())
+
+
+def _toy(axis: Axes) -> None:
+    models = bundled_models(STUDIES["directions"])
+    shown = PROBABILITIES.index(0.1)
+    for name, colour, width in (("linear", GREY, 4), ("relu", BLUE, 2)):
+        for x, y in models[name].W_in[shown].T.tolist():
+            axis.annotate(
+                "", (x, y), (0, 0), arrowprops=dict(arrowstyle="-|>", color=colour, lw=width, shrinkA=0, shrinkB=0)
+            )
+    axis.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xticks=[], yticks=[])
+    axis.spines[["left", "bottom"]].set_visible(False)
+
+
+def _heads(axis: Axes) -> None:
+    """The value points of the head and position where the digits lie most on a circle; the same head untrained."""
+    model = load_model("addition", device="cpu")
+    trained = project_heads(model, tokens=range(10))
+    untrained = project_heads(untrained_copy(model, seed=0), tokens=range(10))
+    best = digit_circularity(trained)["V"]
+    head = int((best.share * best.roundness).argmax())
+    # Neighbours at that frequency, joined.
+    ring = sorted(range(10), key=lambda digit: int(best.frequency[head]) * digit % 10)
+    for projections, colour in ((untrained, GREY), (trained, BLUE)):
+        points = projections.value[head, 0] - projections.value[head, 0].mean(dim=0)
+        points = points / points.norm(dim=1).max()
+        axis.plot(*points[[*ring, ring[0]]].T, color=colour, lw=0.8, alpha=0.4)
+        for digit, (x, y) in enumerate(points.tolist()):
+            axis.text(x, y, str(digit), color=colour, ha="center", va="center", fontweight="bold")
+    axis.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
+    axis.spines[["left", "bottom"]].set_visible(False)
+
+
+def _order(axis: Axes) -> None:
+    """The tightest stretch of neurons, and those of a random matrix of the same spectrum."""
+    vectors = neuron_vectors(load_model("stories", device="cpu"), 1, "out")
+    control = next(iter(control_vectors(vectors, "spectrum", 1, seed=0)))
+    shown, n = [], 24
+    for one in (vectors, control):
+        similarity = one.similarity()
+        order = order_neurons(similarity, seconds=0.5).order
+        ordered = similarity[order][:, order].square()
+        neighbours = ordered.diagonal(1).unfold(0, n - 1, 1).mean(dim=1)
+        start = int(neighbours.argmax())
+        shown.append(ordered[start : start + n, start : start + n].fill_diagonal_(1))
+    gap = torch.full((1, n), torch.nan)
+    axis.imshow(torch.cat([shown[0], gap, shown[1]]), cmap="Blues", vmin=0, vmax=0.5, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[["left", "bottom"]].set_visible(False)
+
+
+def _contexts(axis: Axes) -> None:
+    model = load_model("stories", device="cpu")
+    texts = list(load_corpus("stories"))[:REPORT_DOCUMENTS]
+    hook = "blocks.1.mlp.hook_post"
+    found = {}
+    for name, one in (("untrained", untrained_copy(model, 0)), ("trained", model)):
+        batches = token_batches(texts, model.tokenizer, batch=32, context=model.cfg.n_ctx)
+        found[name] = scan_neurons(one, batches, hooks={hook: None}, top_k=20).hooks[hook]
+    edges = torch.linspace(1, 20, 39).tolist()
+    axis.hist(found["trained"].contexts_shuffled, edges, color=GREY, alpha=0.35, label="dealt")
+    axis.hist(found["untrained"].contexts, edges, color=GREY, alpha=0.8, label="untrained")
+    axis.hist(found["trained"].contexts, edges, color=BLUE, alpha=0.8)
+    axis.set(yticks=[], xlim=(1, 20), xticks=[1, 5, 10, 15, 20])
+    axis.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper left")
+
+
+def _autoencoders(axis: Axes) -> None:
+    rows = read_json(BUNDLED_SAES["stories"] / "evaluation.json")["rows"]
+    kinds = {
+        SAE: (BLUE, "-", ""),
+        SHUFFLED: (GREY, "-", "shuffled model"),
+        PCA: (GREY, "--", "components"),
+        RANDOM: (GREY, ":", "random"),
+    }
+    for kind, (colour, dashes, label) in kinds.items():
+        points = [(row["numbers"]["l0"], row["numbers"]["explained_variance"]) for row in rows if row["kind"] == kind]
+        axis.plot(*zip(*sorted(points), strict=True), dashes, color=colour, marker="o", ms=4, label=label or None)
+    axis.set(xscale="log", ylim=(0, 1))
+    axis.set_xticks([8, 16, 32, 64], ["8", "16", "32", "64"])
+    axis.minorticks_off()
+    axis.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="lower right")
+
+
+def _ranks(axis: Axes) -> None:
+    metrics = read_json(BUNDLED / "simplenet-mnist" / METRICS)
+    names = {"fc1 w": "fc1.weights", "fc2 w": "fc2.weights", "fc1 a": "fc1.activations", "fc2 a": "fc2.activations"}
+    for place, name in enumerate(names.values()):
+        for state, colour, shift in (("", BLUE, -0.3), ("untrained.", GREY, 0.0), ("random.", "#c4c8ce", 0.3)):
+            axis.bar(place + shift, metrics[f"{name}.{state}energy_rank"] / metrics[f"{name}.n"], 0.28, color=colour)
+    axis.set_xticks(range(len(names)), list(names))
+    axis.set(ylim=(0, 1))
+
+
+def _concepts(axis: Axes) -> None:
+    found = bundled_stories()
+    layers = list(found.layers["trained"])
+    for state, colour in (("untrained", GREY), ("trained", BLUE)):
+        axis.plot([found.layers[state][layer].probe for layer in layers], color=colour, marker="o", ms=4)
+    random = [sum(found.random[layer].probes) / len(found.random[layer].probes) for layer in layers]
+    axis.plot(random, ":", color=GREY, marker="o", ms=3)
+    axis.axhline(found.chance, color=GREY, lw=0.8, ls="--")
+    for y, said in (
+        (found.layers["untrained"][layers[0]].probe, "untrained"),
+        (random[0], "random word lists, chance"),
+    ):
+        axis.annotate(said, (0, y), (0, 5), textcoords="offset points", fontsize=8)
+    axis.set(ylim=(0, 1), xticks=[])
+
+
+if __name__ == "__main__":
+    main()

@@ -116,11 +116,13 @@ def findings_table(found: dict[str, Any]) -> str:
 def speeds_table(speeds: dict[str, Any]) -> str:
     """A row a benchmark's row."""
     rows = [
-        f"| {row['task']} | {row['usual_way']} | {row['usual'] / row['ours']:.1f} | {row['ours'] / row['floor']:.1f} × {row['floor_is']} |"
+        f"| {row['task']} | {row['usual_way']} | {row['usual'] / row['ours']:.2g} | {row['ours'] / row['floor']:.2g} × {row['floor_is']} | {row['remark']} |"
         for benchmark in speeds.values()
         for row in benchmark["rows"]
     ]
-    return "\n".join(["| task | the usual way | times faster | ours, in floors |", "|---|---|---:|---|", *rows, ""])
+    return "\n".join(
+        ["| task | the usual way | times faster | ours, in floors | remark |", "|---|---|---:|---|---|", *rows, ""]
+    )
 
 
 def draw_picture(path: Path) -> None:

@@ -114,5 +114,7 @@ def stacked_lines(
             )  # fmt: skip
     figure.update_xaxes(title=x_title, row=len(panels), col=1)
     figure.update_yaxes(title=y_title, range=[0, 1.04])
-    figure = styled(figure, height=110 + 240 * len(panels), min_width=440)
+    # Long names stand aslant below the figure, which must not take their room from the lines.
+    longest = max(len(name) for some in names.values() for name in some)
+    figure = styled(figure, height=110 + 240 * len(panels) + 5 * longest, min_width=440)
     return figure.update_layout(margin=dict(t=84), legend=dict(y=1.0 + 0.14 / len(panels)))

@@ -9,7 +9,7 @@ report: $(VENV)/.installed
 	$(BIN)/mi-superposition report --out site
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 # The share of the package's lines that the tests run in their own process; what is compiled by numba does not count.
 coverage: $(VENV)/.installed-dev

@@ -12,6 +12,7 @@ import re
 import typing
 from pathlib import Path
 
+from docutils import nodes
 from latex2mathml.converter import convert
 
 from mi_superposition.cli import COMMANDS
@@ -25,6 +26,8 @@ copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
 myst_enable_extensions = ["dollarmath", "deflist"]
 exclude_patterns = ["_build"]
+# "--full" is an option, not a dash.
+smartquotes = False
 html_theme = "furo"
 html_title = project
 html_show_copyright = False
@@ -55,10 +58,12 @@ def setup(app):
 
 def _inline(self, node):
     self.body.append(convert(node.astext()))
+    raise nodes.SkipNode
 
 
 def _block(self, node):
     self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
 
 
 def _plain_axes(app, what, name, obj, options, signature, returns):  # noqa: ARG001

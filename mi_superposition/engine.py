@@ -56,7 +56,8 @@ def results_of(
     began = not ray.is_initialized()
     try:
         if began:
-            ray.init(address=address, log_to_driver=False, include_dashboard=None if address else False)
+            # Without an address one of our own, not one that somebody happens to run here.
+            ray.init(address=address or "local", log_to_driver=False, include_dashboard=None if address else False)
     except (ConnectionError, OSError, ValueError) as error:
         raise RequestError(f"ray address {address!r}: {str(error).strip().splitlines()[0]}") from error
     try:

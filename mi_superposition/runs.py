@@ -222,7 +222,7 @@ def open_run(
     """
     config = json.loads(json.dumps(dict(config), allow_nan=False))
     inputs = json.loads(json.dumps(dict(inputs or {})))
-    _check_free_or_same(path, command, config, inputs)
+    check_run(path, command, config, inputs)
     with locked(path):
         clear_partial(path)
         if (path / MANIFEST).exists():
@@ -284,7 +284,8 @@ def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
     return manifest
 
 
-def _check_free_or_same(path: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+def check_run(path: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Raise as ``open_run`` would for a folder that holds something else, before there is anything to open."""
     if path.exists() and not path.is_dir():
         raise RequestError(f"{str(path)!r} is a file: give a folder for the run")
     if not (path / MANIFEST).exists():

@@ -28,7 +28,7 @@ from mi_superposition import load_corpus, load_model
 from mi_superposition.corpora import token_batches
 from mi_superposition.figures.style import BLUE, GREY
 from mi_superposition.heads import project_heads
-from mi_superposition.models import untrained_copy
+from mi_superposition.models import FEATURES, untrained_copy
 from mi_superposition.neurons import control_vectors, neuron_vectors, order_neurons, scan_neurons
 from mi_superposition.report import write_report
 from mi_superposition.runs import MANIFEST, METRICS, read_json, versions, write_file, write_json
@@ -116,13 +116,18 @@ def findings_table(found: dict[str, Any]) -> str:
 def speeds_table(speeds: dict[str, Any]) -> str:
     """A row a benchmark's row."""
     rows = [
-        f"| {row['task']} | {row['usual_way']} | {row['usual'] / row['ours']:.2g} | {row['ours'] / row['floor']:.2g} × {row['floor_is']} | {row['remark']} |"
+        f"| {row['task']} | {row['usual_way']} | {_ratio(row['usual'] / row['ours'])} | {_ratio(row['ours'] / row['floor'])} × {row['floor_is']} | {row['remark']} |"
         for benchmark in speeds.values()
         for row in benchmark["rows"]
     ]
     return "\n".join(
         ["| task | the usual way | times faster | ours, in floors | remark |", "|---|---|---:|---|---|", *rows, ""]
     )
+
+
+def _ratio(value: float) -> str:
+    """To two digits, or to a whole number."""
+    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
 
 
 def draw_picture(path: Path) -> None:
@@ -211,9 +216,25 @@ def _contexts(axis: Axes) -> None:
     for name, one in (("untrained", untrained_copy(model, 0)), ("trained", model)):
         batches = token_batches(texts, model.tokenizer, batch=32, context=model.cfg.n_ctx)
         found[name] = scan_neurons(one, batches, hooks={hook: None}, top_k=20).hooks[hook]
+    # Along random directions of what these neurons read the largest activations have something in common too.
+    space, directions = (
+        "blocks.1.hook_resid_mid",
+        torch.randn(model.cfg.d_model, 512, generator=torch.Generator().manual_seed(0)),
+    )
+    drawn = scan_neurons(model, batches, hooks={space: lambda activations: activations @ directions}, top_k=20)
     edges = torch.linspace(1, 20, 39).tolist()
     axis.hist(found["trained"].contexts_shuffled, edges, color=GREY, alpha=0.35, label="dealt")
     axis.hist(found["untrained"].contexts, edges, color=GREY, alpha=0.8, label="untrained")
+    n = len(found["trained"].contexts)
+    contexts = drawn.hooks[f"{space}{FEATURES}"].contexts
+    axis.hist(
+        contexts,
+        edges,
+        weights=[n / len(contexts)] * len(contexts),
+        color=_INK,
+        histtype="step",
+        label="random directions",
+    )
     axis.hist(found["trained"].contexts, edges, color=BLUE, alpha=0.8)
     axis.set(yticks=[], xlim=(1, 20), xticks=[1, 5, 10, 15, 20])
     axis.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper left")
@@ -254,7 +275,9 @@ def _concepts(axis: Axes) -> None:
     random = [sum(found.random[layer].probes) / len(found.random[layer].probes) for layer in layers]
     axis.plot(random, ":", color=GREY, marker="o", ms=3)
     axis.axhline(found.chance, color=GREY, lw=0.8, ls="--")
+    axis.axhline(found.bag_of_words, color=GREY, lw=1.2)
     for y, said in (
+        (found.bag_of_words, "the other words alone"),
         (found.layers["untrained"][layers[0]].probe, "untrained"),
         (random[0], "random word lists, chance"),
     ):

@@ -46,15 +46,27 @@ torch.set_num_threads(1)
 pytest_plugins = ["robustness.fixtures"]
 
 
-# What takes minutes to make is made by one worker; the other tests of a module share what it has made too.
-SHARED = ("report_site", "shop")
+# Test files that share what takes long to make: with ``-n`` one worker runs all of a group. Of notebooks each stands for itself.
+GROUPS = {
+    "report": ("site/test_site.py", "test_report.py", "test_accessibility.py", "test_readme.py"),
+    "workshop": ("robustness/",),
+    "ray": ("studies/test_neuron_scan.py", "studies/test_sae.py"),
+}
 
 
-def pytest_itemcollected(item):
-    """With ``-n``, tests that share a fixture run in one process; notebooks share none, and are the longest."""
-    shared = next((name for name in SHARED if name in item.fixturenames), item.module.__name__)
-    if shared != "test_notebooks":
-        item.add_marker(pytest.mark.xdist_group(shared))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Groups of files, else whole files, so that a module's fixtures are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0].removeprefix("tests/")
+            if file == "test_notebooks.py":
+                return nodeid
+            return next((group for group, files in GROUPS.items() if file.startswith(files)), file)
+
+    return ByGroup(config, log)
 
 
 def small_config(**changes) -> AdditionConfig:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import open_run, read_manifest, write_tensors
+from mi_superposition.runs import check_run, open_run, read_manifest, write_tensors
 from mi_superposition.sae.activations import ActivationStream
 from mi_superposition.training import Stopped
 
@@ -73,18 +73,7 @@ def store_activations(
     ``inputs`` names model and corpus as run folders do. Raises ``RequestError`` for a folder of other activations, and
     ``Stopped`` after a whole buffer when asked to stop.
     """
-    if dtype not in DTYPES:
-        raise RequestError(f"dtype = {dtype!r}: give {' or '.join(map(repr, DTYPES))}")
-    config = {
-        "hooks": list(stream.hooks),
-        "batch_size": stream.batch_size,
-        "buffer_batches": stream.buffer_batches,
-        "n_batches": n_batches,
-        "seed": stream.seed,
-        "precision": stream.precision,
-        "dtype": dtype,
-    }
-    with open_run(folder, COMMAND, config, inputs) as run:
+    with open_run(folder, COMMAND, _config(stream, n_batches, dtype), inputs) as run:
         for number in range(0 if run.finished else -(-n_batches // stream.buffer_batches)):
             some = range(number * stream.buffer_batches, min((number + 1) * stream.buffer_batches, n_batches))
             if not _shard(folder, number).exists():
@@ -100,6 +89,27 @@ def store_activations(
         if not run.finished:
             run.finish({"batches": n_batches, "tokens": n_batches * stream.batch_size})
     return StoredActivations(folder)
+
+
+def check_store(
+    stream: ActivationStream, folder: Path, n_batches: int, *, dtype: str, inputs: Mapping[str, Any]
+) -> None:
+    """Raise ``RequestError`` where ``store_activations`` would refuse the folder."""
+    check_run(folder, COMMAND, _config(stream, n_batches, dtype), inputs)
+
+
+def _config(stream: ActivationStream, n_batches: int, dtype: str) -> dict[str, Any]:
+    if dtype not in DTYPES:
+        raise RequestError(f"dtype = {dtype!r}: give {' or '.join(map(repr, DTYPES))}")
+    return {
+        "hooks": list(stream.hooks),
+        "batch_size": stream.batch_size,
+        "buffer_batches": stream.buffer_batches,
+        "n_batches": n_batches,
+        "seed": stream.seed,
+        "precision": stream.precision,
+        "dtype": dtype,
+    }
 
 
 def _shard(folder: Path, number: int) -> Path:

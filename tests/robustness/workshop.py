@@ -17,6 +17,8 @@ from mi_superposition.cli import main
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["mi_superposition.report", "mi_superposition.cli.__main__", "sklearn.linear_model"])
 
+# Seconds after which a small request is taken to hang.
+_LONGEST = 240
 _NAMES = [
     "Tim",
     "Sue",
@@ -170,7 +172,10 @@ def finish(words: list[str], said: Path | None = None, *, before: Any = None) ->
         said = Path(words[words.index("--out") + 1])
         said = said.with_name(f"{said.name}-said")
     process = start(words, said, before=before)
-    process.join()
+    process.join(_LONGEST)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"still at it after {_LONGEST} seconds: {words}")
     code = process.exitcode
     process.close()
     return code, *(Path(f"{said}.{ending}").read_text(errors="replace") for ending in ("out", "err"))

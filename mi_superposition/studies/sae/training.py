@@ -28,7 +28,7 @@ from mi_superposition.sae import (
 from mi_superposition.sae.config import BY_K
 from mi_superposition.sae.evaluate import activation_statistics, evaluate_reconstructions, reconstruct_with
 from mi_superposition.sae.files import trained_on
-from mi_superposition.sae.stored import stored_bytes
+from mi_superposition.sae.stored import check_store, stored_bytes
 from mi_superposition.sae.train import CHECKPOINT
 from mi_superposition.training import Stopped, fixed_arithmetic
 
@@ -203,6 +203,11 @@ def write_sae_run(
         # What cannot be done is found out before there is a run folder, which would then refuse a better request.
         text.check_held_out(model, corpus)
         if stream is not None:
+            if request.activations is not None:
+                check_store(
+                    stream, request.activations, request.stream.n_steps, dtype=request.activations_dtype,
+                    inputs=_stored_inputs(request, model, inputs),
+                )  # fmt: skip
             on_start(_sizes(request, widths))
             with fixed_arithmetic(request.stream.threads):
                 stream.batch(0)
@@ -303,12 +308,15 @@ def _stored(
         written += batches
         on_stage(f"activations, {written:,} of {n_batches:,} batches")
 
-    context = request.text.context or stream.model.cfg.n_ctx
     return store_activations(
         stream, request.activations, n_batches, dtype=request.activations_dtype,
-        inputs=inputs | {"text": {"context": context, "batch": request.text.batch}}, on_buffer=on_buffer,
-        should_stop=should_stop,
+        inputs=_stored_inputs(request, stream.model, inputs), on_buffer=on_buffer, should_stop=should_stop,
     )  # fmt: skip
+
+
+def _stored_inputs(request: SaeRequest, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What activations on disk were made of."""
+    return inputs | {"text": {"context": request.text.context or model.cfg.n_ctx, "batch": request.text.batch}}
 
 
 def _measured(model: Any, corpus: Corpus, request: SaeRequest, saes: Mapping[str, Any]) -> dict[str, float | int]:

@@ -28,7 +28,18 @@ SMALLER = {
     "sae train": ["--tokens", "4000", "--batch-size", "64", "--buffer-batches", "4", "--d-sae", "64", "--k", "4"],
     "sae evaluate": ["--control-tokens", "0", "--documents", "10"],
     "spectra": ["--epochs", "1"],
-    "concepts": ["--most", "4000", "--per-concept", "50", "--random-lists", "2", "--random-probes", "1", "--permutations", "20"],
+    "concepts": [
+        "--most",
+        "4000",
+        "--per-concept",
+        "50",
+        "--random-lists",
+        "2",
+        "--random-probes",
+        "1",
+        "--permutations",
+        "20",
+    ],
 }
 
 

@@ -177,7 +177,8 @@ def _manifest(out: Path) -> dict[str, Any]:
         found = read_json(out / MANIFEST)
     except WorkError:
         return nothing
-    return found if isinstance(found, dict) and nothing.keys() <= found.keys() else nothing
+    readable = isinstance(found, dict) and nothing.keys() <= found.keys() and isinstance(found["sections"], dict)
+    return found if readable else nothing
 
 
 def _addresses(manifest: dict[str, Any]) -> set[str]:

@@ -15,6 +15,7 @@ from mi_superposition.report import CHAPTERS, Chapter, write_report
 from mi_superposition.runs import MANIFEST, locked, read_json
 from mi_superposition.site import Page, Section
 from mi_superposition.site.records import TableRecord
+from mi_superposition.site.write import remove_stale
 from mi_superposition.studies.request import FILES, RealData
 from mi_superposition.training import Stopped
 
@@ -175,9 +176,22 @@ def test_a_finished_site_that_is_damaged_is_made_again(tmp_path, monkeypatch):
     before = contents(site)
     (site / "two.html").unlink()
     assert write_report(site)
-    (site / MANIFEST).write_text("{")
-    assert write_report(site)
+    for damaged in ("{", '{"made_from": 1, "status": "finished", "sections": []}'):
+        (site / MANIFEST).write_text(damaged)
+        assert write_report(site)
     assert contents(site) == before
+
+
+def test_what_lies_elsewhere_is_not_removed(tmp_path):
+    site = tmp_path / "site"
+    for name in ("mine/notes.txt", "site/old/page.html", "site/old.html"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("words")
+    remove_stale(
+        site, ["../mine", "../mine/notes.txt", str(tmp_path / "mine"), "", ".", "old", "old.html", "gone.html"]
+    )
+    assert [path.name for path in site.iterdir()] == []
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "words"
 
 
 def test_two_reports_do_not_write_one_folder(tmp_path, monkeypatch):

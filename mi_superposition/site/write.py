@@ -95,9 +95,14 @@ def write_index(cards: Sequence[Card], out: Path, *, title: str, lead: str, nav:
 
 
 def remove_stale(out: Path, addresses: Collection[str]) -> None:
-    """Remove what an earlier site wrote and this one does not: files, and folders with all that is in them."""
+    """Remove what an earlier site wrote and this one does not: files, and folders with all that is in them.
+
+    What lies elsewhere stays, whatever a site's manifest may say.
+    """
     for address in addresses:
         path = out / address
+        if out.resolve() not in path.resolve().parents:
+            continue
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -61,7 +61,7 @@ _PAGES_A_STAGE = 1024
 _CORPORA = {"stories": "the bundled corpus", "TinyStories": "TinyStories, validation"}
 _ROWS_AT_ONCE = 32
 _RANDOM_DIRECTIONS = 512
-# The most telling neurons stand on so many different tokens at least.
+# Neurons of many words and one context stand on so many different tokens at least.
 _FEWEST_TOKENS = 10
 _NAMED, _WORDS = 8, 5
 
@@ -162,7 +162,7 @@ def scan_record(
 
 def neuroscope_section(request: SectionRequest) -> Section:
     """The report's section: every neuron of the bundled story model has its page; how many contexts each serves, beside
-    an untrained model; the most telling neurons and those that tell least, by rule.
+    an untrained model; the neurons of many words and one context and those of most contexts, by rule.
     """
     corpus_name, texts = _texts(request)
     model = load_model("stories", device="cpu")

@@ -11,10 +11,9 @@ report: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
 
-# The share of the package's lines that the tests run in their own process; what is compiled by numba does not count.
+# The share of the package's lines and branches that the tests run in their own processes; what numba compiles runs unseen.
 coverage: $(VENV)/.installed-dev
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report --skip-covered
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 # Every long command killed twenty times, every command fed fifty malformed requests, every kind of disk.
 robustness: $(VENV)/.installed-dev

@@ -326,7 +326,7 @@ def test_from_the_order_to_a_neuron_and_to_the_search(report_site, browser):
 )
 def test_full_on_the_start_of_real_data(tmp_path):
     """Every section that reads real data, on a few rows of them, asked to stop in the midst of one and gone on with."""
-    rows, data = {"tinystories": 300, "sst2": 3000, "mnist": 600, "cifar100": 300}, tmp_path / "data"
+    rows, data = {"tinystories": 800, "sst2": 3000, "mnist": 600, "cifar100": 300}, tmp_path / "data"
     for name in sorted({name for files in FILES.values() for name in files}):
         source, copy = Path(os.environ["REAL_DATA"]) / name, data / name
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ robustness: $(VENV)/.installed-dev
 	ROBUSTNESS=full $(BIN)/python -m pytest tests/robustness
 
 # Warnings are errors.
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
 
 # The README's picture and tables: builds the report first.
@@ -48,9 +48,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@ $(VENV)/.installed
-
-$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@ $(VENV)/.installed

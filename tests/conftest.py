@@ -48,7 +48,7 @@ pytest_plugins = ["robustness.fixtures"]
 
 # Test files that share what takes long to make: with ``-n`` one worker runs all of a group. Of notebooks each stands for itself.
 GROUPS = {
-    "report": ("site/test_site.py", "test_report.py", "test_accessibility.py", "test_readme.py"),
+    "report": ("site/test_site.py", "test_report.py", "test_report_pages.py", "test_readme.py"),
     "workshop": ("robustness/",),
     "ray": ("studies/test_neuron_scan.py", "studies/test_sae.py"),
 }
@@ -131,6 +131,32 @@ def browser():
         )
         yield running
         running.close()
+
+
+@pytest.fixture(scope="session")
+def visit(browser):
+    """Opens a page from disk and scrolls through it: the page, its console errors and its requests to anywhere else."""
+
+    def open_page(path: Path, *, width: int, scheme: str = "light"):
+        page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+        problems, requests = [], []
+        page.on(
+            "console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                requests.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None
+            ),
+        )
+        page.goto(path.as_uri())
+        for figure in page.locator(".figure").all():
+            figure.scroll_into_view_if_needed()
+            figure.locator(".main-svg").first.wait_for(state="attached")
+        return page, problems, requests
+
+    return open_page
 
 
 @dataclass(frozen=True)

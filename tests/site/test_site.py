@@ -1,7 +1,6 @@
 """Pages from records: hostile text, the same bytes, and a real browser."""
 
 import contextlib
-from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
@@ -85,30 +84,11 @@ def test_other_peoples_files_are_left_alone(tmp_path):
         write_site([], tmp_path / "thesis.tex", title="Title", lead="Lead")
 
 
-def visit(browser, path: Path, *, width: int, scheme: str = "light"):
-    """Open a page from disk, scroll through it; the page, its console errors and its requests to anywhere else."""
-    page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
-    problems, requests = [], []
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request",
-        lambda request: (
-            requests.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None
-        ),
-    )
-    page.goto(path.as_uri())
-    for figure in page.locator(".figure").all():
-        figure.scroll_into_view_if_needed()
-        figure.locator(".main-svg").first.wait_for(state="attached")
-    return page, problems, requests
-
-
 @pytest.mark.browser
-def test_hostile_text_is_shown_as_text(tmp_path, browser):
+def test_hostile_text_is_shown_as_text(tmp_path, visit):
     write_site([hostile_section()], tmp_path / "site", title=HOSTILE[0], lead=HOSTILE[1])
     for name in ("index", "hostile", "second"):
-        page, problems, requests = visit(browser, tmp_path / "site" / f"{name}.html", width=1440)
+        page, problems, requests = visit(tmp_path / "site" / f"{name}.html", width=1440)
         assert page.evaluate("window.broken") is None
         assert requests == []
         # The picture of one pixel is cut short on purpose; nothing else may complain.
@@ -117,28 +97,8 @@ def test_hostile_text_is_shown_as_text(tmp_path, browser):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
-def test_the_report_in_a_browser(report_site, browser, width, scheme):
-    pages = sorted(report_site.glob("*.html"))
-    assert {path.stem for path in pages} >= {"index", "addition", "all-heads"}
-    for path in pages:
-        page, problems, requests = visit(browser, path, width=width, scheme=scheme)
-        assert problems == []
-        assert requests == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        for link in page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)"):
-            assert Path(link.removeprefix("file://").split("#")[0]).exists(), link
-        for figure in page.query_selector_all(".figure"):
-            assert figure.query_selector_all(".trace, .hm, .heatmaplayer image, .boxes, .point, .js-line"), (
-                figure.get_attribute("data-figure")
-            )
-        # Twenty pages of figures left open share one browser's frames.
-        page.context.close()
-
-
-@pytest.mark.browser
-def test_sliders_move_the_figures(report_site, browser):
-    page, _, _ = visit(browser, report_site / "addition.html", width=1440)
+def test_sliders_move_the_figures(report_site, visit):
+    page, _, _ = visit(report_site / "addition.html", width=1440)
     shown = "document.querySelector('[data-figure=ablation-maps-data]').data[0].z[3][4]"
     before = page.evaluate(shown)
     slider = page.locator("#ablation-maps input[type=range]")

@@ -1,0 +1,80 @@
+"""Every page of the report in a browser: it draws its figures, asks for nothing, fits the screen, leads somewhere and passes axe.
+
+The pages of units by a sample; a larger one, and the other two views, with -m slow.
+"""
+
+import random
+from pathlib import Path
+
+import pytest
+
+axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+VIEWS = [
+    (1440, "light"),
+    (390, "dark"),
+    pytest.param(1440, "dark", marks=pytest.mark.slow),
+    pytest.param(390, "light", marks=pytest.mark.slow),
+]
+pytestmark = pytest.mark.browser
+
+
+def sampled_units(site, n):
+    """Pages of neurons and of features, drawn with a fixed seed."""
+    pages = sorted((site / "neurons").glob("L*N*.html")) + sorted((site / "neurons").glob("*.features.[0-9]*.html"))
+    return random.Random(0).sample(pages, n)
+
+
+def violations(page):
+    """The rules of axe that an open page breaks, how often, and where first."""
+    found = axe_playwright.Axe().run(page).response["violations"]
+    return [(rule["id"], len(rule["nodes"]), [node["html"][:120] for node in rule["nodes"][:2]]) for rule in found]
+
+
+def missing_links(page):
+    """Links to files that are not there."""
+    links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    files = {link.removeprefix("file://").partition("#")[0].partition("?")[0] for link in links}
+    return sorted(file for file in files if not Path(file).exists())
+
+
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_every_kind_of_page(report_site, visit, width, scheme):
+    tables = ["index", "L0", "L1", "blocks.1.hook_resid_pre.features"]
+    paths = [*sorted(report_site.glob("*.html")), *(report_site / "neurons" / f"{name}.html" for name in tables)]
+    assert {path.stem for path in paths} >= {"index", "addition", "all-heads"}
+    for path in [*paths, *sampled_units(report_site, 4)]:
+        page, problems, requests = visit(path, width=width, scheme=scheme)
+        assert (path.name, problems, requests) == (path.name, [], [])
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+        assert missing_links(page) == []
+        for figure in page.query_selector_all(".figure"):
+            assert figure.query_selector_all(".trace, .hm, .heatmaplayer image, .boxes, .point, .js-line"), (
+                figure.get_attribute("data-figure")
+            )
+        assert (path.name, violations(page)) == (path.name, [])
+        # Twenty pages of figures left open share one browser's frames.
+        page.context.close()
+
+
+def test_axe_finds_what_is_wrong(visit, tmp_path):
+    """The check can fail: a picture without words, and grey on grey."""
+    bad = "<html lang=en><title>t</title><main><h1>t</h1><img src=x><p style='color:#aaa;background:#999'>words</p></main>"
+    (tmp_path / "bad.html").write_text(bad)
+    page, *_ = visit(tmp_path / "bad.html", width=1440)
+    assert {"image-alt", "color-contrast"} <= {rule for rule, *_ in violations(page)}
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_pages_of_units(report_site, browser):
+    """All 4,096 take axe more than an hour, and are of one template."""
+    page = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme="dark").new_page()
+    found = []
+    for path in sampled_units(report_site, 256):
+        page.goto(path.as_uri())
+        found += [(path.name, *rule) for rule in violations(page)]
+        if page.evaluate("document.documentElement.scrollWidth") > 390:
+            found.append((path.name, "wider than the screen"))
+    page.context.close()
+    assert found == []

@@ -34,7 +34,7 @@ from mi_superposition.report import write_report
 from mi_superposition.runs import MANIFEST, METRICS, read_json, versions, write_file, write_json
 from mi_superposition.sae.files import BUNDLED_SAES
 from mi_superposition.studies.concepts.section import bundled_stories
-from mi_superposition.studies.neuroscope import REPORT_DOCUMENTS
+from mi_superposition.studies.neuroscope import REPORT_DOCUMENTS, along_random_directions
 from mi_superposition.studies.projection import digit_circularity
 from mi_superposition.studies.sae.rows import PCA, RANDOM, SAE, SHUFFLED
 from mi_superposition.studies.spectra.section import BUNDLED
@@ -127,7 +127,7 @@ def speeds_table(speeds: dict[str, Any]) -> str:
 
 def _ratio(value: float) -> str:
     """To two digits, or to a whole number."""
-    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
+    return f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"
 
 
 def draw_picture(path: Path) -> None:
@@ -217,11 +217,8 @@ def _contexts(axis: Axes) -> None:
         batches = token_batches(texts, model.tokenizer, batch=32, context=model.cfg.n_ctx)
         found[name] = scan_neurons(one, batches, hooks={hook: None}, top_k=20).hooks[hook]
     # Along random directions of what these neurons read the largest activations have something in common too.
-    space, directions = (
-        "blocks.1.hook_resid_mid",
-        torch.randn(model.cfg.d_model, 512, generator=torch.Generator().manual_seed(0)),
-    )
-    drawn = scan_neurons(model, batches, hooks={space: lambda activations: activations @ directions}, top_k=20)
+    space = "blocks.1.hook_resid_mid"
+    drawn = scan_neurons(model, batches, hooks={space: along_random_directions(model)}, top_k=20)
     edges = torch.linspace(1, 20, 39).tolist()
     axis.hist(found["trained"].contexts_shuffled, edges, color=GREY, alpha=0.35, label="dealt")
     axis.hist(found["untrained"].contexts, edges, color=GREY, alpha=0.8, label="untrained")

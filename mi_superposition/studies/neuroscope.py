@@ -178,7 +178,7 @@ def neuroscope_section(request: SectionRequest) -> Section:
     request.on_stage("random directions")
     # What the last layer's neurons and the features are directions of.
     spaces = {last_hook: last_hook.replace("mlp.hook_post", "hook_resid_mid"), f"{hook}{FEATURES}": hook}
-    drawn = _scan_texts(model, model, dict.fromkeys(spaces.values(), _random_directions(model)), texts, request)
+    drawn = _scan_texts(model, model, dict.fromkeys(spaces.values(), along_random_directions(model)), texts, request)
     of_any = {of: float(drawn.hooks[f"{space}{FEATURES}"].contexts.median()) for of, space in spaces.items()}
     last = layer_name(last_hook)
     medians = {name: float(one.hooks[last_hook].contexts.median()) for name, one in scans.items()}
@@ -256,8 +256,8 @@ def _texts(request: SectionRequest) -> tuple[str, list[str]]:
     return "TinyStories", list(itertools.islice(load_corpus(name, split=split), _FULL_DOCUMENTS))
 
 
-def _random_directions(model: Any) -> Encode:
-    """The control: activations along random directions, whose largest say what any direction's would."""
+def along_random_directions(model: Any) -> Encode:
+    """The control: activations along 512 random directions, ``[..., d_model] -> [..., 512]``, whose largest say what any direction's would."""
     generator = seeded_generator(0, "random directions")
     directions = torch.randn(model.cfg.d_model, _RANDOM_DIRECTIONS, generator=generator)
     return lambda activations: activations @ directions

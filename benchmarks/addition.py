@@ -2,7 +2,7 @@
 
     python benchmarks/addition.py
 
-Floors: the one-hot product and its transpose for the step, one bare forward pass for the ablation. Peak memory is
+Lower bounds: the one-hot product and its transpose for the step, one bare forward pass for the ablation. Peak memory is
 measured in a fresh process for each side.
 """
 
@@ -21,7 +21,7 @@ from timing import Row, interleaved, machine, parser, write_rows
 
 from mi_superposition import load_model
 from mi_superposition.addition.ablation import one_digit_operands
-from mi_superposition.addition.config import preset_config
+from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.addition.lookup import lookup_logits, one_hot_operands
 from mi_superposition.addition.problems import answer_digits, fresh_operands, masked, with_answers
 from mi_superposition.addition.train import build_addition_model
@@ -34,13 +34,13 @@ BLOCK = 5
 
 
 def training_steps(batch: int, *, trained: bool = False) -> dict[str, Callable[[], None]]:
-    """One optimizer step on the same problems, batch and optimizer: plain transformer, table, and the table's floor.
+    """One optimizer step on the same problems, batch and optimizer: plain transformer, table, and the table's lower bound.
 
     ``trained`` starts from the bundled weights, whose attention is far from even.
     """
     operands = fresh_operands(batch, part="train", generator=torch.Generator().manual_seed(0))
     tokens, right, one_hot = masked(with_answers(operands)), answer_digits(operands), one_hot_operands(operands)
-    config = preset_config("paper")
+    config = AdditionConfig()
     plain_model, our_model = build_addition_model(config), build_addition_model(config)
     if trained:
         for model in (plain_model, our_model):
@@ -66,11 +66,11 @@ def training_steps(batch: int, *, trained: bool = False) -> dict[str, Callable[[
         loss.backward()
         our_optimizer.step()
 
-    def floor() -> None:
+    def lower_bound() -> None:
         torch.mm(one_hot, table, out=product)
         torch.mm(one_hot.t(), product)
 
-    return {"plain HookedTransformer": plain, "lookup form": ours, "floor: the table's two products": floor}
+    return {"plain HookedTransformer": plain, "lookup form": ours, "lower bound: the table's two products": lower_bound}
 
 
 def ablations() -> dict[str, Callable[[], None]]:
@@ -92,10 +92,10 @@ def ablations() -> dict[str, Callable[[], None]]:
         ablate_heads(model, tokens, keep)
 
     @torch.no_grad()
-    def floor() -> None:
+    def lower_bound() -> None:
         model(tokens)
 
-    return {"loop of run_with_hooks": loop, "ablate_heads": ours, "floor: one forward pass": floor}
+    return {"loop of run_with_hooks": loop, "ablate_heads": ours, "lower bound: one forward pass": lower_bound}
 
 
 CASES: dict[str, Callable[[], dict[str, Callable[[], None]]]] = {
@@ -142,8 +142,8 @@ def rows(quick: bool) -> list[Row]:
             taken = interleaved(
                 CASES[case](), 1 if quick else 20, block=1 if quick else BLOCK, warm_up=0 if quick else 3
             )
-        (usual_way, usual), (_, ours), (floor_is, floor) = taken.items()
-        found.append(Row(task, ours, usual_way, usual, floor_is.removeprefix("floor: "), floor))
+        (usual_way, usual), (_, ours), (bound_is, bound) = taken.items()
+        found.append(Row(task, ours, usual_way, usual, bound_is.removeprefix("lower bound: "), bound))
     return found
 
 
@@ -162,16 +162,16 @@ def main() -> None:
         return
     print(machine())
     print(f"medians of {options.repeats} interleaved blocks of {BLOCK} calls\n")
-    print(f"{'case':30} {'way':34} {'threads':>7} {'ms':>9} {'ratio to ours':>14} {'peak MiB':>9}")
+    print(f"{'case':30} {'way':38} {'threads':>7} {'ms':>9} {'ratio to ours':>14} {'peak MiB':>9}")
     for case, build in CASES.items():
-        memory = {way: peak_memory(case, way) for way in build() if not way.startswith("floor")}
+        memory = {way: peak_memory(case, way) for way in build() if not way.startswith("lower bound")}
         for threads in options.threads:
             with fixed_arithmetic(threads):
                 taken = interleaved(build(), options.repeats, block=BLOCK, warm_up=3)
             ours = list(taken.values())[1]
             for way, median in taken.items():
                 peak = " " * 9 if memory.get(way) is None else f"{memory[way]:9.1f}"
-                print(f"{case:30} {way:34} {threads:7d} {1000 * median:9.2f} {median / ours:14.2f} {peak}")
+                print(f"{case:30} {way:38} {threads:7d} {1000 * median:9.2f} {median / ours:14.2f} {peak}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run every benchmark and write one table: ours, the usual way, the ratio, the floor.
+"""Run every benchmark and write one table: ours, the usual way, the ratio, the lower bound.
 
     python benchmarks/run.py                        # about ten minutes on two cores; let the machine do nothing else
     python benchmarks/run.py --only toy sae
@@ -21,13 +21,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mi_superposition.runs import versions, write_file, write_json
+from mi_superposition.files import write_file, write_json
+from mi_superposition.runs import versions
 
 HERE = Path(__file__).parent
 BENCHMARKS = ("addition", "order", "scan", "toy", "sae", "spectra")
 RESULTS, README = "results.json", "README.md"
 BEGIN, END = "<!-- the table of run.py -->\n", "<!-- its end -->\n"
-_COLUMNS = ("task", "ours", "the usual way", "", "times faster", "the floor", "", "ours / floor", "remark")
+_COLUMNS = ("task", "ours", "the usual way", "", "times faster", "the lower bound", "", "ours / lower bound", "remark")
 
 
 def fingerprint(name: str, *, quick: bool) -> str:

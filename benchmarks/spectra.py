@@ -4,7 +4,7 @@
 
 Activations come in batches of 1,000, as a network gives them, single precision. The usual way keeps every batch, centres and calls
 `torch.linalg.svdvals`; ours adds each batch to a covariance and forgets it. Memory is what each adds at its peak, in a process of its
-own. The floor is the product of matrices x^T x over all batches.
+own. The lower bound is the product of matrices x^T x over all batches.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def ours(given: list[torch.Tensor]) -> torch.Tensor:
     return activation_spectrum(seen.covariance())
 
 
-def floor(given: list[torch.Tensor]) -> torch.Tensor:
+def lower_bound(given: list[torch.Tensor]) -> torch.Tensor:
     """The products alone."""
     total = torch.zeros(given[0].shape[1], given[0].shape[1])
     for batch in given:
@@ -88,7 +88,7 @@ def measured(sizes: tuple[tuple[int, int], ...], rounds: int) -> list[Row]:
     for n, d in sizes:
         given = list(batches(n, d))
         calls: dict[str, Callable[[], torch.Tensor]] = {
-            name: lambda way=way, given=given: way(given) for name, way in {**WAYS, "floor": floor}.items()
+            name: lambda way=way, given=given: way(given) for name, way in {**WAYS, "lower bound": lower_bound}.items()
         }
         taken = interleaved(calls, rounds)
         ranks = {name: effective_ranks(way(given)).energy_rank for name, way in WAYS.items()}
@@ -97,7 +97,15 @@ def measured(sizes: tuple[tuple[int, int], ...], rounds: int) -> list[Row]:
         remark = f"energy rank {ranks['ours']} and {ranks['all kept, svdvals']}" + (f"; {told}" if told else "")
         task = f"spectrum of {n:,} activations of {d:,} channels"
         rows.append(
-            Row(task, taken["ours"], "all kept, svdvals", taken["all kept, svdvals"], "x^T x", taken["floor"], remark)
+            Row(
+                task,
+                taken["ours"],
+                "all kept, svdvals",
+                taken["all kept, svdvals"],
+                "x^T x",
+                taken["lower bound"],
+                remark,
+            )
         )
     return rows
 
@@ -119,7 +127,7 @@ def main() -> None:
     print(machine())
     for row in rows:
         print(
-            f"{row.task}: ours {row.ours:.3f} s, {row.usual_way} {row.usual:.3f} s, floor {row.floor:.3f} s; {row.remark}"
+            f"{row.task}: ours {row.ours:.3f} s, {row.usual_way} {row.usual:.3f} s, lower bound {row.floor:.3f} s; {row.remark}"
         )
 
 

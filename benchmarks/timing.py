@@ -19,7 +19,7 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """One task done in two ways, and the least that any way has to do; all in seconds, of the same work.
+    """One task done in two ways, and what ours cannot leave out (``floor``: the lower bound); all in seconds, of the same work.
 
     ``remark`` says how good the results are where the ways do not give the same.
     """

@@ -5,7 +5,8 @@
 
 The usual loop draws one number for the mask and one for the value, multiplies with einsum, and leaves the gradient to
 autograd and the step to Adam. With `--learn` the inputs of both are compared: values that are not zero by a Kolmogorov-Smirnov
-test, how many are not zero by a binomial test. The floor is the five products of matrices in a step, and nothing else.
+test, how many are not zero by a binomial test. The lower bound is the five products of matrices in a step, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from scipy.stats import binomtest, kstest
 from timing import Row, interleaved, machine, parser, write_rows
 
-from mi_superposition.toy import ToyConfig, setting_grid
+from mi_superposition.parts import SeedPart
+from mi_superposition.toy import ToyConfig
 from mi_superposition.toy.train import ToyLearner
 
 PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -66,19 +68,18 @@ class UsualLoop:
 def ours(instances: int = 1, seed: int = 0) -> ToyLearner:
     """The same models and task."""
     config = ToyConfig(
-        model="computation",
         task="abs",
         n_features=FEATURES,
         n_hidden=HIDDEN,
-        settings=setting_grid(probability=PROBABILITIES),
+        probability=PROBABILITIES,
         n_instances=instances,
         batch_size=BATCH,
-        seed=seed,
+        random=SeedPart(seed),
     )
     return ToyLearner(config)
 
 
-def floor() -> Callable[[int], None]:
+def lower_bound() -> Callable[[int], None]:
     """The five products of a step."""
     n = len(PROBABILITIES)
     x, out = torch.randn(2, n, FEATURES, BATCH)
@@ -106,8 +107,8 @@ def calls(ways: dict[str, Callable[[int], None]]) -> dict[str, Callable[[], None
 
 
 def steps(rounds: int, block: int) -> dict[str, float]:
-    """Median seconds a step of each way, the usual one first."""
-    ways = {"usual loop": UsualLoop(0).step, "ours": ours().step, "floor: the products": floor()}
+    """Median seconds per step of each way, the usual one first."""
+    ways = {"usual loop": UsualLoop(0).step, "ours": ours().step, "lower bound: the products": lower_bound()}
     return interleaved(calls(ways), rounds, block=block)
 
 
@@ -115,13 +116,13 @@ def compare_steps() -> None:
     """One step of each way."""
     taken = {name: 1000 * value for name, value in steps(15, 40).items()}
     print(f"\n7 settings, {FEATURES} features, {HIDDEN} hidden, batch {BATCH}")
-    print(f"{'way':22} {'ms a step':>9} {'times faster':>13}")
+    print(f"{'way':26} {'ms a step':>9} {'times faster':>13}")
     for name, value in taken.items():
-        print(f"{name:22} {value:9.2f} {taken['usual loop'] / value:13.2f}")
+        print(f"{name:26} {value:9.2f} {taken['usual loop'] / value:13.2f}")
 
 
 def compare_instances() -> None:
-    """Cost of an instance by how many there are."""
+    """Cost per instance by the number of instances."""
     print("\n5 features, 2 hidden, one setting, batch 1024")
     print(f"{'instances':>9} {'ms a step':>10} {'µs a step and instance':>23} {'seconds for 10,000 steps':>25}")
     counts = (1, 10, 100, 1000)
@@ -168,9 +169,9 @@ def main() -> None:
     # What a training run sets, for both.
     torch.set_flush_denormal(True)
     if options.rows:
-        (usual_way, usual), (_, ours_takes), (_, floor_takes) = steps(*((1, 2) if options.quick else (15, 40))).items()
+        (usual_way, usual), (_, ours_takes), (_, bound_takes) = steps(*((1, 2) if options.quick else (15, 40))).items()
         task = "toy models: a step of 7 settings, 100 features"
-        write_rows(options.rows, [Row(task, ours_takes, usual_way, usual, "its five products", floor_takes)])
+        write_rows(options.rows, [Row(task, ours_takes, usual_way, usual, "its five products", bound_takes)])
         return
     print(machine())
     if options.learn:

@@ -1,4 +1,4 @@
-"""Sphinx: subject pages in Markdown, the reference from the docstrings, the commands from their dataclasses.
+"""Sphinx: subject pages in Markdown, the reference from the docstrings, the commands from their configurations.
 
 Formulas become MathML when the pages are built, so that they show without a network.
 """
@@ -9,14 +9,14 @@ import dataclasses
 import importlib.metadata
 import inspect
 import re
-import typing
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
 
-from mi_superposition.cli import COMMANDS
-from mi_superposition.cli.command import help_texts
+from mi_superposition.cli import commands
+from mi_superposition.cli.parsing import OUT_HELP
+from mi_superposition.subjects import Study
 
 project = "mi_superposition"
 author = "The mi_superposition authors"
@@ -83,18 +83,16 @@ def _write_commands(app):
         "As `mi-superposition COMMAND --help` has them. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped by you.",
         "",
     ]
-    for name, command in COMMANDS.items():
-        parts += [f"## `mi-superposition {name}`", "", inspect.cleandoc(command.__doc__ or ""), ""]
-        described = help_texts(command)
-        types = typing.get_type_hints(command, include_extras=True)
-        for field in dataclasses.fields(command):
-            told = described[field.name]
-            default = "" if field.default is dataclasses.MISSING else f" Default: `{field.default}`."
-            if default and "Default:" in told:
-                default = ""
-            positional = "Positional" in str(types[field.name])
-            flag = field.name.upper() if positional else f"--{field.name.replace('_', '-')}"
-            parts.append(f"`{flag}`\n: {told}{default}\n")
+    for name, command in commands().items():
+        parts += [f"## `mi-superposition {name}`", "", inspect.cleandoc(command.load_config().__doc__ or ""), ""]
+        if isinstance(command, Study):
+            parts.append(f"`--out`\n: {OUT_HELP}\n")
+        for option in command.load_config().options():
+            silent = option.default in (dataclasses.MISSING, None, ()) or "Default:" in option.help
+            default = "" if silent else f" Default: `{option.default}`."
+            positional = "Positional" in str(option.annotation)
+            flag = option.name.upper() if positional else f"--{option.name.replace('_', '-')}"
+            parts.append(f"`{flag}`\n: {option.help}{default}\n")
     path = Path(app.srcdir) / "commands.md"
     text = "\n".join(parts) + "\n"
     # Written again only when it changed, so that a build after nothing changed does nothing.

@@ -13,9 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 
 from jaxtyping import Float
 from torch import Tensor
+
+from mi_superposition.errors import RequestError
 
 _number = itertools.count()
 
@@ -31,7 +34,7 @@ class View:
 
 
 def load_circuitsvis() -> View:
-    """The script, once for a notebook: display it before the first view."""
+    """The script, once for a notebook: display it before the first view. Raises ``RequestError`` without circuitsvis."""
     return View(_script())
 
 
@@ -53,6 +56,8 @@ def topk_samples(samples: Mapping[str, Sequence[tuple[Sequence[str], Sequence[fl
 
 
 def _script() -> str:
+    if find_spec("circuitsvis") is None:
+        raise RequestError("circuitsvis is not installed; pip install 'mi-superposition[notebook]'")
     script = files("circuitsvis").joinpath("dist/cdn/iife.js").read_text(encoding="utf-8")
     script = script.replace("</script>", "<\\/script>")
     # Some notebooks run a cell's script inside a function, where `var` would not reach the next cell.

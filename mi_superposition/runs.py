@@ -1,163 +1,48 @@
 """Run folders: what was asked, what came out, and nothing half written.
 
-A run folder holds ``manifest.json`` (the request and where it was carried out), ``metrics.json`` (flat, numbers),
-``history.jsonl``, safetensors files and figures. Every file is written beside its place and then moved there, so
-a killed process leaves a complete old file or a complete new one. The manifest's ``status`` is ``running`` until
-everything else is in place and ``finished`` afterwards. Nothing is pickled.
+A run folder holds ``manifest.json`` (the configuration and where it was carried out), ``metrics.json`` (flat, numbers),
+``history.jsonl`` and safetensors files. The manifest's ``status`` is ``running`` until everything else is in place and
+``finished`` afterwards.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
+from mi_superposition.config import Config
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import PARTIAL, append_line, clear_partial, read_json, write_file, write_json
+from mi_superposition.subjects import find_study
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 HISTORY = "history.jsonl"
 LOCK = ".lock"
-# How the name of a file ends while it is being written: like nobody else's, as what is left of one is removed.
-PARTIAL = ".mi-superposition-partial"
+# Of the manifest. 1: configurations nested and partly under other names (version 0.1). 2: flat, an entry an option.
+FORMAT = 2
 _RECORDED_PACKAGES = ("torch", "transformer-lens", "transformers", "sae-lens", "numpy", "safetensors")
+_Config = TypeVar("_Config", bound=Config)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing. Raises ``WorkError`` naming the file when the disk refuses."""
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        # Where even this fails there is nothing left to tidy: the first error is the one to report.
-        if partial.exists() and os.access(partial.parent, os.W_OK):
-            partial.unlink()
-        raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended: where its run folder is, and whether it was finished before."""
 
+    folder: Path
+    finished_already: bool
 
-def clear_partial(folder: Path) -> None:
-    """Remove what a killed process was writing there."""
-    for leftover in folder.rglob("*" + PARTIAL):
-        leftover.unlink()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole; NaN and infinity are refused because JSON has neither."""
-    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; ``WorkError`` when it is missing or damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise WorkError(f"cannot read {str(path)!r}: {_one_line(error)}") from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file whole."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(path, save(contiguous, dict(metadata or {})))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; ``WorkError`` when it is missing, truncated or damaged."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WorkError(f"cannot read tensors from {str(path)!r}: {_one_line(error)}") from error
-
-
-def write_state(path: Path, state: Any) -> None:
-    """Write nested dicts, lists and tuples of tensors and JSON values as one safetensors file.
-
-    The tensors go in as tensors, everything around them as JSON in the file's metadata, so the state of any
-    torch optimizer is kept exactly without pickle.
-    """
-    tensors: dict[str, Tensor] = {}
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            tensors[str(len(tensors))] = value.clone()
-            return {"tensor": str(len(tensors) - 1)}
-        if isinstance(value, Mapping):
-            return {"dict": [[strip(key), strip(item)] for key, item in value.items()]}
-        if isinstance(value, list | tuple):
-            return {type(value).__name__: [strip(item) for item in value]}
-        return {"value": value}
-
-    skeleton = json.dumps(strip(state))
-    write_tensors(path, tensors, {"state": skeleton})
-
-
-def read_state(path: Path) -> Any:
-    """Inverse of ``write_state``."""
-    tensors, metadata = read_tensors(path)
-
-    def fill(node: dict[str, Any]) -> Any:
-        [(kind, content)] = node.items()
-        match kind:
-            case "tensor":
-                return tensors[content]
-            case "dict":
-                return {fill(key): fill(item) for key, item in content}
-            case "list":
-                return [fill(item) for item in content]
-            case "tuple":
-                return tuple(fill(item) for item in content)
-            case _:
-                return content
-
-    if "state" not in metadata:
-        raise WorkError(f"{str(path)!r} holds tensors but no saved state: it was not written as a checkpoint")
-    return fill(json.loads(metadata["state"]))
-
-
-def content_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes: equal exactly when the tensors are."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes. Raises ``WorkError`` when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WorkError(f"cannot read {str(path)!r}: {error.strerror}") from error
-
-
-def text_hash(documents: Iterable[str]) -> str:
-    """SHA-256 over texts in their order: equal exactly when all of them are."""
-    digest = hashlib.sha256()
-    for document in documents:
-        text = document.encode("utf-8", "surrogatepass")
-        digest.update(f"{len(text)}|".encode() + text)
-    return digest.hexdigest()
+    def __str__(self) -> str:
+        return f"{'finished already' if self.finished_already else 'results'}: {self.folder}"
 
 
 class Run:
@@ -174,13 +59,7 @@ class Run:
 
     def append_history(self, row: Mapping[str, Any]) -> None:
         """Add one row to ``history.jsonl``; rows carry a ``step`` so that a resumed run can drop what it redoes."""
-        try:
-            with (self.path / HISTORY).open("ab") as file:
-                file.write((json.dumps(row, allow_nan=False) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise WorkError(f"cannot write {str(self.path / HISTORY)!r}: {error.strerror}") from error
+        append_line(self.path / HISTORY, json.dumps(row, allow_nan=False))
 
     def rewind_history(self, step: int) -> None:
         """Drop every row after ``step``, a torn last row included."""
@@ -212,26 +91,29 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def open_run(
-    path: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any] | None = None
+    path: Path, command: str, config: Config | Mapping[str, Any], inputs: Mapping[str, Any] | None = None
 ) -> Iterator[Run]:
     """Create a run folder, or open the one of the very same request to go on with it.
 
-    ``config`` is the full request and ``inputs`` names what it read (models, corpora) with content hashes. Raises
-    ``RequestError`` when the folder holds something else: other files, another command, other options, or a run
-    that another process is writing.
+    ``config`` is the full request and ``inputs`` names what it read (models, corpora) with content hashes. Options that the
+    result does not depend on may be others than before; the manifest then has the new ones. Raises ``RequestError`` when the
+    folder holds something else: other files, another command, other options, or a run that another process is writing.
     """
-    config = json.loads(json.dumps(dict(config), allow_nan=False))
     inputs = json.loads(json.dumps(dict(inputs or {})))
     check_run(path, command, config, inputs)
+    asked = config.flat() if isinstance(config, Config) else json.loads(json.dumps(dict(config), allow_nan=False))
     with locked(path):
         clear_partial(path)
         if (path / MANIFEST).exists():
             manifest = _read_manifest_file(path)
+            if manifest["format"] == FORMAT and manifest["config"] != asked:
+                manifest["config"] = asked
+                write_json(path / MANIFEST, manifest)
         else:
             manifest = {
-                "format": 1,
+                "format": FORMAT,
                 "command": command,
-                "config": config,
+                "config": asked,
                 "inputs": inputs,
                 "status": "running",
                 "versions": versions(),
@@ -284,7 +166,9 @@ def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
     return manifest
 
 
-def check_run(path: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+def check_run(
+    path: Path, command: str, config: Config | Mapping[str, Any], inputs: Mapping[str, Any] | None = None
+) -> None:
     """Raise as ``open_run`` would for a folder that holds something else, before there is anything to open."""
     if path.exists() and not path.is_dir():
         raise RequestError(f"{str(path)!r} is a file: give a folder for the run")
@@ -295,24 +179,75 @@ def check_run(path: Path, command: str, config: Mapping[str, Any], inputs: Mappi
             raise RequestError(f"{str(path)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
         return
     manifest = _read_manifest_file(path)
-    if manifest.get("command") != command:
+    if manifest["command"] != command:
         raise RequestError(
-            f"{str(path)!r} is a run of {manifest.get('command')!r}, not of {command!r}: give another folder"
+            f"{str(path)!r} is a run of {manifest['command']!r}, not of {command!r}: give another folder"
         )
-    for kind, wanted in [("config", config), ("inputs", inputs)]:
-        recorded = manifest.get(kind, {})
-        for name in sorted({*recorded, *wanted}):
-            if recorded.get(name) != wanted.get(name):
+    recorded = recorded_config(manifest)
+    wanted: Mapping[str, Any]
+    if not isinstance(config, Config):
+        wanted = config
+    else:
+        # An option that came with a later version was at its default; one that does not affect the result may differ.
+        defaults = {option.name: option.default for option in config.options()}
+        free = defaults.keys() - config.identity().keys()
+        wanted = config.identity()
+        # What format 1 did not record, such as the device, was as it is asked for now.
+        usual = wanted if manifest["format"] < FORMAT else defaults
+        recorded = {**{name: usual[name] for name in wanted}, **recorded}
+        # As in `read_config`: what this version has no option for is left out.
+        gone = recorded.keys() - defaults.keys() if manifest["format"] < FORMAT else set()
+        recorded = {name: value for name, value in recorded.items() if name not in free | gone}
+    for before, now in ((recorded, wanted), (manifest["inputs"], inputs or {})):
+        before, now = (json.loads(json.dumps(dict(some), default=str)) for some in (before, now))
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
                 raise RequestError(
-                    f"{str(path)!r} was made with {name} = {recorded.get(name)!r}, not {wanted.get(name)!r}: "
+                    f"{str(path)!r} was made with {name} = {before.get(name)!r}, not {now.get(name)!r}: "
                     "give another folder or the same options"
                 )
+
+
+def recorded_config(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a run was asked for, under the names of today."""
+    if manifest["format"] >= FORMAT:
+        return dict(manifest["config"])
+    study = find_study(manifest["command"])
+    flat = (Config if study is None else study.load_config()).flattened(manifest["config"])
+    renamed = (
+        {} if study is None else {old.replace("-", "_"): new.replace("-", "_") for old, new in study.renamed.items()}
+    )
+    flat = {renamed.get(name, name): value for name, value in flat.items()}
+    # The default of that time, which is still taken where it is there.
+    if flat.get("column") == "text":
+        del flat["column"]
+    # Some runs of that time had their model among the inputs alone.
+    if isinstance(manifest["inputs"].get("model"), dict):
+        flat.setdefault("model", manifest["inputs"]["model"].get("name"))
+    return flat
+
+
+def read_config(path: Path, cls: type[_Config], command: str | None = None) -> _Config:
+    """The configuration of a finished run. What this version has no option for is left out.
+
+    Raises as ``read_manifest``, and ``RequestError`` where an older run lacks what has no default.
+    """
+    known = {option.name for option in cls.options()}
+    recorded = recorded_config(read_manifest(path, command))
+    return cls.from_flat({name: value for name, value in recorded.items() if name in known})
 
 
 def _read_manifest_file(path: Path) -> dict[str, Any]:
     manifest = read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or not {"command", "config", "inputs", "status"} <= set(manifest):
         raise WorkError(f"{str(path / MANIFEST)!r} is damaged: it lacks a command, config, inputs or status")
+    manifest.setdefault("format", 1)
+    if not isinstance(manifest["format"], int):
+        raise WorkError(f"{str(path / MANIFEST)!r} is damaged: its format is {manifest['format']!r}")
+    if manifest["format"] > FORMAT:
+        raise RequestError(
+            f"{str(path)!r} was written by a newer version (format {manifest['format']}): this one reads up to {FORMAT}"
+        )
     return manifest
 
 
@@ -338,7 +273,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mi_superposition.errors import WorkError
-from mi_superposition.runs import read_state, write_state
+from mi_superposition.files import read_state, write_state
 
 
 @runtime_checkable
@@ -168,7 +168,8 @@ class GradientLearner:
 def warmup_then(decay: str, peak: float, warmup: int, n_steps: int) -> Callable[[int], float]:
     """Learning rate: linear from 0 to ``peak`` in ``warmup`` steps, then to 0 at ``n_steps``.
 
-    ``decay`` is ``"linear"`` or ``"cosine"``.
+    ``decay`` is ``"linear"`` or ``"cosine"``. A function of the step alone, because a run goes on from any step: the schedulers of
+    torch keep a state, and those of transformers warm up a step later, from a rate of 0, and differ in last bits.
     """
 
     def rate(step: int) -> float:

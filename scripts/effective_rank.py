@@ -1,10 +1,10 @@
-"""How many directions the layers of a network use, trained, untrained and at random.
+"""How many directions the layers of a network use: trained, untrained, and in random matrices.
 
     python scripts/effective_rank.py
-    python scripts/effective_rank.py --network resnet50 --images DIR --stem small-pooled --out runs/resnet
+    python scripts/effective_rank.py --model resnet50 --images DIR --stem small-pooled --out runs/resnet
 
-`mi-superposition spectra` does the same with more options and writes a page. With ``--bundle`` what was found goes into
-the package, for the report; the weights do not.
+`mi-superposition spectra` has the same options and writes a page. With ``--bundle`` the result goes into the package, for the
+report; the weights do not.
 """
 
 from __future__ import annotations
@@ -12,78 +12,48 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from mi_superposition.cli.command import StoppedByUser, progress, stop_on_signal, text_table
-from mi_superposition.models.classifiers import Stem
-from mi_superposition.spectra.classifier import ClassifierTraining
-from mi_superposition.spectra.result import KINDS
-from mi_superposition.studies.spectra.page import depth_in_words, intro, mean_ratio, ranks_table
-from mi_superposition.studies.spectra.section import BUNDLED
-from mi_superposition.studies.spectra.study import (
-    KEPT,
-    SpectraRequest,
-    load_findings,
-    open_subject,
-    write_spectra_run,
-)
+from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.spectra import SpectraConfig
+from mi_superposition.studies.spectra import measure as study
+from mi_superposition.studies.spectra.network import STATES
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to measure."""
+def main(config: SpectraConfig, out: Path | None = None, bundle: str | None = None) -> None:
+    """Train, measure, print.
 
-    network: str = "simplenet"
-    """'simplenet', 'resnet50', with --images any image classifier of transformers; else a language model."""
-    images: str | None = None
-    """'digits', folder with train.parquet and test.parquet, or dataset id on the hub."""
-    epochs: int = 20
-    """Passes over the images trained on."""
-    batch_size: int = 64
-    """Images in a step."""
-    weight_decay: float = 0.0
-    """AdamW's."""
-    most: int | None = None
-    """How many images or documents are measured. Default: all."""
-    stem: Stem = "imagenet"
-    """A ResNet's first convolution."""
-    out: Path | None = None
-    """Run folder, to go on with if it was stopped. Default: none is kept."""
-    bundle: str | None = None
-    """Name under which what was found goes into the package."""
-
-
-def main() -> None:
-    """Train, measure, print."""
-    options = tyro.cli(Options, description=__doc__)
-    training = ClassifierTraining(options.epochs, options.batch_size, weight_decay=options.weight_decay)
-    request = SpectraRequest(options.network, options.images, training=training, stem=options.stem, most=options.most)
+    Args:
+        config: What to measure on what.
+        out: Run folder; a run that was stopped is resumed. Default: none is kept.
+        bundle: Name under which the result goes into the package.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        out = options.out or Path(scratch) / "run"
-        with progress("image") as on_image:
-            subject = open_subject(request, on_image=on_image)
-        with stop_on_signal() as stopping, progress("step", subject.total) as on_step:
-            write_spectra_run(out, request, subject, on_step=on_step, should_stop=stopping)
-        findings = load_findings(out)
-        if options.bundle:
-            folder = BUNDLED / options.bundle
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in KEPT:
-                if (out / name).exists():
-                    shutil.copy(out / name, folder / name)
-            print(f"bundled in {folder}", file=sys.stderr)
-    print(intro(findings))
-    print(text_table(*ranks_table(findings)))
-    for kind in KINDS:
-        means = ", ".join(f"{state} {mean_ratio(findings, state, kind):.3f}" for state in findings.all_spectra())
-        print(f"{kind}: energy rank over the largest, mean of the layers: {means}; {depth_in_words(findings, kind)}")
+        folder = out or Path(scratch) / "run"
+        with terminal_progress() as progress:
+            study.measure(config, folder, progress)
+        result = study.load(folder)
+        if bundle is not None:
+            bundled = study.BUNDLED / bundle
+            bundled.mkdir(parents=True, exist_ok=True)
+            for name in study.KEPT:
+                if (folder / name).exists():
+                    shutil.copy(folder / name, bundled / name)
+            print(f"bundled in {bundled}", file=sys.stderr)
+    print(result.told())
+    for kind in result.kinds:
+        means = ", ".join(f"{state} {result.mean_ratio(state, kind):.3f}" for state in result.all_spectra)
+        print(f"{kind}: energy rank / maximum, mean over layers: {means}")
+        depth = {state: result.depth_correlation(state, kind) for state in STATES}
+        if None not in depth.values():
+            print(f"  Spearman correlation with depth: {', '.join(f'{state} {depth[state]:+.2f}' for state in depth)}")
 
 
 if __name__ == "__main__":
     try:
-        main()
-    except StoppedByUser as stop:
+        tyro.cli(main, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    except (StoppedByUser, RequestError, WorkError) as stop:
         sys.exit(str(stop))

@@ -13,10 +13,10 @@ import argparse
 import torch
 
 from mi_superposition.addition.ablation import digits_of
-from mi_superposition.addition.problems import answer_positions, encode, masked
+from mi_superposition.addition.problems import answer_positions, encode_sums
 from mi_superposition.addition.train import load_addition_model
 from mi_superposition.heads import ablate_heads, keep_only, leave_out
-from mi_superposition.studies.ablation import ablation_study
+from mi_superposition.studies.heads.ablate import ablation_study
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
     # One sum, three kinds of condition, one call.
     a, b = 277_386 % 10**n_digits, 145_278 % 10**n_digits
-    tokens = masked(encode([a], [b], n_digits))
+    tokens = encode_sums([a], [b], n_digits)
     keep = torch.cat([torch.ones(1, n_heads, dtype=torch.bool), keep_only(n_heads), leave_out(n_heads)])
     answers = ablate_heads(model, tokens, keep)[:, 0, answer_positions(n_digits)].argmax(dim=-1)
     print(f"{a} + {b}, ones first: all heads say {_digits(answers[0])}, the sum is {_reversed(a + b, n_digits + 1)}")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 
 from mi_superposition.addition.train import load_addition_model
-from mi_superposition.heads import project_heads
+from mi_superposition.heads import digit_circularity, project_heads
 from mi_superposition.models import untrained_copy
-from mi_superposition.studies.projection import digit_circularity
 
 
 def main() -> None:

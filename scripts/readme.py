@@ -1,4 +1,4 @@
-"""What the README shows: its picture, its table of findings and its table of speeds, all from measurements.
+"""What the README shows: its picture, its tables of results and of speeds, all from measurements, and its table of entry points.
 
     python scripts/readme.py            # builds the report in a folder of its own first: about three minutes on two cores
     python scripts/readme.py --tables   # the tables alone, from docs/findings.json and benchmarks/results.json
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,24 @@ import torch
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
-from mi_superposition import load_corpus, load_model
-from mi_superposition.corpora import token_batches
+from mi_superposition import load_model
 from mi_superposition.figures.style import BLUE, GREY
-from mi_superposition.heads import project_heads
-from mi_superposition.models import FEATURES, untrained_copy
-from mi_superposition.neurons import control_vectors, neuron_vectors, order_neurons, scan_neurons
-from mi_superposition.report import write_report
-from mi_superposition.runs import MANIFEST, METRICS, read_json, versions, write_file, write_json
-from mi_superposition.sae.files import BUNDLED_SAES
-from mi_superposition.studies.concepts.section import bundled_stories
-from mi_superposition.studies.neuroscope import REPORT_DOCUMENTS, along_random_directions
-from mi_superposition.studies.projection import digit_circularity
-from mi_superposition.studies.sae.rows import PCA, RANDOM, SAE, SHUFFLED
-from mi_superposition.studies.spectra.section import BUNDLED
-from mi_superposition.studies.toy import STUDIES
-from mi_superposition.studies.toy.directions import PROBABILITIES
-from mi_superposition.studies.toy.study import bundled_models
+from mi_superposition.files import read_json, write_file, write_json
+from mi_superposition.heads import digit_circularity, project_heads
+from mi_superposition.models import untrained_copy
+from mi_superposition.neurons import control_vectors, neuron_vectors, order_neurons
+from mi_superposition.progress import Progress
+from mi_superposition.report.config import ReportConfig
+from mi_superposition.report.write import RUNS, write_report
+from mi_superposition.runs import MANIFEST, METRICS, versions
+from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
+from mi_superposition.studies.concepts.measure import BUNDLED as CONCEPTS
+from mi_superposition.studies.concepts.measure import load as load_concepts
+from mi_superposition.studies.neurons.contexts import load as load_contexts
+from mi_superposition.studies.sae.rows import AUTOENCODER, PCA, RANDOM, SHUFFLED
+from mi_superposition.studies.spectra.measure import BUNDLED as SPECTRA
+from mi_superposition.subjects import GENERAL, subjects
+from mi_superposition.toy import bundled_study, load_toy
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -59,24 +61,33 @@ def main() -> None:
     )
     options = parser.parse_args()
     if not options.tables:
-        write_json(FINDINGS, findings())
-        draw_picture(PICTURE)
+        with tempfile.TemporaryDirectory() as folder:
+            site = Path(folder) / "site"
+            write_json(FINDINGS, findings(site))
+            draw_picture(PICTURE, site / RUNS)
     text = readme(README.read_text(), read_json(FINDINGS), read_json(SPEEDS))
     write_file(README, text.encode())
 
 
-def findings() -> dict[str, Any]:
-    """What a report built anew says of each section, and how long it took."""
-    with tempfile.TemporaryDirectory() as folder, tqdm(unit="stage") as bar:
+class _Bar(Progress):
+    """Where the report is, on a bar."""
 
-        def on_stage(stage: str) -> None:
-            bar.set_postfix_str(stage, refresh=False)
-            bar.update()
+    def __init__(self, bar: tqdm):
+        self.bar = bar
 
+    def advance(self, by: int = 1, state: str = "") -> None:
+        """Move it."""
+        self.bar.set_postfix_str(state, refresh=False)
+        self.bar.update(by)
+
+
+def findings(site: Path) -> dict[str, Any]:
+    """What a report built anew at ``site`` says of each section, and how long it took."""
+    with tqdm(unit="stage") as bar:
         began = time.perf_counter()
-        write_report(Path(folder) / "site", on_stage=on_stage)
+        write_report(ReportConfig(out=site), _Bar(bar))
         seconds = time.perf_counter() - began
-        sections = read_json(Path(folder) / "site" / MANIFEST)["sections"]
+        sections = read_json(site / MANIFEST)["sections"]
     return {
         "versions": versions(),
         "cores": os.cpu_count(),
@@ -86,8 +97,9 @@ def findings() -> dict[str, Any]:
 
 
 def readme(text: str, found: dict[str, Any], speeds: dict[str, Any]) -> str:
-    """The README with both tables in their places."""
-    for name, table in (("findings", findings_table(found)), ("speeds", speeds_table(speeds))):
+    """The README with its tables in their places."""
+    tables = {"findings": findings_table(found), "entry points": entry_points_table(), "speeds": speeds_table(speeds)}
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: made by scripts/readme.py -->\n", f"<!-- end of {name} -->\n"
         text = between_marks(text, begin, end, table)
     return text
@@ -103,11 +115,33 @@ def findings_table(found: dict[str, Any]) -> str:
     minutes, seconds = divmod(found["report_seconds"], 60)
     return "\n".join(
         [
-            "| | reported | found here | control |",
+            "| | reported | measured here | control |",
             "|---|---|---|---|",
             *rows,
             "",
             f"Measured by `python scripts/readme.py`; the report it builds took {minutes} min {seconds} s on {found['cores']} cores ({told}).",
+            "",
+        ]
+    )
+
+
+def entry_points_table() -> str:
+    """A row per subject: the question, the commands, and what does it from Python."""
+    rows = [
+        ("All studies as one site, and any run again as a page", [tool.command for tool in GENERAL], ("ms.write_page",))
+    ]
+    rows += [
+        (subject.question, [one.command for one in (*subject.studies, *subject.tools)], subject.python)
+        for subject in subjects()
+    ]
+    return "\n".join(
+        [
+            "| question | command | from Python |",
+            "|---|---|---|",
+            *(
+                f"| {question} | {', '.join(f'`{name}`' for name in names)} | {', '.join(f'`{name}`' for name in python)} |"
+                for question, names, python in rows
+            ),
             "",
         ]
     )
@@ -130,13 +164,13 @@ def _ratio(value: float) -> str:
     return f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"
 
 
-def draw_picture(path: Path) -> None:
-    """One panel a subject: what was found in blue, its control in grey."""
+def draw_picture(path: Path, runs: Path) -> None:
+    """One panel per subject: the result in blue, its control in grey. ``runs`` are those of a report."""
     panels: dict[str, Callable[[Axes], None]] = {
         "5 sparse features in 2 dimensions;\nwithout ReLU only 2": _toy,
         "10 digits in one 2-d head\nthat adds; untrained": _heads,
         "tightest neurons in order;\nof a random matrix, ordered too": _order,
-        "contexts that a neuron serves\n(of its 20 top examples)": _contexts,
+        "contexts that a neuron serves\n(of its 20 top examples)": partial(_contexts, runs=runs),
         "variance explained,\nby number of active features": _autoencoders,
         "share of directions in use\n(w: weights, a: activations)": _ranks,
         "concepts told by held-out words,\nlayer by layer": _concepts,
@@ -150,8 +184,8 @@ def draw_picture(path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=_INK, labelsize=9)
     last.axis("off")
-    last.text(0, 0.62, "what was found", color=BLUE, fontsize=17, fontweight="bold")
-    last.text(0, 0.48, "beside its control", color=GREY, fontsize=17, fontweight="bold")
+    last.text(0, 0.62, "measured", color=BLUE, fontsize=17, fontweight="bold")
+    last.text(0, 0.48, "and its control", color=GREY, fontsize=17, fontweight="bold")
     last.text(0, 0.30, "Every panel, and a page behind\neach: mi-superposition report", fontsize=10, va="top")
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
@@ -160,10 +194,9 @@ def draw_picture(path: Path) -> None:
 
 
 def _toy(axis: Axes) -> None:
-    models = bundled_models(STUDIES["directions"])
-    shown = PROBABILITIES.index(0.1)
     for name, colour, width in (("linear", GREY, 4), ("relu", BLUE, 2)):
-        for x, y in models[name].W_in[shown].T.tolist():
+        models = load_toy(bundled_study("directions") / "runs" / name)
+        for x, y in models.W_in[models.config.probability.index(0.1)].T.tolist():
             axis.annotate(
                 "", (x, y), (0, 0), arrowprops=dict(arrowstyle="-|>", color=colour, lw=width, shrinkA=0, shrinkB=0)
             )
@@ -208,39 +241,33 @@ def _order(axis: Axes) -> None:
     axis.spines[["left", "bottom"]].set_visible(False)
 
 
-def _contexts(axis: Axes) -> None:
-    model = load_model("stories", device="cpu")
-    texts = list(load_corpus("stories"))[:REPORT_DOCUMENTS]
-    hook = "blocks.1.mlp.hook_post"
-    found = {}
-    for name, one in (("untrained", untrained_copy(model, 0)), ("trained", model)):
-        batches = token_batches(texts, model.tokenizer, batch=32, context=model.cfg.n_ctx)
-        found[name] = scan_neurons(one, batches, hooks={hook: None}, top_k=20).hooks[hook]
-    # Along random directions of what these neurons read the largest activations have something in common too.
-    space = "blocks.1.hook_resid_mid"
-    drawn = scan_neurons(model, batches, hooks={space: along_random_directions(model)}, top_k=20)
+def _contexts(axis: Axes, runs: Path) -> None:
+    """Those of the last layer's neurons in the report's run, and of its controls."""
+    result = load_contexts(runs / "neuroscope-contexts")
+    found = result.hooks[result.main]
+    assert found.untrained is not None
     edges = torch.linspace(1, 20, 39).tolist()
-    axis.hist(found["trained"].contexts_shuffled, edges, color=GREY, alpha=0.35, label="dealt")
-    axis.hist(found["untrained"].contexts, edges, color=GREY, alpha=0.8, label="untrained")
-    n = len(found["trained"].contexts)
-    contexts = drawn.hooks[f"{space}{FEATURES}"].contexts
+    axis.hist(found.permuted, edges, color=GREY, alpha=0.35, label="permuted")
+    axis.hist(found.untrained, edges, color=GREY, alpha=0.8, label="untrained")
+    # As many directions as neurons would give.
+    weight = len(found.contexts) / len(found.random)
     axis.hist(
-        contexts,
+        found.random,
         edges,
-        weights=[n / len(contexts)] * len(contexts),
+        weights=[weight] * len(found.random),
         color=_INK,
         histtype="step",
         label="random directions",
     )
-    axis.hist(found["trained"].contexts, edges, color=BLUE, alpha=0.8)
+    axis.hist(found.contexts, edges, color=BLUE, alpha=0.8)
     axis.set(yticks=[], xlim=(1, 20), xticks=[1, 5, 10, 15, 20])
     axis.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper left")
 
 
 def _autoencoders(axis: Axes) -> None:
-    rows = read_json(BUNDLED_SAES["stories"] / "evaluation.json")["rows"]
+    rows = read_json(BUNDLED_SAES["stories"] / EVALUATION_FOLDER / "evaluation.json")["rows"]
     kinds = {
-        SAE: (BLUE, "-", ""),
+        AUTOENCODER: (BLUE, "-", ""),
         SHUFFLED: (GREY, "-", "shuffled model"),
         PCA: (GREY, "--", "components"),
         RANDOM: (GREY, ":", "random"),
@@ -255,7 +282,7 @@ def _autoencoders(axis: Axes) -> None:
 
 
 def _ranks(axis: Axes) -> None:
-    metrics = read_json(BUNDLED / "simplenet-mnist" / METRICS)
+    metrics = read_json(SPECTRA / "simplenet-mnist" / METRICS)
     names = {"fc1 w": "fc1.weights", "fc2 w": "fc2.weights", "fc1 a": "fc1.activations", "fc2 a": "fc2.activations"}
     for place, name in enumerate(names.values()):
         for state, colour, shift in (("", BLUE, -0.3), ("untrained.", GREY, 0.0), ("random.", "#c4c8ce", 0.3)):
@@ -265,7 +292,7 @@ def _ranks(axis: Axes) -> None:
 
 
 def _concepts(axis: Axes) -> None:
-    found = bundled_stories()
+    found = load_concepts(CONCEPTS / "stories")
     layers = list(found.layers["trained"])
     for state, colour in (("untrained", GREY), ("trained", BLUE)):
         axis.plot([found.layers[state][layer].probe for layer in layers], color=colour, marker="o", ms=4)

@@ -1,42 +1,41 @@
 """Whether neurons can compute |x| of more features than there are neurons.
 
-    python scripts/toy_absolute.py
+    python scripts/toy_absolute.py                    # of the models that come with the package
+    python scripts/toy_absolute.py --run runs/absolute
 
-`mi-superposition toy study absolute` does the same into a run folder, with figures.
+RUN is made by `mi-superposition toy study absolute --out RUN`, which also writes its page.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 
-from mi_superposition.studies.toy.absolute import (
-    PROBABILITIES,
-    STUDY,
-    dealt_anew,
-    motifs_by_instance,
-    pairs_by_instance,
-)
-from mi_superposition.studies.toy.study import StudySize, study_models
+import mi_superposition as ms
+from mi_superposition.toy import bundled_study
 from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic
 
+BUNDLED = bundled_study("absolute")
 
-def main() -> None:
+
+def main(run: Path = BUNDLED) -> None:
     """Print the study."""
-    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
-    hundred, pairs, motif = (models[name] for name in ("hundred", "pairs", "motif"))
-    print("sparsity  loss / constant's  monosemantic of 40  features a neuron")
-    for row, probability in enumerate(PROBABILITIES):
-        W = hundred.W_in[row]
+    study = ms.load_run(run)
+    hundred = study.models["hundred"]
+    print("sparsity  loss / constant's  monosemantic of 40  features per neuron")
+    for probability, W, ratio in zip(
+        hundred.config.probability, hundred.W_in, hundred.loss_ratio.amin(dim=1), strict=True
+    ):
         print(
-            f"{1 - probability:8.3f}  {float(hundred.best_loss[row] / hundred.constant_loss[row]):17.3f}  "
-            f"{int(monosemantic(W).sum()):18d}  {float(features_per_neuron(W).mean()):17.1f}"
+            f"{1 - probability:8.3f}  {float(ratio):17.3f}  {int(monosemantic(W).sum()):18d}  {float(features_per_neuron(W).mean()):19.1f}"
         )
-    print(f"\nfeatures computed by pairs, by instance, best first: {pairs_by_instance(pairs.weights).tolist()}")
-    print(f"each neuron's features dealt anew: {pairs_by_instance(dealt_anew(pairs.weights)).tolist()}")
-    print(f"asymmetric motifs by instance: {motifs_by_instance(motif.weights).tolist()}")
-    print(f"each neuron's features dealt anew: {motifs_by_instance(dealt_anew(motif.weights)).tolist()}")
-    print(f"\n{STUDY.outcome(models)}")
+    print(f"\nfeatures computed by pairs, by instance, best first: {study.pairs.tolist()}")
+    print(f"features permuted within each neuron: {study.permuted_pairs.tolist()}")
+    print(f"asymmetric motifs by instance: {[len(motifs) for motifs in study.motifs]}")
+    print(f"features permuted within each neuron: {[len(motifs) for motifs in study.permuted_motifs]}")
+    print(f"\n{study.summary()}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -1,28 +1,36 @@
 """Where a model puts features that occur together, or never together.
 
-    python scripts/toy_correlation.py
+    python scripts/toy_correlation.py                    # of the models that come with the package
+    python scripts/toy_correlation.py --run runs/correlation
 
-`mi-superposition toy study correlation` does the same into a run folder, with figures.
+RUN is made by `mi-superposition toy study correlation --out RUN`, which also writes its page.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 
-from mi_superposition.studies.toy.correlation import PROBABILITIES, STUDY, cosine_within_pairs, relation
-from mi_superposition.studies.toy.study import StudySize, study_models
+import mi_superposition as ms
+from mi_superposition.toy import bundled_study
+
+BUNDLED = bundled_study("correlation")
 
 
-def main() -> None:
+def main(run: Path = BUNDLED) -> None:
     """Print the study."""
-    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
-    for name, trained in models.items():
-        print(f"\n{name} features: the pairs of the best instance")
-        for probability, pairs in zip(PROBABILITIES, cosine_within_pairs(trained.W_in).tolist(), strict=True):
-            said = ", ".join(f"{cosine:.2f} {relation(cosine)}" for cosine in pairs)
-            print(f"sparsity {1 - probability:.2f}  {said}")
-    print(f"\n{STUDY.outcome(models)}")
+    study = ms.load_run(run)
+    for name, trained in study.models.items():
+        print(f"\n{name} features: cosines within the pairs of the best instance, and how many pairs are what")
+        for probability, cosines, relations in zip(
+            trained.config.probability, study.cosines[name][:, 0].tolist(), study.relations[name], strict=True
+        ):
+            print(
+                f"sparsity {1 - probability:.2f}  {'  '.join(f'{cosine:5.2f}' for cosine in cosines)}  {dict(relations)}"
+            )
+    print(f"\n{study.summary()}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

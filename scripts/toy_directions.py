@@ -1,37 +1,41 @@
-"""Which of five features a two-dimensional bottleneck keeps, and where it puts them.
+"""Which of five features a two-dimensional bottleneck represents, and in which directions.
 
-    python scripts/toy_directions.py                 # half a minute on two cores
-    python scripts/toy_directions.py --instances 256
+    python scripts/toy_directions.py                    # of the models that come with the package
+    python scripts/toy_directions.py --run runs/directions
 
-`mi-superposition toy study directions` does the same into a run folder, with figures.
+RUN is made by `mi-superposition toy study directions --out RUN`, which also writes its page.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 
-from mi_superposition.studies.toy.directions import PROBABILITIES, STUDY
-from mi_superposition.studies.toy.study import StudySize, study_models
+import mi_superposition as ms
+from mi_superposition.toy import bundled_study
 from mi_superposition.toy.geometry import angles, feature_norms, shape_counts
 
+BUNDLED = bundled_study("directions")
 
-def main() -> None:
+
+def main(run: Path = BUNDLED) -> None:
     """Print the study."""
-    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
-    for name, trained in models.items():
+    study = ms.load_run(run)
+    for name, trained in study.models.items():
         print(
-            f"\n{name}, best of {trained.loss.shape[1]}\nsparsity  loss / constant's  norms of the features           figures"
+            f"\n{name}, best of {trained.loss.shape[1]}\nsparsity  loss / constant's  norms of the features           shapes"
         )
-        for setting, W in zip(trained.config.settings, trained.W_in, strict=True):
-            row = trained.config.settings.index(setting)
+        ratios = trained.loss_ratio.amin(dim=1)
+        for setting, W, ratio in zip(trained.config.settings, trained.W_in, ratios, strict=True):
             norms = " ".join(f"{norm:.2f}" for norm in feature_norms(W).tolist())
-            share = float(trained.best_loss[row] / trained.constant_loss[row])
-            print(f"{1 - setting.probability:8.2f}  {share:17.3f}  {norms:32}  {shape_counts(W)}")
-    print("\nangles at sparsity 0.9, degrees")
-    for row in angles(models["relu"].W_in[PROBABILITIES.index(0.1)]).tolist():
+            print(f"{1 - setting.probability:8.2f}  {float(ratio):17.3f}  {norms:32}  {shape_counts(W)}")
+    print("\nangles at sparsity 0.9 with ReLU, degrees")
+    relu = study.models["relu"]
+    for row in angles(relu.W_in[relu.config.probability.index(0.1)]).tolist():
         print("  ".join(f"{angle:4.0f}" for angle in row))
-    print(f"\n{STUDY.outcome(models)}")
+    print(f"\n{study.summary()}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -1,27 +1,35 @@
-"""Whether dropout keeps features out of superposition.
+"""Whether dropout prevents superposition.
 
-    python scripts/toy_dropout.py
+    python scripts/toy_dropout.py                    # of the models that come with the package
+    python scripts/toy_dropout.py --run runs/dropout
 
-`mi-superposition toy study dropout` does the same into a run folder, with figures.
+RUN is made by `mi-superposition toy study dropout --out RUN`, which also writes its page.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 
-from mi_superposition.studies.toy.dropout import DROPOUT, KINDS, PROBABILITIES, STUDY, measured
-from mi_superposition.studies.toy.study import StudySize, study_models
+import mi_superposition as ms
+from mi_superposition.toy import bundled_study
+
+BUNDLED = bundled_study("dropout")
 
 
-def main() -> None:
+def main(run: Path = BUNDLED) -> None:
     """Print the study."""
-    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
-    for kind, name, values in ((one, *found) for one in KINDS for found in measured(models[one]).items()):
-        print(f"\n{name}, features {KINDS[kind]}\ndropout        {'  '.join(f'{value:5.2f}' for value in DROPOUT)}")
-        for probability, row in zip(PROBABILITIES, values.tolist(), strict=True):
-            print(f"sparsity {1 - probability:.2f}  {'  '.join(f'{value:5.2f}' for value in row)}")
-    print(f"\n{STUDY.outcome(models)}")
+    study = ms.load_run(run)
+    for run_name, measures in study.measures.items():
+        config = study.models[run_name].config
+        for name, values in measures._asdict().items():
+            print(f"\n{name.replace('_', ' ')}, importance {run_name}")
+            print(f"dropout        {'  '.join(f'{value:5.2f}' for value in config.dropout)}")
+            for probability, row in zip(config.probability, values.tolist(), strict=True):
+                print(f"sparsity {1 - probability:.2f}  {'  '.join(f'{value:5.2f}' for value in row)}")
+    print(f"\n{study.summary()}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

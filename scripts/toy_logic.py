@@ -1,34 +1,39 @@
 """Which activation computes AND, OR, max and x² better.
 
-    python scripts/toy_logic.py
+    python scripts/toy_logic.py                    # of the models that come with the package
+    python scripts/toy_logic.py --run runs/logic
 
-`mi-superposition toy study logic` does the same into a run folder, with figures.
+RUN is made by `mi-superposition toy study logic --out RUN`, which also writes its page.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 
-from mi_superposition.studies.toy.logic import ACTIVATIONS, PROBABILITIES, STUDY, comparisons
-from mi_superposition.studies.toy.study import StudySize, study_models
+import mi_superposition as ms
+from mi_superposition.toy import bundled_study
+
+BUNDLED = bundled_study("logic")
 
 
-def main() -> None:
+def main(run: Path = BUNDLED) -> None:
     """Print the study."""
-    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
+    study = ms.load_run(run)
     print("loss / best constant's: best, median, worst instance")
-    for (task, row), found in comparisons(models).items():
+    for (task, row), one in study.comparisons.items():
         said = []
-        for activation, label in ACTIVATIONS.items():
-            trained = models[f"{task}-{activation}"]
-            share = trained.loss[row] / trained.constant_loss[row]
-            said.append(f"{label} {float(share.min()):.3f} {float(share.median()):.3f} {float(share.max()):.3f}")
-        sure = "sure" if found.sure else "not sure"
+        for activation in ("relu", "gelu"):
+            ratio = study.models[f"{task}-{activation}"].loss_ratio[row]
+            said.append(f"{activation} {float(ratio.min()):.3f} {float(ratio.median()):.3f} {float(ratio.max()):.3f}")
+        probability = study.models[f"{task}-relu"].config.probability[row]
         print(
-            f"{task:6} sparsity {1 - PROBABILITIES[row]:.2f}  {'   '.join(said)}   lower median: {found.median}, {sure}"
+            f"{task:6} sparsity {1 - probability:.2f}  {'   '.join(said)}   lower median: {one.median}"
+            f"{'' if one.significant else ', not significant'}"
         )
-    print(f"\n{STUDY.outcome(models)}")
+    print(f"\n{study.summary()}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

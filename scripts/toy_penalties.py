@@ -1,27 +1,34 @@
 """Whether L1, or features of uneven sparsity, make neurons monosemantic.
 
-    python scripts/toy_penalties.py
+    python scripts/toy_penalties.py                    # of the models that come with the package
+    python scripts/toy_penalties.py --run runs/penalties
 
-`mi-superposition toy study penalties` does the same into a run folder, with figures.
+RUN is made by `mi-superposition toy study penalties --out RUN`, which also writes its page.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 
-from mi_superposition.studies.toy.penalties import ACTIVATIONS, L1, SPARSITIES, STUDY, mean_share
-from mi_superposition.studies.toy.study import StudySize, study_models
+import mi_superposition as ms
+from mi_superposition.toy import bundled_study
+
+BUNDLED = bundled_study("penalties")
 
 
-def main() -> None:
+def main(run: Path = BUNDLED) -> None:
     """Print the study."""
-    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
-    print(f"polysemantic share of neurons   L1 {'  '.join(f'{weight:6g}' for weight in L1)}")
-    for name, label in ACTIVATIONS.items():
-        for sparsity, row in zip(SPARSITIES, mean_share(models[name]).tolist(), strict=True):
-            print(f"{label}, {sparsity:25}   {'  '.join(f'{value:6.2f}' for value in row)}")
-    print(f"\n{STUDY.outcome(models)}")
+    study = ms.load_run(run)
+    print(
+        f"fraction of polysemantic neurons   L1 {'  '.join(f'{weight:6g}' for weight in study.models['relu'].config.l1)}"
+    )
+    for name, shares in study.mean_polysemantic.items():
+        for sparsity, row in zip(("even", "uneven"), shares.tolist(), strict=True):
+            print(f"{name}, {sparsity:6} sparsity                 {'  '.join(f'{value:6.2f}' for value in row)}")
+    print(f"\n{study.summary()}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -1,38 +1,41 @@
 """How sparse, and how important, features must be to share dimensions.
 
-    python scripts/toy_sparsity.py            # a minute and a half on two cores
-    python scripts/toy_sparsity.py --full     # 400 features in 30 dimensions, as in the source
+    python scripts/toy_sparsity.py                    # of the models that come with the package
+    python scripts/toy_sparsity.py --run runs/sparsity
 
-`mi-superposition toy study sparsity` does the same into a run folder, with figures.
+RUN is made by `mi-superposition toy study sparsity --out RUN`, which also writes its page.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 
-from mi_superposition.studies.toy.sparsity import IMPORTANCES, PROBABILITIES, STAIR_PROBABILITIES, STUDY, superposed
-from mi_superposition.studies.toy.study import StudySize, study_models
-from mi_superposition.toy.geometry import dimensions_per_feature, represented, shape_counts
+import mi_superposition as ms
+from mi_superposition.toy import bundled_study
+
+BUNDLED = bundled_study("sparsity")
 
 
-def main() -> None:
+def main(run: Path = BUNDLED) -> None:
     """Print the study."""
-    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
-    for name in ("phase", "phase_linear"):
-        print(
-            f"\n{name}: # where two features share one dimension; importance {IMPORTANCES[0]:g} to {IMPORTANCES[-1]:g}"
-        )
-        for probability, row in zip(PROBABILITIES, superposed(models[name]), strict=True):
+    study = ms.load_run(run)
+    for name, superposed in study.superposed.items():
+        config = study.models[name].config
+        low, *_, high = config.importance_ratio
+        print(f"\n{name}: # where two features share one dimension; importance of the second {low:g} to {high:g}")
+        for probability, row in zip(config.probability, superposed, strict=True):
             print(f"sparsity {1 - probability:.2f}  {''.join('#' if both else '.' for both in row)}")
-    stairs = models["staircase"]
-    print(f"\n{stairs.config.n_features} features in {stairs.config.n_hidden} dimensions")
-    for probability, W in zip(STAIR_PROBABILITIES, stairs.W_in, strict=True):
+    config = study.models["staircase"].config
+    print(f"\n{config.n_features} features in {config.n_hidden} dimensions")
+    for probability, stair in zip(config.probability, study.stairs, strict=True):
         print(
-            f"sparsity {1 - probability:.3f}  {float(dimensions_per_feature(W)):.2f} dimensions a feature, "
-            f"{int(represented(W))} represented: {shape_counts(W)}"
+            f"sparsity {1 - probability:.3f}  {stair.dimensions_per_feature:.2f} dimensions per feature, "
+            f"{stair.represented} represented: {stair.features_by_shape}"
         )
-    print(f"\n{STUDY.outcome(models)}")
+    print(f"\n{study.summary()}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -1,29 +1,33 @@
 """Whether neurons become monosemantic when there are enough of them.
 
-    python scripts/toy_width.py
+    python scripts/toy_width.py                    # of the models that come with the package
+    python scripts/toy_width.py --run runs/width
 
-`mi-superposition toy study width` does the same into a run folder, with figures.
+RUN is made by `mi-superposition toy study width --out RUN`, which also writes its page.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 
-from mi_superposition.studies.toy.study import StudySize, study_models
-from mi_superposition.studies.toy.width import STUDY
-from mi_superposition.toy.polysemanticity import polysemantic_share
+import mi_superposition as ms
+from mi_superposition.toy import bundled_study
+
+BUNDLED = bundled_study("width")
 
 
-def main() -> None:
+def main(run: Path = BUNDLED) -> None:
     """Print the study."""
-    models = study_models(STUDY, tyro.cli(StudySize, description=__doc__))
-    first = next(iter(models.values()))
-    print(f"polysemantic share at step  {'  '.join(f'{step:5d}' for step in first.snapshots)}")
-    for trained in models.values():
-        shares = [float(polysemantic_share(weights.W_in[0]).mean()) for weights in trained.snapshots.values()]
-        print(f"{trained.config.n_hidden:4d} neurons                {'  '.join(f'{share:5.2f}' for share in shares)}")
-    print(f"\n{STUDY.outcome(models)}")
+    study = ms.load_run(run)
+    first = next(iter(study.models.values()))
+    print(f"fraction of polysemantic neurons at step  {'  '.join(f'{step:5d}' for step in first.snapshots)}")
+    for name, by_step in study.polysemantic_over_training.items():
+        shares = "  ".join(f"{float(share.mean()):5.2f}" for share in by_step.values())
+        print(f"{study.models[name].config.n_hidden:4d} neurons                              {shares}")
+    print(f"\n{study.summary()}")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -12,11 +12,12 @@ import argparse
 import shutil
 from pathlib import Path
 
-from mi_superposition.addition.config import preset_config
+from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.addition.problems import fresh_operands
 from mi_superposition.addition.train import evaluate_addition, train_addition
+from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS, MODEL_CONFIG, MODEL_WEIGHTS, SNAPSHOTS, load_model
-from mi_superposition.runs import HISTORY, MANIFEST, METRICS, read_json
+from mi_superposition.runs import HISTORY, MANIFEST, METRICS
 from mi_superposition.training import seeded_generator
 
 PAPER_SEEDS = range(5)
@@ -40,7 +41,7 @@ def main() -> None:
         scores = {}
         for seed in PAPER_SEEDS if preset == "paper" else EXACT_SEEDS:
             out = options.runs / f"{preset}-{seed}"
-            train_addition(preset_config(preset, seed=seed), out)
+            train_addition(AdditionConfig.PRESETS[preset].replace(seed=seed), out)
             metrics = read_json(out / METRICS)
             accuracy = evaluate_addition(load_model(out, device="cpu"), fresh)
             scores[out] = accuracy.per_digit

@@ -19,13 +19,14 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from mi_superposition.cli.command import StoppedByUser, stop_on_signal
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from mi_superposition import load_corpus
-from mi_superposition.cli.command import StoppedByUser, stop_on_signal
+from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS
-from mi_superposition.runs import HISTORY, MANIFEST, METRICS, read_json
+from mi_superposition.runs import HISTORY, MANIFEST, METRICS
 from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.stories.train import StoriesConfig, train_stories, untrained_story_model
 

@@ -1,47 +1,56 @@
-"""Train the bundled toy models: everything the nine studies need, from nothing.
+"""Train the bundled toy models from scratch: everything that the nine studies need.
 
-    python scripts/train_toy.py --out runs/toy            # about eleven minutes on two cores; stop and go on at will
+    python scripts/train_toy.py --out runs/toy            # about eleven minutes on two cores; stop and resume at will
     python scripts/train_toy.py --out runs/toy --bundle   # and put them into the package
 
-A study's runs stay where `mi-superposition toy study` would leave them. Into the package go the kept instances' weights and
-the losses of all.
+Into the package go the finished runs of `mi-superposition toy study`, without pages and histories.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from pathlib import Path
+from typing import get_args
 
-from tqdm import tqdm
-
-from mi_superposition.runs import METRICS, read_json, read_manifest, write_json
-from mi_superposition.studies.toy import STUDIES
-from mi_superposition.studies.toy.study import BUNDLED, StudySize, bundled_models, train_study
-from mi_superposition.toy import load_toy
-from mi_superposition.toy.models import save_toy
+import mi_superposition as ms
+from mi_superposition.cli import main as command_line
+from mi_superposition.files import read_json, write_json
+from mi_superposition.runs import MANIFEST, METRICS
+from mi_superposition.toy import bundled_study
+from mi_superposition.toy.config import StudyName
 
 
 def main() -> None:
-    """Train, and say what was found."""
+    """Train, and print the results."""
+    studies = get_args(StudyName)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES), help="which of them")
+    parser.add_argument("--studies", nargs="+", choices=studies, default=list(studies), help="which of them")
     parser.add_argument("--bundle", action="store_true", help="write them into the package")
     options = parser.parse_args()
     for name in options.studies:
-        study = STUDIES[name]
-        total = sum(config.n_steps for config in study.sized(StudySize()).values())
-        with tqdm(total=total, unit="step", desc=name) as bar:
-            train_study(study, options.out / name, on_step=lambda by, state, bar=bar: bar.update(by))
+        out = options.out / name
+        if code := command_line(["toy", "study", name, "--out", str(out)]):
+            sys.exit(code)
         if options.bundle:
-            for run in study.sized(StudySize()):
-                source, target = options.out / name / "runs" / run, BUNDLED / name / run
-                save_toy(load_toy(source), target)
-                # What is true of the run wherever it lies.
-                manifest = read_manifest(source)
-                write_json(target / "manifest.json", {key: manifest[key] for key in manifest if key != "git_commit"})
-                write_json(target / METRICS, read_json(source / METRICS))
-            print(f"{name}: {study.outcome(bundled_models(study))}")
+            bundle(out, bundled_study(name))
+            print(f"{name}: {ms.load_run(bundled_study(name)).summary()}")
+
+
+def bundle(study: Path, into: Path) -> None:
+    """Copy a finished study into the package, in place of the one that is there."""
+    shutil.rmtree(into, ignore_errors=True)
+    for run in (study, *sorted((study / "runs").iterdir())):
+        target = into / run.relative_to(study)
+        target.mkdir(parents=True)
+        for file in (METRICS, "weights.safetensors"):
+            if (run / file).exists():
+                shutil.copyfile(run / file, target / file)
+        # What is true of the run wherever it lies.
+        manifest = read_json(run / MANIFEST)
+        write_json(target / MANIFEST, {key: manifest[key] for key in manifest if key != "git_commit"})
 
 
 if __name__ == "__main__":

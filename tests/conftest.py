@@ -1,4 +1,4 @@
-"""Shared by all tests: the package is imported with its shapes checked, and nothing may ask the hub."""
+"""Shared by all tests: nothing may ask the hub, and what numba compiles is left as it is."""
 
 import os
 import shutil
@@ -10,25 +10,29 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from jaxtyping import install_import_hook
+import sys
+from importlib.machinery import PathFinder
 
-# Compiled by numba, which can neither see through a checking wrapper nor keep what it compiled of one.
-COMPILED = {"bound.py", "kernel.py", "path.py"}
-PACKAGE = Path(__file__).parent.parent / "mi_superposition"
-ROOMS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix in ("", ".py")} - {
-    "neurons",
-    "__init__",
-}
-CHECKED = [
-    *(f"mi_superposition.{room}" for room in ROOMS),
-    *(
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-        for path in (PACKAGE / "neurons").rglob("*.py")
-        if path.name not in COMPILED | {"__init__.py"}
-    ),
-]
-# Before any module of the package is imported: every annotated axis is checked at every call.
-_hook = install_import_hook(CHECKED, "beartype.beartype")
+# jaxtyping's hook (`--jaxtyping-packages` in pyproject.toml) checks every annotated axis at every call. What numba compiles is
+# found before the hook finds it: numba can neither see through a checking wrapper nor keep what it compiled of one. So are
+# configurations, which check their values themselves and say more of a wrong one.
+COMPILED = {f"mi_superposition.neurons.{module}" for module in ("bound", "path", "scan.kernel")}
+
+
+def is_unchecked(name):
+    return name in COMPILED or (name.startswith("mi_superposition.") and name.rpartition(".")[2] in ("config", "parts"))
+
+
+class UncheckedFinder(PathFinder):
+    """Python's own finder, for these modules alone."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return super().find_spec(name, path, target) if is_unchecked(name) else None
+
+
+# Before any module of the package is imported.
+sys.meta_path.insert(0, UncheckedFinder)
 
 from dataclasses import dataclass
 
@@ -42,15 +46,14 @@ from mi_superposition.addition.train import build_addition_model
 
 torch.set_num_threads(1)
 
-# Imported after the hook above.
-pytest_plugins = ["robustness.fixtures"]
+pytest_plugins = ["robustness.fixtures", "studies.sae.sae_runs"]
 
 
 # Test files that share what takes long to make: with ``-n`` one worker runs all of a group. Of notebooks each stands for itself.
 GROUPS = {
     "report": ("site/test_site.py", "test_report.py", "test_report_pages.py", "test_readme.py"),
     "workshop": ("robustness/",),
-    "ray": ("studies/test_neuron_scan.py", "studies/test_sae.py"),
+    "ray": ("studies/neurons/test_scan_runs.py", "studies/neurons/test_contexts.py", "studies/sae/", "pages/sae/"),
 }
 
 
@@ -85,7 +88,7 @@ def small_config(**changes) -> AdditionConfig:
         warmup_steps=2,
         log_every_epochs=2,
     )
-    return AdditionConfig(**{**fields, **changes})
+    return AdditionConfig().replace(**{**fields, **changes})
 
 
 @pytest.fixture(scope="session")

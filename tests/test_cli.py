@@ -14,18 +14,22 @@ from conftest import small_config
 
 from mi_superposition import runs
 from mi_superposition.addition.train import train_addition
-from mi_superposition.cli import COMMANDS, main
-from mi_superposition.cli.command import help_texts
+from mi_superposition.cli import commands, main
+from mi_superposition.files import PARTIAL, read_json, read_tensors, write_tensors
+from mi_superposition.progress import Progress
+from mi_superposition.subjects import chapters
 from mi_superposition.training import Stopped
 
-TINY = ["--digits", "2", "--heads", "4", "--d-model", "16", "--batch-size", "256"]
+TINY = [
+    "--n-digits", "2", "--n-heads", "4", "--d-model", "16", "--batch-size", "256", "--n-train", "1000", "--n-test", "50",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
     """A finished run of a tiny model, as `addition train` leaves it."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    assert train_addition(small_config(), out)
+    assert not train_addition(small_config(), out).finished_already
     return out
 
 
@@ -34,7 +38,7 @@ def files(folder):
 
 
 def test_training_leaves_a_whole_run_and_repeats_at_no_cost(tiny_run):
-    metrics = runs.read_json(tiny_run / "metrics.json")
+    metrics = read_json(tiny_run / "metrics.json")
     assert {
         "test_accuracy",
         "test_sum_accuracy",
@@ -49,7 +53,7 @@ def test_training_leaves_a_whole_run_and_repeats_at_no_cost(tiny_run):
     assert runs.read_manifest(tiny_run, "addition train")["config"]["n_heads"] == 4
     before = files(tiny_run)
     assert "checkpoint.safetensors" not in before
-    assert not train_addition(small_config(), tiny_run)
+    assert train_addition(small_config(), tiny_run).finished_already
     assert files(tiny_run) == before
 
 
@@ -64,19 +68,19 @@ def test_commands_end_to_end(tiny_run, tmp_path, capsys):
         assert capsys.readouterr().out.splitlines()[-1] == f"results: {out}"
         runs.read_manifest(out, " ".join(command))
         assert (out / "page" / "index.html").exists()
-        numbers = runs.read_json(out / "metrics.json")
+        numbers = read_json(out / "metrics.json")
         assert all(isinstance(value, int | float | list) for value in numbers.values())
         before = files(out)
         assert main(request) == 0
         assert capsys.readouterr().out.splitlines()[-1] == f"finished already: {out}"
         assert files(out) == before
-    assert files(tmp_path / "ablate")["ablation.gif"][:6] == b"GIF89a"
+    assert files(tmp_path / "ablate")["page/images/ablation.gif"][:6] == b"GIF89a"
 
 
 def test_toy_commands_end_to_end(tmp_path, capsys):
     for command, extra in [
-        (["toy", "train"], ["--task", "abs", "--instances", "3", "--steps", "20", "--probability", "0.5", "0.1"]),
-        (["toy", "study", "logic"], ["--instances", "2", "--steps", "3"]),
+        (["toy", "train"], ["--task", "abs", "--n-instances", "3", "--n-steps", "20", "--probability", "0.5", "0.1"]),
+        (["toy", "study", "logic"], ["--n-instances", "2", "--n-steps", "3"]),
     ]:
         out = tmp_path / command[1]
         request = [*command, "--out", str(out), *extra]
@@ -87,14 +91,14 @@ def test_toy_commands_end_to_end(tmp_path, capsys):
         assert main(request) == 0
         assert capsys.readouterr().out.splitlines()[-1] == f"finished already: {out}"
         assert files(out) == before
-    assert runs.read_json(tmp_path / "train" / "metrics.json")["steps"] == 20
+    assert read_json(tmp_path / "train" / "metrics.json")["steps"] == 20
     assert (tmp_path / "study" / "page" / "toy-logic.html").exists()
 
 
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
     """A real process, killed without warning at two moments, against one left alone."""
     request = ["addition", "train", *TINY, "--epochs", "60"]
-    program = [sys.executable, "-c", _SMALL_DATA + "sys.exit(main(sys.argv[1:]))"]
+    program = [sys.executable, "-m", "mi_superposition.cli"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert subprocess.run([*program, *request, "--out", str(whole)], capture_output=True).returncode == 0
     kills = 0
@@ -107,7 +111,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
             process.wait()
             kills += 1
             if not (killed / "metrics.json").exists():
-                assert runs.read_json(killed / "manifest.json")["status"] == "running"
+                assert read_json(killed / "manifest.json")["status"] == "running"
     assert kills == 2
     assert subprocess.run([*program, *request, "--out", str(killed)], capture_output=True).returncode == 0
     expected, got = files(whole), files(killed)
@@ -123,8 +127,10 @@ def test_autoregressive_training_goes_on_exactly(tmp_path):
     config = small_config(answer="autoregressive")
     train_addition(config, tmp_path / "whole")
     asked = iter([False] * 9 + [True])
+    progress = Progress()
+    progress.should_stop = lambda: next(asked)
     with pytest.raises(Stopped):
-        train_addition(config, tmp_path / "stopped", should_stop=lambda: next(asked))
+        train_addition(config, tmp_path / "stopped", progress)
     train_addition(config, tmp_path / "stopped")
     expected, got = files(tmp_path / "whole"), files(tmp_path / "stopped")
     assert expected.pop("metrics.json") != b""
@@ -132,17 +138,8 @@ def test_autoregressive_training_goes_on_exactly(tmp_path):
     assert expected == got
 
 
-# The presets with few problems, so that a tiny model has an epoch of four steps.
-_SMALL_DATA = """
-import sys
-import mi_superposition.addition.config as config
-from mi_superposition.cli import main
-config.PRESETS["paper"] = config.dataclasses.replace(config.PRESETS["paper"], n_train=1000, n_test=50)
-"""
-
-
 def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path):
-    program = [sys.executable, "-c", _SMALL_DATA + "sys.exit(main(sys.argv[1:]))"]
+    program = [sys.executable, "-m", "mi_superposition.cli"]
     request = [*program, "addition", "train", *TINY, "--epochs", "2000", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(request, stderr=subprocess.PIPE, text=True)
     while len(runs.read_history(tmp_path / "run")) < 1:
@@ -151,24 +148,22 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"stopped after step \d+; run the same command again to go on", error)
+    assert re.search(r"stopped after step \d+: run the same command again to resume", error)
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
 def test_help_names_every_command_and_option(capsys):
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
-    for name, command in COMMANDS.items():
+    for name, command in commands().items():
         assert f"  {name} " in overview
-        assert command.__doc__
         with pytest.raises(SystemExit) as stop:
             main([*name.split(), "--help"])
         assert stop.value.code == 0
         helped = capsys.readouterr().out
-        for name, field in command.__dataclass_fields__.items():
-            assert (
-                "positional" in helped if "Positional" in str(field.type) else f"--{name.replace('_', '-')}" in helped
-            )
+        for option in command.load_config().options():
+            flag = f"--{option.name.replace('_', '-')}"
+            assert "positional" in helped if "Positional" in str(option.annotation) else flag in helped, flag
 
 
 def test_help_needs_no_torch():
@@ -190,10 +185,10 @@ def wrong(name, arguments, code, *quoted):
         wrong("unknown model", "heads ablate --model additon --out {new}", 2, "'additon'", "'addition'"),
         wrong("strange model", "heads project --model {empty} --out {new}", 2, "empty", "holds no model"),
         wrong("unknown preset", "addition train --preset papr --out {new}", 2, "papr", "paper"),
-        wrong("zero heads", "addition train --heads 0 --out {new}", 2, "n_heads = 0", "at least 1"),
+        wrong("zero heads", "addition train --n-heads 0 --out {new}", 2, "n_heads = 0", "at least 1"),
         wrong("zero width", "addition train --d-head 0 --out {new}", 2, "d_head = 0"),
-        wrong("too many digits", "addition train --digits 12 --out {new}", 2, "n_digits = 12", "1 to 9"),
-        wrong("too few problems", "addition train --digits 1 --out {new}", 2, "1 digits"),
+        wrong("too many digits", "addition train --n-digits 12 --out {new}", 2, "n_digits = 12", "1 to 9"),
+        wrong("too few problems", "addition train --n-digits 1 --out {new}", 2, "1 digits"),
         wrong("not a number", "addition train --epochs many --out {new}", 2, "many"),
         wrong("run of another command", "heads ablate --out {tiny}", 2, "'addition train'"),
         wrong("other options", "addition train --out {tiny}", 2, "give another folder or the same options"),
@@ -222,7 +217,7 @@ def wrong(name, arguments, code, *quoted):
         wrong("damaged manifest", "heads ablate --model {damaged} --out {new}", 1, "manifest.json"),
         wrong("cannot create the folder", "heads project --model {tiny} --out /dev/null/x", 1, "/dev/null"),
         wrong("probability above 1", "toy train --probability 0.5 1.5 --out {new}", 2, "probability = 1.5", "0 to 1"),
-        wrong("a bottleneck too wide", "toy train --hidden 9 --out {new}", 2, "n_hidden = 9", "fewer than 5"),
+        wrong("a bottleneck too wide", "toy train --n-hidden 9 --out {new}", 2, "n_hidden = 9", "fewer than 5"),
         wrong(
             "importance of another length",
             "toy train --importance 1 0.5 --out {new}",
@@ -235,14 +230,17 @@ def wrong(name, arguments, code, *quoted):
         wrong("unknown task", "toy train --task xor --out {new}", 2, "xor", "and"),
         wrong("inputs of another task", "toy train --task and --inputs normal --out {new}", 2, "'normal'", "'binary'"),
         wrong(
-            "a model of another task", "toy train --task abs --model neuron --out {new}", 2, "'abs'", "'computation'"
+            "a model of another task", "toy train --task abs --network neuron --out {new}", 2, "'abs'", "'computation'"
         ),
-        wrong("an odd number of features", "toy train --task or --features 7 --out {new}", 2, "n_features = 7"),
+        wrong("an odd number of features", "toy train --task or --n-features 7 --out {new}", 2, "n_features = 7"),
         wrong("dropout of everything", "toy train --dropout 1 --out {new}", 2, "dropout = 1.0", "below 1"),
-        wrong("weights tied to nothing", "toy train --task max --weights tied --out {new}", 2, "tied = True", "'max'"),
+        wrong("weights tied to nothing", "toy train --task max --tied True --out {new}", 2, "tied = True", "'max'"),
+        wrong(
+            "an option of before", "toy train --weights tied --out {new}", 2, "--weights is no option", "--tied True"
+        ),
         wrong("no device", "toy train --device cuda --out {new}", 2, "device = 'cuda'"),
         wrong("unknown study", "toy study direction --out {new}", 2, "direction"),
-        wrong("a study of nothing", "toy study width --steps 0 --out {new}", 2, "steps = 0"),
+        wrong("a study of nothing", "toy study width --n-steps 0 --out {new}", 2, "steps = 0"),
         wrong("a run as a study", "toy study width --out {tiny}", 2, "'addition train'"),
         wrong("full disk", "heads project --model {tiny} --out {full}", 1, "No space left"),
     ],
@@ -265,7 +263,7 @@ def test_wrong_requests_are_one_line(arguments, code, quoted, tiny_run, tmp_path
     after = files(tmp_path)
     new = {name for name in after if name not in before}
     assert {name: content for name, content in after.items() if name not in new} == before
-    assert not [name for name in new if name.endswith((runs.PARTIAL, ".lock"))]
+    assert not [name for name in new if name.endswith((PARTIAL, ".lock"))]
     if "{huge}" not in arguments:
         assert new == set()
     else:
@@ -296,9 +294,9 @@ def _places(tiny_run, tmp_path):
         shutil.copytree(tiny_run, places[name])
     weights = places["truncated"] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    tensors, _ = runs.read_tensors(places["reshaped"] / "model.safetensors")
+    tensors, _ = read_tensors(places["reshaped"] / "model.safetensors")
     tensors["embed.W_E"] = torch.zeros(12, 8)
-    runs.write_tensors(places["reshaped"] / "model.safetensors", tensors)
+    write_tensors(places["reshaped"] / "model.safetensors", tensors)
     (places["damaged"] / "manifest.json").write_text("{")
     (places["listed"] / "manifest.json").write_text("[]")
     (places["bare"] / "model.json").write_text("{}")
@@ -324,12 +322,58 @@ def _fill_the_disk(monkeypatch):
     monkeypatch.setattr(pathlib.Path, "open", full)
 
 
-def test_the_report_names_its_sections():
-    from mi_superposition.report import CHAPTERS
+def test_the_report_names_its_chapters():
+    [option] = [one for one in commands()["report"].load_config().options() if one.name == "sections"]
+    assert option.help == f"Sections to build: {', '.join(chapters())}. Default: all."
 
-    assert help_texts(COMMANDS["report"])["sections"] == f"Sections: {', '.join(CHAPTERS)}. Default: all."
+
+@pytest.mark.parametrize("name", [name for name, command in commands().items() if command.renamed])
+def test_options_of_the_first_version_are_taken_under_their_old_names(name):
+    """Every old name leads to an option that is there."""
+    command = commands()[name]
+    known = {option.name.replace("_", "-") for option in command.load_config().options()}
+    for old, new in command.renamed.items():
+        assert new in known
+        assert old not in known
 
 
-def test_every_option_is_told_of():
-    for command in COMMANDS.values():
-        assert all(help_texts(command).values())
+def test_a_configuration_is_printed_and_read_back(tiny_run, tmp_path, capsys):
+    words = ["heads", "ablate", "--model", str(tiny_run), "--problems", "50", "--random-sets", "20"]
+    assert main([*words, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["config"]["problems"] == 50
+    (tmp_path / "asked.json").write_text(printed)
+    assert main(["heads", "ablate", "--config", str(tmp_path / "asked.json"), "--out", str(tmp_path / "one")]) == 0
+    # A run's own manifest reruns it exactly; options after it change it.
+    again = ["heads", "ablate", "--config", str(tmp_path / "one" / "manifest.json")]
+    assert main([*again, "--out", str(tmp_path / "two")]) == 0
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert main([*again, "--seed", "1", "--out", str(tmp_path / "three")]) == 0
+    assert read_json(tmp_path / "three" / "manifest.json")["config"]["seed"] == 1
+    for file, quoted in (
+        (tmp_path / "none.json", "there is no such file"),
+        (tiny_run / "manifest.json", "'addition train'"),
+    ):
+        capsys.readouterr()
+        assert main(["heads", "ablate", "--config", str(file), "--out", str(tmp_path / "four")]) == 2
+        assert quoted in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_finished_run_is_shown_again_without_measuring(tiny_run, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert main(["heads", "project", "--model", str(tiny_run), "--out", str(out)]) == 0
+    before = files(out)
+
+    def never(*given, **options):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("mi_superposition.studies.heads.project.projection_study", never)
+    assert main(["page", str(out), "--out", str(tmp_path / "page")]) == 0
+    shown = files(tmp_path / "page")
+    assert shown == {
+        name.removeprefix("page/"): content for name, content in before.items() if name.startswith("page/")
+    }
+    # A page that is gone is written again by the command itself.
+    (out / "page" / "index.html").unlink()
+    assert main(["heads", "project", "--model", str(tiny_run), "--out", str(out)]) == 0
+    assert files(out) == before

@@ -9,21 +9,26 @@ from pathlib import Path
 import pytest
 
 import mi_superposition
+from mi_superposition.cli import commands
+from mi_superposition.subjects import subjects
 
 PACKAGE = Path(mi_superposition.__file__).parent
 # From the ground up. A room may import from its own floor only itself, and from any floor below.
 FLOORS = [
     {"errors"},
-    {"runs", "engine"},
+    {"config", "progress", "results"},
+    {"parts", "subjects"},
+    {"files"},
+    {"runs", "engine", "storing"},
     {"training"},
     {"models", "notebook", "linalg", "streaming"},
     {"corpora"},
     {"heads", "neurons", "stories", "toy", "spectra", "concepts"},
     {"addition", "sae"},
-    {"figures"},
+    {"figures", "studies"},
     {"site"},
-    {"studies"},
-    {"report"},
+    {"pages"},
+    {"report", "loading"},
     {"cli"},
 ]
 
@@ -78,7 +83,9 @@ def public_objects():
     for info in pkgutil.walk_packages([str(PACKAGE)], "mi_superposition."):
         module = importlib.import_module(info.name)
         yield info.name, module
-        for name, thing in vars(module).items():
+        # dir, not vars: what a package exports is loaded when it is asked for.
+        for name in dir(module):
+            thing = getattr(module, name)
             mine = getattr(thing, "__module__", "").startswith("mi_superposition")
             if not name.startswith("_") and mine and (inspect.isfunction(thing) or inspect.isclass(thing)):
                 yield f"{info.name}.{name}", thing
@@ -90,11 +97,61 @@ def test_everything_public_is_documented():
 
 
 def test_every_command_is_in_the_readme():
-    from mi_superposition.cli import COMMANDS
-
     readme = (PACKAGE.parent / "README.md").read_text()
-    for name in COMMANDS:
+    for name in commands():
         assert f"mi-superposition {name}" in readme
+
+
+def test_every_subject_has_its_page_of_docs():
+    index = (PACKAGE.parent / "docs" / "index.md").read_text()
+    for subject in subjects():
+        for page in subject.docs:
+            assert (PACKAGE.parent / "docs" / page).is_file()
+            assert f"\n{page.removesuffix('.md')}\n" in index
+
+
+def test_what_a_subject_names_for_python_is_there():
+    for subject in subjects():
+        for name in subject.python:
+            assert hasattr(mi_superposition, name.removeprefix("ms."))
+
+
+def test_measuring_knows_no_page():
+    """What measures imports neither figures nor sites nor pages; what shows imports nothing that trains or scans."""
+    for path in (PACKAGE / "studies").rglob("*.py"):
+        assert not imported_rooms(path) & {"figures", "site", "pages", "report", "cli"}, path
+
+
+def lines_of_code(path: Path) -> int:
+    """Lines that are neither blank nor comment nor docstring."""
+    tree = ast.parse(path.read_text())
+    words = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                words |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    lines = path.read_text().splitlines()
+    return sum(
+        1
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.strip().startswith("#") and number not in words
+    )
+
+
+def test_no_room_is_most_of_the_house_and_no_file_a_book():
+    """No file over 300 lines of code but the scan's kernel, one algorithm; no room over a fifth of the package."""
+    sizes = {path: lines_of_code(path) for path in PACKAGE.rglob("*.py")}
+    assert [str(path) for path, size in sizes.items() if size > 300 and path.name != "kernel.py"] == []
+    rooms: dict[str, int] = {}
+    for path in sizes:
+        room = path.relative_to(PACKAGE).parts[0]
+        rooms[room] = rooms.get(room, 0) + len(path.read_text().splitlines())
+    assert {room: size for room, size in rooms.items() if size > 0.2 * sum(rooms.values())} == {}
 
 
 def test_figures_never_see_models():

@@ -11,26 +11,30 @@ import pytest
 
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError
-from mi_superposition.report import CHAPTERS, Chapter, write_report
-from mi_superposition.runs import MANIFEST, locked, read_json
+from mi_superposition.files import read_json
+from mi_superposition.pages.request import FILES, RealData
+from mi_superposition.progress import Progress
+from mi_superposition.report.config import ReportConfig
+from mi_superposition.report.write import write_report
+from mi_superposition.runs import MANIFEST, locked
 from mi_superposition.site import Page, Section
 from mi_superposition.site.records import TableRecord
 from mi_superposition.site.write import remove_stale
-from mi_superposition.studies.request import FILES, RealData
+from mi_superposition.subjects import chapters
 from mi_superposition.training import Stopped
 
 
 def test_every_section_has_a_card_and_a_page(report_site):
     index = (report_site / "index.html").read_text()
-    for name in CHAPTERS:
+    for name in chapters():
         assert f'href="{name}.html"' in index
         assert (report_site / f"{name}.html").exists()
-    assert index.count('class="card"') == len(CHAPTERS)
-    assert index.count("Control:") == len(CHAPTERS)
+    assert index.count('class="card"') == len(chapters())
+    assert index.count("Control:") == len(chapters())
     # The story is told in order, each chapter led to from the one before.
-    places = [index.index(f'href="{name}.html">{chapter.title}</a></h2>') for name, chapter in CHAPTERS.items()]
+    places = [index.index(f'href="{name}.html">{chapter.title}</a></h2>') for name, chapter in chapters().items()]
     assert places == sorted(places)
-    assert index.count('class="leads-on"') == index.count("Reported: ") == len(CHAPTERS)
+    assert index.count('class="leads-on"') == index.count("Reported: ") == len(chapters())
 
 
 def test_every_figure_has_its_words_its_number_and_its_control(report_site):
@@ -93,7 +97,7 @@ def test_every_link_leads_somewhere(report_site):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("neuroscope", "neuron-order"))) for name in CHAPTERS],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("neuroscope", "neuron-order"))) for name in chapters()],
 )
 def test_a_section_alone_links_to_no_other(name, tmp_path):
     assert main(["report", "--out", str(tmp_path / "site"), "--sections", name]) == 0
@@ -101,23 +105,44 @@ def test_a_section_alone_links_to_no_other(name, tmp_path):
     assert (tmp_path / "site" / "index.html").read_text().count('class="card"') == 1
 
 
-def chapters_of(names, monkeypatch, built, stop_at=None):
-    """A report of small sections that say when they are built."""
+class SmallChapter:
+    """A chapter that says when it is told, and has no runs."""
 
-    def builder(name):
-        def build(request):
-            request.on_stage("measuring")
-            built.append(name)
-            if name == stop_at:
-                raise KeyboardInterrupt
-            item = TableRecord("numbers", "Numbers", f"of {name} & <others>", ["a"], [["1"]])
-            page = Page(name, name.title(), "intro", [item])
-            return Section(name, name.title(), "s", "1", "n", "c", page)
+    def __init__(self, name, told, stop_at):
+        self.name, self.title, self.story, self.reported = name, name.title(), f"on to {name}", f"{name} was reported"
+        self.told, self.stop_at = told, stop_at
 
-        return build
+    def showing(self):
+        return self
 
-    chapters = {name: Chapter(name.title(), f"on to {name}", f"{name} was reported", builder(name)) for name in names}
-    monkeypatch.setattr("mi_superposition.report.CHAPTERS", chapters)
+    def jobs(self, request):
+        return {}
+
+    def section(self, runs, request):
+        request.progress.stage("telling")
+        self.told.append(self.name)
+        if self.name == self.stop_at:
+            raise KeyboardInterrupt
+        item = TableRecord("numbers", "Numbers", f"of {self.name} & <others>", ["a"], [["1"]])
+        page = Page(self.name, self.title, "intro", [item])
+        return Section(self.name, self.title, "s", "1", "n", "c", page)
+
+
+def chapters_of(names, monkeypatch, told, stop_at=None):
+    """A report of small chapters."""
+    small = {name: SmallChapter(name, told, stop_at) for name in names}
+    for module in ("config", "write"):
+        monkeypatch.setattr(f"mi_superposition.report.{module}.chapters", lambda: small)
+
+
+def build(site, progress=None, **options):
+    """Whether there was something to do."""
+    return not write_report(ReportConfig(out=site, **options), progress or Progress()).finished_already
+
+
+class Asked(Progress):
+    def should_stop(self):
+        return True
 
 
 def contents(site):
@@ -128,37 +153,37 @@ def test_a_report_that_was_stopped_goes_on(tmp_path, monkeypatch):
     """Sections done are not measured again, and the site is the same bytes as one that was not stopped."""
     whole, built = tmp_path / "whole", []
     chapters_of(["one", "two", "three"], monkeypatch, built)
-    write_report(whole)
+    build(whole)
     stopped, built = tmp_path / "stopped", []
     chapters_of(["one", "two", "three"], monkeypatch, built, stop_at="two")
     with pytest.raises(KeyboardInterrupt):
-        write_report(stopped)
+        build(stopped)
     assert not (stopped / "index.html").exists()
     chapters_of(["one", "two", "three"], monkeypatch, built)
-    assert write_report(stopped)
+    assert build(stopped)
     assert built == ["one", "two", "two", "three"]
     assert contents(stopped) == contents(whole)
     # Asked to stop it says so at the next stage, and keeps what it has.
     with pytest.raises(Stopped):
-        write_report(tmp_path / "asked", should_stop=lambda: True)
+        build(tmp_path / "asked", Asked())
     assert read_json(tmp_path / "asked" / MANIFEST)["status"] == "running"
 
 
 def test_other_sections_replace_what_was_there_and_nothing_else(tmp_path, monkeypatch):
     site, built = tmp_path / "site", []
     chapters_of(["one", "two"], monkeypatch, built)
-    write_report(site)
+    build(site)
     (site / "images").mkdir()
     mine = ["mine.html", "notes.txt", "images/photo.png"]
     for name in mine:
         (site / name).write_text("<p>of my own")
     # Cut off when all is written but what is left of before: the next one removes it.
     with monkeypatch.context() as patch:
-        patch.setattr("mi_superposition.report.remove_stale", cut_off)
+        patch.setattr("mi_superposition.report.write.remove_stale", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            write_report(site, sections=["two"])
+            build(site, sections=("two",))
     assert (site / "one.html").exists()
-    write_report(site, sections=["two"])
+    build(site, sections=("two",))
     left = {path.as_posix() for path in contents(site) if path.parts[0] != "assets"}
     assert left == {"index.html", "two.html", "search/two.js", "manifest.json", *mine}
     assert "one.html" not in (site / "two.html").read_text()
@@ -171,14 +196,14 @@ def cut_off(*given):
 def test_a_finished_site_that_is_damaged_is_made_again(tmp_path, monkeypatch):
     site, built = tmp_path / "site", []
     chapters_of(["one", "two"], monkeypatch, built)
-    assert write_report(site)
-    assert not write_report(site)
+    assert build(site)
+    assert not build(site)
     before = contents(site)
     (site / "two.html").unlink()
-    assert write_report(site)
+    assert build(site)
     for damaged in ("{", '{"made_from": 1, "status": "finished", "sections": []}'):
         (site / MANIFEST).write_text(damaged)
-        assert write_report(site)
+        assert build(site)
     assert contents(site) == before
 
 
@@ -197,12 +222,12 @@ def test_what_lies_elsewhere_is_not_removed(tmp_path):
 def test_two_reports_do_not_write_one_folder(tmp_path, monkeypatch):
     chapters_of(["one"], monkeypatch, [])
     with locked(tmp_path / "site"), pytest.raises(RequestError, match="is being written by another process"):
-        write_report(tmp_path / "site")
+        build(tmp_path / "site")
 
 
 def test_wrong_requests_leave_no_folder(tmp_path, capsys):
     with pytest.raises(RequestError, match="'toys' is not one of 'toy', 'addition'"):
-        write_report(tmp_path / "site", sections=["toys"])
+        build(tmp_path / "site", sections=("toys",))
     assert main(["report", "--out", str(tmp_path / "site"), "--data", str(tmp_path)]) == 2
     assert main(["report", "--out", str(tmp_path / "site"), "--full", "--data", str(tmp_path)]) == 2
     said = capsys.readouterr().err
@@ -215,7 +240,7 @@ def test_wrong_requests_leave_no_folder(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_report_is_the_same_bytes_again(report_site, tmp_path):
-    assert write_report(tmp_path / "again")
+    assert build(tmp_path / "again")
     assert contents(tmp_path / "again") == contents(report_site)
 
 
@@ -248,7 +273,7 @@ def test_the_way_from_a_spot_to_a_concept_and_back(report_site, browser):
     page.wait_for_url("**/neurons/L1N*.html")
     neuron = page.inner_text("h1").split()[-1]
     back = page.locator(".related a[href*=neuron-order]")
-    place = int(re.fullmatch(r"place ([\d,]+) of 1,024", back.inner_text())[1].replace(",", ""))
+    place = int(re.fullmatch(r"position ([\d,]+) of 1,024", back.inner_text())[1].replace(",", ""))
     back.click()
     page.wait_for_url("**/neuron-order.html#similarity=*")
     start, length = map(int, page.url.split("=")[1].split(","))
@@ -257,8 +282,8 @@ def test_the_way_from_a_spot_to_a_concept_and_back(report_site, browser):
     content = json.loads(page.locator("#similarity-data").inner_text())
     assert content["views"][0]["order"][place] == int(neuron)
     page.locator("#similarity-view canvas").press("ArrowRight")
-    page.wait_for_function("document.querySelector('.matrix-readout').innerText.includes('places')")
-    at = re.search(r"places (\d+) and (\d+)", page.locator(".matrix-readout").inner_text())
+    page.wait_for_function("document.querySelector('.matrix-readout').innerText.includes('positions')")
+    at = re.search(r"positions (\d+) and (\d+)", page.locator(".matrix-readout").inner_text())
     assert all(start <= int(number) < start + length for number in at.groups())
     # Every neuron of the first layer is read by features; one of these serves a concept.
     page.goto((report_site / "concepts.html").as_uri())
@@ -280,7 +305,7 @@ def test_the_front_page_finds_figures_neurons_and_tokens(report_site, browser):
     page.keyboard.press("/")
     page.keyboard.type("tetrahedra and nothing else")
     page.wait_for_function("document.getElementById('found').textContent !== ''")
-    page.fill("#find", "random assignments")
+    page.fill("#find", "random label permutations")
     page.wait_for_selector("#entries a")
     addresses = [link.get_attribute("href") for link in page.locator("#entries a").all()]
     assert "concepts.html#permutations" in addresses
@@ -294,7 +319,7 @@ def test_the_front_page_finds_figures_neurons_and_tokens(report_site, browser):
     assert page.input_value("#search") == "dog"
     page.goto((report_site / "index.html").as_uri())
     page.fill("#find", "no such words at all")
-    page.wait_for_function("document.getElementById('found').textContent === '0 places'")
+    page.wait_for_function("document.getElementById('found').textContent === '0 results'")
     assert problems == []
     page.close()
 
@@ -320,6 +345,19 @@ def test_from_the_order_to_a_neuron_and_to_the_search(report_site, browser):
     page.close()
 
 
+class AtAnEpoch(Progress):
+    """Asks to stop once a classifier is being trained."""
+
+    def __init__(self):
+        self.stopping, self.seen = True, []
+
+    def advance(self, by=1, state=""):
+        self.seen.append(state)
+
+    def should_stop(self):
+        return self.stopping and any("epoch" in state for state in self.seen)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     "REAL_DATA" not in os.environ, reason="REAL_DATA names no folder of the data sets that --full reads"
@@ -334,15 +372,15 @@ def test_full_on_the_start_of_real_data(tmp_path):
             pq.write_table(pq.read_table(source)[: rows[source.parent.name]], copy)
         else:
             shutil.copytree(source.parent, copy.parent, dirs_exist_ok=True)
-    seen = []
-    real = RealData(data, tmp_path / "runs", list(FILES))
-
-    request = {"sections": list(FILES), "real": real, "on_progress": seen.append}
+    site = tmp_path / "site"
+    request = {"sections": tuple(FILES), "full": True, "data": data}
+    progress = AtAnEpoch()
     with pytest.raises(Stopped):
-        write_report(tmp_path / "site", **request, should_stop=lambda: any("epoch" in state for state in seen))
-    assert set(read_json(tmp_path / "site" / MANIFEST)["sections"]) == {"neuroscope", "sae"}
-    assert write_report(tmp_path / "site", **request)
-    assert set(read_json(tmp_path / "site" / MANIFEST)["sections"]) == set(FILES)
+        build(site, progress, **request)
+    progress.stopping = False
+    assert build(site, progress, **request)
+    assert set(read_json(site / MANIFEST)["sections"]) == set(FILES)
+    real = RealData(data, tmp_path / "site-runs", list(FILES))
     assert "TinyStories, validation" in (tmp_path / "site" / "neuroscope.html").read_text()
     # Other data are another report.
     pq.write_table(pq.read_table(data / "mnist" / "test.parquet")[:10], data / "mnist" / "test.parquet")

@@ -5,7 +5,7 @@ import stat
 import pytest
 import torch
 
-from mi_superposition import runs
+from mi_superposition import files, runs
 from mi_superposition.errors import RequestError, WorkError
 
 
@@ -13,7 +13,7 @@ def test_a_run_goes_from_running_to_finished(tmp_path):
     out = tmp_path / "run"
     with runs.open_run(out, "some command", {"seed": 3, "sizes": (1, 2)}, {"model": {"sha256": "ab"}}) as run:
         assert not run.finished
-        assert runs.read_json(out / runs.MANIFEST)["status"] == "running"
+        assert files.read_json(out / runs.MANIFEST)["status"] == "running"
         with pytest.raises(RequestError, match="not finished"):
             runs.read_manifest(out)
         run.finish({"accuracy": 0.5})
@@ -21,7 +21,7 @@ def test_a_run_goes_from_running_to_finished(tmp_path):
     assert manifest["config"] == {"seed": 3, "sizes": [1, 2]}
     # A build for CUDA calls itself 2.13.0+cu130, and is installed as 2.13.0.
     assert torch.__version__.partition("+")[0] == manifest["versions"]["torch"].partition("+")[0]
-    assert runs.read_json(out / runs.METRICS) == {"accuracy": 0.5}
+    assert files.read_json(out / runs.METRICS) == {"accuracy": 0.5}
     with runs.open_run(out, "some command", {"seed": 3, "sizes": (1, 2)}, {"model": {"sha256": "ab"}}) as again:
         assert again.finished
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "metrics.json"]
@@ -58,15 +58,15 @@ def test_two_processes_cannot_write_one_run(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
-    runs.write_json(path, {"old": 1})
+    files.write_json(path, {"old": 1})
 
     def full(descriptor):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WorkError, match=r"file\.json.*No space left"):
-        runs.write_json(path, {"new": 2})
-    assert runs.read_json(path) == {"old": 1}
+        files.write_json(path, {"new": 2})
+    assert files.read_json(path) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
 
@@ -80,16 +80,16 @@ def test_a_read_only_folder_is_one_line(tmp_path):
 
 def test_numbers_json_does_not_have_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        runs.write_json(tmp_path / "metrics.json", {"loss": float("nan")})
+        files.write_json(tmp_path / "metrics.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_truncated_tensor_file_is_named(tmp_path):
     path = tmp_path / "model.safetensors"
-    runs.write_tensors(path, {"w": torch.arange(1000.0)})
+    files.write_tensors(path, {"w": torch.arange(1000.0)})
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WorkError, match=r"model\.safetensors"):
-        runs.read_tensors(path)
+        files.read_tensors(path)
 
 
 def test_any_optimizer_state_survives(tmp_path):
@@ -97,16 +97,16 @@ def test_any_optimizer_state_survives(tmp_path):
         "state": {0: {"step": torch.tensor(3.0), "lists": [[], [torch.eye(2)]], "none": None}},
         "groups": [{"betas": (0.9, 0.98), "lr": 1e-3, "params": [0], "on": True}],
     }
-    runs.write_state(tmp_path / "c.safetensors", state)
-    back = runs.read_state(tmp_path / "c.safetensors")
+    files.write_state(tmp_path / "c.safetensors", state)
+    back = files.read_state(tmp_path / "c.safetensors")
     assert back["groups"] == state["groups"]
     assert back["groups"][0]["betas"] == (0.9, 0.98)
     assert back["state"][0]["none"] is None
     assert back["state"][0]["lists"][0] == []
     assert torch.equal(back["state"][0]["lists"][1][0], torch.eye(2))
-    runs.write_tensors(tmp_path / "weights.safetensors", {"w": torch.eye(2)})
+    files.write_tensors(tmp_path / "weights.safetensors", {"w": torch.eye(2)})
     with pytest.raises(WorkError, match="no saved state"):
-        runs.read_state(tmp_path / "weights.safetensors")
+        files.read_state(tmp_path / "weights.safetensors")
 
 
 def test_history_drops_torn_and_later_rows(tmp_path):
@@ -130,6 +130,6 @@ def test_content_hash_tells_values_shapes_and_types_apart():
         {"w": torch.zeros(2, 3).half()},
         {"w": torch.ones(2, 3)},
     ]
-    hashes = {runs.content_hash(tensors) for tensors in [base, *others]}
+    hashes = {files.content_hash(tensors) for tensors in [base, *others]}
     assert len(hashes) == 5
-    assert runs.content_hash({"w": torch.zeros(3, 2).T.contiguous()}) == runs.content_hash(base)
+    assert files.content_hash({"w": torch.zeros(3, 2).T.contiguous()}) == files.content_hash(base)

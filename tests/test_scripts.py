@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest import small_config
@@ -12,9 +13,13 @@ from transformers import BertTokenizerFast
 
 from mi_superposition import load_corpus
 from mi_superposition.addition.train import train_addition
-from mi_superposition.studies.concepts.study import load_findings as load_concepts_findings
-from mi_superposition.studies.spectra.study import load_findings as load_spectra_findings
-from mi_superposition.studies.toy import STUDIES
+from mi_superposition.cli import main
+from mi_superposition.loading import load_run
+from mi_superposition.sae import load_sae
+from mi_superposition.sae.catalogue import BUNDLED_SAES
+from mi_superposition.studies.concepts.measure import load as load_concepts
+from mi_superposition.studies.toy.study import result_class
+from mi_superposition.toy.config import StudyName
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,10 +55,10 @@ def test_the_neuroscope_of_a_folder(tiny_gpt2, tmp_path):
     documents = [f"a cat ran to dog {n} and there was play" for n in range(40)]
     (tmp_path / "words.txt").write_text("<|endoftext|>".join(documents))
     options = ["--model", tiny_gpt2.folder, "--corpus", "words.txt", "--documents", 30]
-    said = run_script("neuroscope.py", "--out", "site", *options, cwd=tmp_path)
+    said = run_script("neuroscope.py", "--out", "run", *options, cwd=tmp_path)
     assert said.startswith("30 documents")
     assert said.count("fires on") == 20
-    assert (tmp_path / "site" / "neurons" / "L1N47.html").exists()
+    assert (tmp_path / "run" / "page" / "neurons" / "L1N47.html").exists()
 
 
 def test_stories_are_trained_measured_and_sampled(tmp_path):
@@ -76,27 +81,36 @@ def test_stories_are_trained_measured_and_sampled(tmp_path):
     assert len(list(load_corpus(tmp_path / "new" / "s.parquet"))) == 3
 
 
-def test_autoencoders_are_trained_and_evaluated(tiny_gpt2, tmp_path):
+def test_autoencoders_are_trained_evaluated_and_bundled(tiny_gpt2, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(BUNDLED_SAES, "stories", tmp_path / "bundled")
     documents = [f"a cat ran to dog {n} and there was play, said the {n % 7} owl" for n in range(200)]
     (tmp_path / "words.txt").write_text("<|endoftext|>".join(documents))
     options = ["--model", tiny_gpt2.folder, "--corpus", "words.txt", "--evaluate-on", "words.txt", "--tokens", 3000]
     size = ["--batch-size", 64, "--buffer-batches", 4, "--d-sae", 32, "--k", 2, 4]
-    said = run_script("train_sae.py", "--out", "run", *options, *size, cwd=tmp_path)
-    assert said.count(": autoencoder  ") == 2
-    assert said.count(": autoencoder of a shuffled model  ") == 2
-    assert said.count(": principal components") == 2
+    argv = ["train_sae.py", "--out", "run", *options, *size, "--bundle", "--bundled-k", 2]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    runpy.run_path(str(ROOT / "scripts" / "train_sae.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert said.count(" autoencoder ") == 2
+    assert said.count(" SAE of a weight-shuffled model ") == 2
+    assert said.count(" principal components ") == 2
     assert (tmp_path / "run" / "evaluation" / "page" / "index.html").exists()
+    # The package has a finished run with the features of the one that is bundled, whichever explains most.
+    bundled = load_run(tmp_path / "bundled" / "evaluation")
+    assert bundled.main.sae == bundled.features.sae == "blocks.1.hook_resid_pre-32-k2"
+    assert bundled.config.sae == "saes"
+    assert load_sae("stories").cfg.k == 2
 
 
 def test_effective_ranks_are_printed_and_bundled(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mi_superposition.studies.spectra.section.BUNDLED", tmp_path)
+    monkeypatch.setattr("mi_superposition.studies.spectra.measure.BUNDLED", tmp_path)
     monkeypatch.setattr(sys, "argv", ["effective_rank.py", "--epochs", "1", "--bundle", "mine"])
     runpy.run_path(str(ROOT / "scripts" / "effective_rank.py"), run_name="__main__")
     said = capsys.readouterr().out
-    assert said.startswith("simplenet on digits, 1 epochs")
-    assert "fc2, activations" in said
-    findings = load_spectra_findings(tmp_path / "mine")
-    assert list(findings.spectra["trained"].weights) == ["fc1", "fc2", "fc3"]
+    assert "simplenet on digits, 1 epochs, test accuracy" in said
+    assert said.count("energy rank / maximum, mean over layers") == 3
+    assert list(load_run(tmp_path / "mine").spectra["trained"].weights) == ["fc1", "fc2", "fc3"]
     assert not (tmp_path / "mine" / "network.safetensors").exists()
 
 
@@ -122,21 +136,40 @@ def test_an_encoder_is_trained_and_its_concepts_printed(tmp_path, monkeypatch, c
     assert said.startswith("200 texts, 1 epochs: ")
     assert not (tmp_path / "encoder" / "checkpoint.safetensors").exists()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mi_superposition.studies.concepts.section.BUNDLED", tmp_path)
+    monkeypatch.setattr("mi_superposition.studies.concepts.measure.BUNDLED", tmp_path)
     argv = ["concepts.py", "--model", "encoder", "--corpus", "films.jsonl", "--bundle", "mine"]
     monkeypatch.setattr(sys, "argv", argv)
     runpy.run_path(str(ROOT / "scripts" / "concepts.py"), run_name="__main__")
     assert "hidden_states.1" in capsys.readouterr().out
-    assert load_concepts_findings(tmp_path / "mine").concepts == ("bad", "good")
+    assert load_concepts(tmp_path / "mine").concepts == ("bad", "good")
 
 
-@pytest.mark.parametrize("study", STUDIES)
-def test_toy_studies_at_the_smallest_size(study, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [f"toy_{study}.py", "--instances", "1", "--steps", "2"])
+@pytest.mark.parametrize("study", get_args(StudyName))
+def test_toy_studies_at_the_smallest_size(study, tmp_path, monkeypatch, capsys):
+    run = str(tmp_path / "run")
+    assert main(["toy", "study", study, "--n-instances", "1", "--n-steps", "2", "--threads", "1", "--out", run]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [f"toy_{study}.py", "--run", run])
     runpy.run_path(str(ROOT / "scripts" / f"toy_{study}.py"), run_name="__main__")
     said = capsys.readouterr().out
     assert len(said.splitlines()) > 3
-    assert "nan" not in said.splitlines()[-1]
+    assert said.splitlines()[-1] == load_run(tmp_path / "run").summary()
+
+
+def test_toy_studies_are_trained_and_bundled(tmp_path, monkeypatch, capsys):
+    """Into a package of one's own, and with trainings as short as can be."""
+    trained = result_class("penalties").trainings(False)
+    short = {name: training.replace(n_steps=2, n_instances=1, n_kept=1) for name, training in trained.items()}
+    monkeypatch.setattr(result_class("penalties"), "trainings", staticmethod(lambda full: short))
+    monkeypatch.setattr("mi_superposition.toy.models._BUNDLED", tmp_path / "package")
+    argv = ["train_toy.py", "--out", str(tmp_path / "runs"), "--studies", "penalties", "--bundle"]
+    monkeypatch.setattr(sys, "argv", argv)
+    runpy.run_path(str(ROOT / "scripts" / "train_toy.py"), run_name="__main__")
+    bundled = tmp_path / "package" / "penalties"
+    assert capsys.readouterr().out.splitlines()[-1] == f"penalties: {load_run(bundled).summary()}"
+    assert sorted(path.name for path in bundled.rglob("*") if path.is_file()) == sorted(
+        ["manifest.json", "metrics.json"] * 3 + ["weights.safetensors"] * 2
+    )
 
 
 @pytest.mark.parametrize(

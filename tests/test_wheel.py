@@ -61,11 +61,11 @@ def python(wheel, tmp_path_factory):
     (Path(site.stdout.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     assert run(made, "-c", "import mi_superposition", cwd=environment).returncode == 1
     cell = nbformat.read(ROOT / "notebooks" / "00_tour.ipynb", as_version=4).cells[0].source
-    assert cell.count('SOURCE = "mi-superposition"') == 1
+    source = '"mi-superposition[notebook]"'
+    assert cell.count(f"SOURCE = {source}") == 1
     offline = {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_IGNORE_INSTALLED": "1"}
-    done = run(
-        made, "-m", "IPython", "-c", cell.replace('"mi-superposition"', repr(str(wheel[0]))), cwd=environment, **offline
-    )
+    cell = cell.replace(f"SOURCE = {source}", f"SOURCE = {f'{wheel[0]}[notebook]'!r}")
+    done = run(made, "-m", "IPython", "-c", cell, cwd=environment, **offline)
     assert done.returncode == 0, done.stdout + done.stderr
     return made
 
@@ -90,7 +90,7 @@ def test_it_is_used_outside_the_checkout(python, tmp_path):
     program = python.parent / "mi-superposition"
     for words in (
         ["report", "--sections", "toy", "--out", "site"],
-        ["spectra", "--network", "simplenet", "--epochs", "1", "--out", "ranks"],
+        ["spectra", "--model", "simplenet", "--epochs", "1", "--out", "ranks"],
         ["neurons", "try", "--neuron", "1.5", "It is a dog."],
     ):
         done = run(python, program, *words, cwd=tmp_path)

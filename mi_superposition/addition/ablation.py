@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -21,18 +23,22 @@ from mi_superposition.addition.problems import (
 )
 from mi_superposition.errors import RequestError
 from mi_superposition.heads import ablate_heads, head_logits, head_outputs, keep_only, leave_out
-from mi_superposition.heads.ablation import Replacement, logits_and_head_changes
+from mi_superposition.heads.ablation import logits_and_head_changes
+from mi_superposition.heads.config import Replacement
+from mi_superposition.results import Result
 from mi_superposition.training import seeded_generator
 
 
-@dataclass(frozen=True)
-class AblationMaps:
+@dataclass(frozen=True, repr=False)
+class AblationMaps(Result):
     """Logits (nats) at the first answer position for the 100 one-digit problems a + b, other digits 0.
 
     Conditions in order: ``all`` heads, ``none``, each head kept alone (``only 0`` …), each left out
     (``without 0`` …). ``correct`` is the right digit's logit, ``by_digit`` every digit's. ``accuracy`` is over
     random whole problems, for each answer digit.
     """
+
+    DRAWN_BY: ClassVar[str] = "mi_superposition.figures.addition:ablation_accuracy"
 
     conditions: list[str]
     correct: Float[Tensor, "condition a b"]
@@ -42,6 +48,17 @@ class AblationMaps:
     def of(self, condition: str) -> int:
         """Row of a condition by name."""
         return self.conditions.index(condition)
+
+    def summary(self) -> str:
+        """Accuracy with all heads and with none."""
+        every, none = (float(self.accuracy[self.of(name)].mean()) for name in ("all", "none"))
+        return f"{len(self.conditions)} sets of heads: {100 * every:.1f} % of digits correct with all, {100 * none:.1f} % with none"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per condition: accuracy of each answer digit, ones first."""
+        n_digits = self.accuracy.shape[1]
+        frame = pd.DataFrame(self.accuracy.tolist(), columns=[f"digit_{digit}" for digit in range(n_digits)])
+        return frame.set_axis(self.conditions).rename_axis("kept")
 
 
 @dataclass(frozen=True)
@@ -57,13 +74,15 @@ class CircuitCounts:
     n_down: Int[Tensor, "a b"]
 
 
-@dataclass(frozen=True)
-class HeadSets:
+@dataclass(frozen=True, repr=False)
+class HeadSets(Result):
     """For each answer digit, a small set of heads that keeps most of its accuracy, against random sets.
 
     Sets are found by greedy backward elimination on one sample of problems (not proven smallest) and all accuracies
     are measured on another. ``percentile`` is the share of random sets of the same size that are less accurate.
     """
+
+    DRAWN_BY: ClassVar[str] = "mi_superposition.figures.addition:head_set_accuracy"
 
     heads: Bool[Tensor, "digit head"]
     size: Int[Tensor, " digit"]
@@ -71,6 +90,25 @@ class HeadSets:
     accuracy_of_all: Float[Tensor, " digit"]
     random_accuracy: Float[Tensor, "digit random_set"]
     percentile: Float[Tensor, " digit"]
+
+    def summary(self) -> str:
+        """Mean size and accuracy beside random sets."""
+        return (
+            f"{float(self.size.float().mean()):.1f} of {self.heads.shape[1]} heads per digit keep {100 * float(self.accuracy.mean()):.1f} % "
+            f"accuracy ({100 * float(self.random_accuracy.mean()):.1f} % for random sets of the same sizes)"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per answer digit, ones first."""
+        columns = {
+            "heads": self.size,
+            "accuracy": self.accuracy,
+            "accuracy_all_heads": self.accuracy_of_all,
+            "random_sets_mean": self.random_accuracy.mean(dim=1),
+            "random_sets_best": self.random_accuracy.amax(dim=1),
+            "percentile": 100 * self.percentile,
+        }
+        return pd.DataFrame({name: values.tolist() for name, values in columns.items()}).rename_axis("digit")
 
 
 def one_digit_operands(n_digits: int) -> Int[Tensor, "problem operand_digit"]:

@@ -1,70 +1,105 @@
-"""What an addition training run is made of. Imports no torch, so the command line can show it at once."""
+"""What is asked for when an addition model is trained or evaluated."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal
 
+from annotated_types import Interval
+
+from mi_superposition.config import AtLeast0, AtLeast1, Config, NonNegative, Positive
 from mi_superposition.errors import RequestError
+from mi_superposition.parts import ModelPart, SeedPart, ThreadsPart
 
 Answer = Literal["masked", "autoregressive"]
+# Epochs and steps of a recipe that sets neither: a second descent takes the last ninth, an endless epoch has 100 steps.
+_FIRST_DESCENT = (8, 9)
+_ENDLESS_EPOCH = 100
 
 
 @dataclass(frozen=True)
-class AdditionConfig:
-    """The full request of one training run; every default is the ``paper`` preset's."""
+class AdditionConfig(Config):
+    """Train a one-layer attention-only transformer on addition. Run again to resume."""
 
-    preset: str = "paper"
-    seed: int = 0
+    PRESETS: ClassVar[Mapping[str, AdditionConfig]]
+
+    preset: Literal["paper", "exact"] = "paper"
+    """Recipe that sets the other defaults: 'paper' trains on 25,000 fixed problems, 'exact' on new problems at every step."""
     answer: Answer = "masked"
-    n_digits: int = 6
-    n_heads: int = 32
-    d_head: int = 2
-    d_model: int = 128
-    n_train: int | None = 25_000
-    """Training problems; ``None`` for fresh problems at every step."""
-    n_test: int = 2_000
-    batch_size: int = 256
-    epochs: int = 1000
-    steps_per_epoch: int = 98
-    learning_rate: float = 5e-3
-    beta1: float = 0.9
-    beta2: float = 0.98
-    weight_decay: float = 0.01
-    warmup_steps: int = 500
+    """'masked': predict all answer digits at once at '=' positions. 'autoregressive': predict each digit from those before it."""
+    n_digits: Annotated[int, Interval(ge=1, le=9)] = 6
+    """Digits of each summand, 1 to 9. With 1 or 2 digits also lower --n-train and --n-test."""
+    n_heads: AtLeast1 = 32
+    """Number of attention heads."""
+    d_head: AtLeast1 = 2
+    """Dimensions of each head."""
+    d_model: AtLeast1 = 128
+    """Dimensions of the residual stream."""
+    n_train: AtLeast1 | None = 25_000
+    """Fixed training problems; none with --preset exact, which draws fresh ones."""
+    n_test: AtLeast1 = 2_000
+    """Held-out problems."""
+    batch_size: AtLeast1 = 256
+    """Problems per step."""
+    epochs: AtLeast1 = 1000
+    """Passes over the fixed training problems, or blocks of steps on fresh ones."""
+    steps_per_epoch: AtLeast1 | None = None
+    """Steps in an epoch. Default: one pass over the fixed training problems; 100 steps on fresh ones."""
+    learning_rate: Positive = 5e-3
+    """Peak AdamW learning rate."""
+    beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    """AdamW's decay of the mean of the gradient."""
+    beta2: Annotated[float, Interval(ge=0, lt=1)] = 0.98
+    """AdamW's decay of the mean of the squared gradient."""
+    weight_decay: NonNegative = 0.01
+    """AdamW weight decay."""
+    warmup_steps: AtLeast0 = 500
+    """Steps in which the learning rate rises from 0 to its peak."""
     decay: Literal["linear", "cosine"] = "cosine"
-    restart_epoch: int | None = None
-    """Where the learning rate, having fallen to zero, starts a second descent; ``None`` for one descent."""
-    restart_learning_rate: float = 0.0
-    restart_batch_size: int = 0
-    """Larger batches make the second descent's steps less noisy than the first one's."""
-    digit_focus: float = 0.0
-    """Each answer digit's loss is weighted by itself to this power: 0 for the plain mean, 1 to work on laggards."""
-    log_every_epochs: int = 5
-    threads: int = 1
-    """CPU threads: part of the request, because sums in another order end in other last bits."""
+    """How the learning rate then falls to 0."""
+    restart_learning_rate: NonNegative = 0.0
+    """Peak learning rate of a second descent, on fresh problems only; 0 for a single descent."""
+    restart_epoch: AtLeast1 | None = None
+    """Epoch at which the second descent begins. Default: after eight ninths of the epochs."""
+    restart_batch_size: AtLeast0 = 0
+    """Problems in each step of the second descent; larger batches make its steps less noisy."""
+    digit_focus: NonNegative = 0.0
+    """Weight each answer digit's loss by itself to this power: 0 for the plain mean, 1 to work on the digits that lag."""
+    log_every_epochs: AtLeast1 = 5
+    """Epochs between two rows of the history."""
+    threads: ThreadsPart = ThreadsPart(threads=1)
+    random: SeedPart = SeedPart()
 
-    def __post_init__(self) -> None:
-        for name in ("n_heads", "d_head", "d_model", "n_test", "batch_size", "epochs", "steps_per_epoch", "threads"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise RequestError(f"seed = {self.seed}: must be 0 to {2**63 - 1}")
-        if self.answer not in ("masked", "autoregressive"):
-            raise RequestError(f"answer = {self.answer!r}: give 'masked' or 'autoregressive'")
-        if self.restart_epoch is not None and self.n_train is not None:
-            raise RequestError("restart_epoch needs fresh problems (n_train = None): a fixed set has one batch size")
-        if self.learning_rate <= 0:
-            raise RequestError(f"learning_rate = {self.learning_rate}: must be above 0")
+    def check(self) -> None:
+        """A second descent changes the batch, which a fixed set of problems does not allow."""
+        if self.restart_learning_rate and self.n_train is not None:
+            raise RequestError(
+                f"restart_learning_rate = {self.restart_learning_rate}: a second descent needs fresh problems (--preset exact)"
+            )
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in an epoch."""
+        if self.steps_per_epoch is not None:
+            return self.steps_per_epoch
+        return _ENDLESS_EPOCH if self.n_train is None else -(-self.n_train // self.batch_size)
 
     @property
     def n_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
+        return self.epochs * self.epoch_steps
+
+    @property
+    def second_descent(self) -> int | None:
+        """The epoch at which the second descent begins; ``None`` for a single one."""
+        if not self.restart_learning_rate:
+            return None
+        numerator, denominator = _FIRST_DESCENT
+        return self.restart_epoch or self.epochs * numerator // denominator
 
 
-PRESETS: dict[str, AdditionConfig] = {
+AdditionConfig.PRESETS = {
     "paper": AdditionConfig(),
     "exact": AdditionConfig(
         preset="exact",
@@ -72,11 +107,9 @@ PRESETS: dict[str, AdditionConfig] = {
         n_test=10_000,
         batch_size=1024,
         epochs=2700,
-        steps_per_epoch=100,
         learning_rate=1e-2,
         decay="linear",
         weight_decay=0.0,
-        restart_epoch=2400,
         restart_learning_rate=3e-3,
         restart_batch_size=4096,
         digit_focus=1.0,
@@ -85,17 +118,11 @@ PRESETS: dict[str, AdditionConfig] = {
 }
 
 
-def preset_config(preset: str, **changes: Any) -> AdditionConfig:
-    """A preset with some fields changed; ``None`` keeps the preset's value. Raises ``RequestError``."""
-    if preset not in PRESETS:
-        raise RequestError(f"preset = {preset!r}: give {' or '.join(map(repr, PRESETS))}")
-    given = {name: value for name, value in changes.items() if value is not None}
-    base = PRESETS[preset]
-    config = dataclasses.replace(base, **given)
-    if base.restart_epoch is not None:
-        # The second descent keeps its share of a run of another length.
-        config = dataclasses.replace(config, restart_epoch=base.restart_epoch * config.epochs // base.epochs)
-    if config.n_train is not None:
-        # One epoch is one pass over the training problems, whatever the batch.
-        config = dataclasses.replace(config, steps_per_epoch=-(-config.n_train // config.batch_size))
-    return config
+@dataclass(frozen=True)
+class AdditionEvaluateConfig(Config):
+    """Measure which digits an addition model gets right on fresh problems, and where it fails, beside its untrained copy."""
+
+    model: ModelPart = ModelPart(model="addition")
+    n_problems: Annotated[int, Interval(ge=100, le=10**8)] = 100_000
+    """Fresh problems, none of them trained on."""
+    random: SeedPart = SeedPart()

@@ -157,6 +157,14 @@ def encode(a: Sequence[int], b: Sequence[int], n_digits: int = 6) -> Int[Tensor,
     return with_answers(_operands(index, n_digits))
 
 
+def encode_sums(a: Sequence[int], b: Sequence[int], n_digits: int = 6) -> Int[Tensor, "problem pos"]:
+    """Tokens of a + b as a model reads them to add: both numbers, ones first, and '=' where the answer goes.
+
+    Raises as ``encode``.
+    """
+    return masked(encode(a, b, n_digits))
+
+
 def decode(tokens: Int[Tensor, "problem pos"]) -> list[tuple[int, int, int | None]]:
     """``(a, b, a + b as written)`` for each sequence; the sum is ``None`` where any answer digit is not a digit.
 

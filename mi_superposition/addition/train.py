@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +33,8 @@ from mi_superposition.models import (
     save_model,
     save_snapshot,
 )
-from mi_superposition.runs import Run, open_run, read_manifest
+from mi_superposition.progress import SILENT, Progress, Steps
+from mi_superposition.runs import Outcome, Run, open_run, read_config
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
 COMMAND = "addition train"
@@ -100,7 +100,7 @@ def load_addition_model(name: str | Path) -> HookedTransformer:
     Raises ``RequestError`` for a model of another kind: the studies read the answer positions of masked problems.
     """
     model = load_model(name, device="cpu")
-    answer = read_manifest(local_model_folder(name), COMMAND)["config"]["answer"]
+    answer = read_config(local_model_folder(name), AdditionConfig, COMMAND).answer
     if answer != "masked":
         raise RequestError(f"{str(name)!r} was trained with answer = {answer!r}: the study reads a 'masked' model")
     return model
@@ -115,39 +115,34 @@ def snapshot_epochs(epochs: int) -> list[int]:
     return sorted(kept)
 
 
-def train_addition(
-    config: AdditionConfig,
-    out: Path,
-    *,
-    on_log: Callable[[dict[str, float]], None] = lambda row: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Train in the run folder ``out``, going on where an earlier call was cut off; false if it was finished already.
+def train_addition(config: AdditionConfig, out: Path, progress: Progress = SILENT) -> Outcome:
+    """Train in the run folder ``out``, going on where an earlier call was cut off.
 
     Leaves ``model.json``, ``model.safetensors``, ``snapshots/EPOCH.safetensors`` (half precision),
-    ``history.jsonl`` and ``metrics.json``. ``on_log`` gets each row of the history as it is written. The weights
-    are bit-identical however often the run was interrupted (same machine; the number of threads is in ``config``). Raises
-    ``training.Stopped`` when ``should_stop()`` said so, and as ``open_run`` does.
+    ``history.jsonl`` and ``metrics.json``. The weights are bit-identical however often the run was interrupted (same
+    machine; the number of threads is in ``config``). Raises ``training.Stopped`` when ``progress`` is asked to stop, and as
+    ``open_run`` does.
     """
     data = _problems(config)
-    with open_run(out, COMMAND, dataclasses.asdict(config)) as run:
+    with open_run(out, COMMAND, config) as run:
         if run.finished:
             # Left behind by a process killed in its very last moment.
             (run.path / _CHECKPOINT).unlink(missing_ok=True)
-            return False
-        with fixed_arithmetic(config.threads):
-            _train(config, run, *data, on_log, should_stop)
-    return True
+            return Outcome(out, finished_already=True)
+        progress.begin("step", config.n_steps)
+        with fixed_arithmetic(config.threads.number):
+            _train(config, run, *data, progress)
+    return Outcome(out, finished_already=False)
 
 
 def _problems(config: AdditionConfig) -> tuple[Tensor | None, Tensor]:
     """The fixed training problems, if any, and the test problems. Checks that there are so many."""
     test = sample_operands(
-        config.n_test, n_digits=config.n_digits, part="test", generator=seeded_generator(config.seed, "test")
+        config.n_test, n_digits=config.n_digits, part="test", generator=seeded_generator(config.random.seed, "test")
     )
     if config.n_train is None:
         return None, test
-    generator = seeded_generator(config.seed, "train")
+    generator = seeded_generator(config.random.seed, "train")
     return sample_operands(config.n_train, n_digits=config.n_digits, part="train", generator=generator), test
 
 
@@ -161,22 +156,22 @@ class _Batches:
     def __call__(self, step: int) -> Int[Tensor, "problem operand_digit"]:
         config = self.config
         if self.problems is None:
-            generator = seeded_generator(config.seed, "batch", step)
-            restarted = config.restart_epoch is not None and step >= config.restart_epoch * config.steps_per_epoch
+            generator = seeded_generator(config.random.seed, "batch", step)
+            restarted = config.second_descent is not None and step >= config.second_descent * config.epoch_steps
             n = config.restart_batch_size if restarted else config.batch_size
             return fresh_operands(n, n_digits=config.n_digits, part="train", generator=generator)
-        epoch, batch = divmod(step, config.steps_per_epoch)
+        epoch, batch = divmod(step, config.epoch_steps)
         if epoch != self._epoch:
-            generator = seeded_generator(config.seed, "epoch", epoch)
+            generator = seeded_generator(config.random.seed, "epoch", epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.problems), generator=generator)
         return self.problems[self._order[batch * config.batch_size : (batch + 1) * config.batch_size]]
 
 
 def _learning_rate(config: AdditionConfig) -> Callable[[int], float]:
     """One descent, or two: each rises from zero in ``warmup_steps`` and falls to zero."""
-    if config.restart_epoch is None:
+    if config.second_descent is None:
         return warmup_then(config.decay, config.learning_rate, config.warmup_steps, config.n_steps)
-    restart = config.restart_epoch * config.steps_per_epoch
+    restart = config.second_descent * config.epoch_steps
     first = warmup_then(config.decay, config.learning_rate, config.warmup_steps, restart)
     second = warmup_then(config.decay, config.restart_learning_rate, config.warmup_steps, config.n_steps - restart)
     return lambda step: first(step) if step < restart else second(step - restart)
@@ -192,7 +187,7 @@ def build_addition_model(config: AdditionConfig) -> HookedTransformer:
         n_ctx=n_positions(config.n_digits),
         d_vocab=D_VOCAB,
         d_vocab_out=D_VOCAB_OUT,
-        seed=config.seed,
+        seed=config.random.seed,
     )
 
 
@@ -201,8 +196,7 @@ def _train(
     run: Run,
     train_problems: Tensor | None,
     test_problems: Tensor,
-    on_log: Callable[[dict[str, float]], None],
-    should_stop: Callable[[], bool],
+    progress: Progress,
 ) -> None:
     model = build_addition_model(config)
     batches = _Batches(config, train_problems)
@@ -227,10 +221,11 @@ def _train(
     start = resume(learner, run.path / _CHECKPOINT)
     run.rewind_history(start)
     to_keep = set(snapshot_epochs(config.epochs))
+    steps = Steps(progress, start)
     began = time.perf_counter()
 
     def after_step(done: int) -> None:
-        epoch, within = divmod(done, config.steps_per_epoch)
+        epoch, within = divmod(done, config.epoch_steps)
         if within:
             return
         if epoch in to_keep:
@@ -246,7 +241,7 @@ def _train(
                 "learning_rate": rate(done - 1),
             }
             run.append_history(row)
-            on_log(row)
+            steps.at(done, f"loss {row['loss']:.4f}, test {100 * row['test_accuracy']:.2f} %")
 
     if start == 0:
         save_snapshot(model, run.path, 0)
@@ -255,9 +250,9 @@ def _train(
         start,
         config.n_steps,
         checkpoint=run.path / _CHECKPOINT,
-        checkpoint_every=config.steps_per_epoch * config.log_every_epochs,
+        checkpoint_every=config.epoch_steps * config.log_every_epochs,
         after_step=after_step,
-        should_stop=should_stop,
+        should_stop=progress.should_stop,
     )
     seconds = time.perf_counter() - began
     save_model(model, run.path)
@@ -284,5 +279,5 @@ def _seen_problems(config: AdditionConfig, train_problems: Tensor | None) -> Ten
     """What train accuracy is measured on: the training set, or as many draws of the endless one as test problems."""
     if train_problems is not None:
         return train_problems
-    generator = seeded_generator(config.seed, "train-accuracy")
+    generator = seeded_generator(config.random.seed, "train-accuracy")
     return fresh_operands(config.n_test, n_digits=config.n_digits, part="train", generator=generator)

@@ -1,4 +1,4 @@
-"""Units that several concepts move: the claim of superposition, counted."""
+"""The units with the largest effects of concepts, and how many of them concepts share: the claim of superposition, counted."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_superposition.concepts.split import ConceptSplit, Side
+from mi_superposition.concepts.words import NO_CONCEPT
 from mi_superposition.errors import RequestError
+from mi_superposition.training import seeded_generator
+
+_SHUFFLES = 10
 
 
 def effect_sizes(points: Float[Tensor, "text unit"], member: Bool[Tensor, " text"]) -> Float[Tensor, " unit"]:
-    """How much a concept moves each unit: the difference of means in pooled standard deviations (Cohen's d); 0 for a unit that
-    never varies. Raises ``RequestError`` with fewer than two texts on either side.
+    """Effect of a concept on each unit: the difference of means in pooled standard deviations (Cohen's d, Cohen 1988); 0 for a
+    unit that never varies. Raises ``RequestError`` with fewer than two texts on either side.
     """
     if not 2 <= int(member.sum()) <= len(member) - 2:
         raise RequestError(
@@ -24,8 +29,29 @@ def effect_sizes(points: Float[Tensor, "text unit"], member: Bool[Tensor, " text
     return torch.where(deviation > 0, difference / deviation.clamp_min(1e-300), 0.0).float()
 
 
+def concept_effects(points: Float[Tensor, "text unit"], split: ConceptSplit) -> Float[Tensor, "concept unit"]:
+    """``effect_sizes`` of each concept, on texts of both sides, compared with texts of none, or with all others where every text
+    has a concept.
+
+    Each concept has texts of none for itself: with the same ones for all, their noise would be common, and concepts that are
+    nothing would share units.
+    """
+    index = torch.cat((split.train.index, split.test.index))
+    labels = torch.cat((split.train.labels, split.test.labels))
+    none = (labels == NO_CONCEPT).nonzero().flatten()
+    effects = []
+    for concept in range(split.n_concepts):
+        own = (labels == concept).nonzero().flatten()
+        others = none[concept :: split.n_concepts] if len(none) else (labels != concept).nonzero().flatten()
+        some = torch.cat((own, others))
+        effects.append(effect_sizes(points[index[some]], torch.arange(len(some)) < len(own)))
+    return torch.stack(effects)
+
+
 def top_units(effects: Float[Tensor, "concept unit"], k: int) -> Int[Tensor, "concept k"]:
-    """For each concept the k units it moves most, up or down. Raises ``RequestError`` for more than there are."""
+    """For each concept the k units with the largest magnitude of effect, largest first. Raises ``RequestError`` for more than
+    there are.
+    """
     if not 1 <= k <= effects.shape[1]:
         raise RequestError(f"k = {k}: must be 1 to {effects.shape[1]}, the number of units")
     return effects.abs().topk(k, dim=1).indices
@@ -36,6 +62,32 @@ def shared_units(top: Int[Tensor, "concept k"]) -> Int[Tensor, "concept concept"
     return (top[:, None, :, None] == top[None, :, None, :]).any(dim=3).sum(dim=2)
 
 
+def shared_top_units(effects: Float[Tensor, "concept unit"], k: int) -> Int[Tensor, "concept concept"]:
+    """``shared_units`` of the ``top_units``: k of each concept, or all units where there are fewer."""
+    return shared_units(top_units(effects, min(k, effects.shape[1])))
+
+
 def mean_shared(shared: Int[Tensor, "concept concept"]) -> float:
     """Mean over all pairs of different concepts."""
     return float(shared[~torch.eye(len(shared), dtype=torch.bool)].double().mean())
+
+
+def comparable(split: ConceptSplit) -> bool:
+    """Whether concepts have units of their own: of two labels without texts of none, one is the other's complement."""
+    return split.n_concepts > 2 or bool((split.train.labels == NO_CONCEPT).any())
+
+
+def shared_by_chance(points: Float[Tensor, "text unit"], split: ConceptSplit, k: int, seed: int) -> float:
+    """``mean_shared`` of the top k units with the labels of all texts shuffled, mean of ten shuffles: what noise gives."""
+    n_train = len(split.train.labels)
+    labels = torch.cat((split.train.labels, split.test.labels))
+    means = []
+    for number in range(_SHUFFLES):
+        shuffled = labels[torch.randperm(len(labels), generator=seeded_generator(seed, "shuffled units", number))]
+        control = ConceptSplit(
+            split.n_concepts,
+            train=Side(split.train.index, shuffled[:n_train], split.train.groups),
+            test=Side(split.test.index, shuffled[n_train:], split.test.groups),
+        )
+        means.append(mean_shared(shared_top_units(concept_effects(points, control), k)))
+    return sum(means) / len(means)

@@ -1,8 +1,8 @@
-"""One vector a text: the mean of what a layer makes of its tokens, padding and special tokens left out."""
+"""One vector per text: the mean of a layer's activations over its tokens, without padding and special tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.models import FEATURES, Encode, layer_hooks, read_hooks
 from mi_superposition.models.encoders import Encoder
+from mi_superposition.models.protocol import HookedModel
 
 _BATCH = 64
 # Where encoders of transformers keep the activations of their neurons: BERT and its kin, and DistilBERT.
@@ -20,17 +21,17 @@ _NEURONS = ("intermediate", "ffn.activation")
 
 
 def masked_mean(values: Float[Tensor, "batch pos d"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch d"]:
-    """The mean over the places where ``mask`` is true. Raises ``RequestError`` for a row that has none."""
+    """The mean over the positions where ``mask`` is true. Raises ``RequestError`` for a sequence that has none."""
     counts = mask.sum(dim=1, keepdim=True)
     if bool((counts == 0).any()):
         raise RequestError(f"text {int((counts == 0).nonzero()[0, 0])} of the batch has no tokens: leave it out")
-    # Masked and not multiplied: what stands in the padding may be no number.
+    # Masked and not multiplied: activations of the padding may be NaN.
     return values.masked_fill(~mask[:, :, None], 0).sum(dim=1) / counts
 
 
 @torch.no_grad()
 def pool_texts(
-    model: Any,
+    model: HookedModel | Encoder,
     texts: Sequence[str],
     *,
     tokenizer: Any = None,
@@ -39,10 +40,11 @@ def pool_texts(
 ) -> dict[str, Float[Tensor, "text d"]]:
     """The mean activations of every text at every layer, by the layer's name, on the CPU.
 
-    Of an ``Encoder`` the hidden states (``hidden_states.0`` are the embeddings) and, where it is a BERT or DistilBERT, the
-    neurons of each layer; of a hooked model the residual stream and the neurons. Longer texts are cut at the model's context.
-    ``tokenizer`` is for a hooked model that came without its own, such as an untrained copy. ``encode`` makes further units of
-    its hooks, such as ``sae.encode``; these go by the name ``HOOK.features``.
+    Of an ``Encoder`` the hidden states (``hidden_states.0`` are the embeddings) and, if it is a BERT or DistilBERT, the
+    neurons of each layer; of a hooked model the residual stream and the neurons. Longer texts are truncated to the model's
+    context. ``tokenizer`` is for a hooked model that came without its own, such as an untrained copy. ``encode`` makes further
+    units of the activations at its hooks, such as ``sae.encode``; their name is ``HOOK.features``. ``on_texts`` is told of the
+    number of texts read since it was last called.
     Raises ``RequestError`` for a text without tokens.
     """
     if not texts:
@@ -54,62 +56,75 @@ def pool_texts(
     )
     pooled: dict[str, Tensor] = {}
     done = torch.zeros(len(texts), dtype=torch.bool)
-    for places, means in parts:
+    for index, means in parts:
         for name, values in means.items():
             if name not in pooled:
                 pooled[name] = torch.zeros(len(texts), values.shape[1])
-            pooled[name][places] = values.float().cpu()
-        done[places] = True
-        on_texts(len(places))
+            pooled[name][index] = values.float().cpu()
+        done[index] = True
+        on_texts(len(index))
     if not bool(done.all()):
         missing = int((~done).nonzero()[0])
         raise RequestError(f"text {missing} ({texts[missing][:40]!r}) has no tokens: leave it out")
     return pooled
 
 
+def layer_order(model: HookedModel | Encoder, names: Collection[str]) -> list[str]:
+    """Layers of ``pool_texts`` in the order in which the model runs them; without further units."""
+    if not isinstance(model, Encoder):
+        return [name for name in layer_hooks(model) if name in names]
+    neurons = [name for name, _ in model.network.named_modules() if name in names]
+    states = sorted((name for name in names if name not in neurons), key=lambda name: int(name.split(".")[-1]))
+    # The neurons of a layer come before the state it gives.
+    ordered = states[:1]
+    for number, state in enumerate(states[1:]):
+        ordered += [*neurons[number : number + 1], state]
+    return ordered
+
+
 def _hooked(
-    model: Any, tokenizer: Any, texts: Sequence[str], encode: Mapping[str, Encode]
+    model: HookedModel, tokenizer: Any, texts: Sequence[str], encode: Mapping[str, Encode]
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     hooks = [hook for hook in layer_hooks(model) if not hook.endswith("hook_z")]
     hooks += [hook for hook in encode if hook not in hooks]
     batches = token_batches(texts, tokenizer, batch=_BATCH, context=model.cfg.n_ctx, long="truncate", by_length=True)
     for batch in batches:
-        heard = read_hooks(model, batch.tokens, hooks)
-        heard |= {f"{hook}{FEATURES}": encoder(heard[hook].float()) for hook, encoder in encode.items()}
+        layers = read_hooks(model, batch.tokens, hooks)
+        layers |= {f"{hook}{FEATURES}": encoder(layers[hook].float()) for hook, encoder in encode.items()}
         mask = batch.mask.to(model.W_E.device)
-        # Every row holds one text.
-        yield batch.document.amax(dim=1), {name: masked_mean(values, mask) for name, values in heard.items()}
+        # Every sequence is one text.
+        yield batch.document.amax(dim=1), {name: masked_mean(values, mask) for name, values in layers.items()}
 
 
 def _encoded(encoder: Encoder, texts: Sequence[str]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     device = next(encoder.network.parameters()).device
-    order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
-    heard: dict[str, Tensor] = {}
+    order = sorted(range(len(texts)), key=lambda text: -len(texts[text]))
+    neurons: dict[str, Tensor] = {}
     hooks = [
-        module.register_forward_hook(lambda layer, inputs, output, name=name: heard.__setitem__(name, output))
+        module.register_forward_hook(lambda layer, inputs, output, name=name: neurons.__setitem__(name, output))
         for name, module in encoder.network.named_modules()
         if name.endswith(_NEURONS)
     ]
     try:
         for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
+            index = order[start : start + _BATCH]
             tokens = encoder.tokenizer(
-                [texts[place] for place in places], padding=True, truncation=True, max_length=encoder.context,
+                [texts[text] for text in index], padding=True, truncation=True, max_length=encoder.context,
                 return_special_tokens_mask=True, return_tensors="pt",
             )  # fmt: skip
             special = tokens.pop("special_tokens_mask").bool()
             tokens = {name: values.to(device) for name, values in tokens.items()}
             mask = (tokens["attention_mask"].bool() & ~special.to(device)).to(device)
             states = encoder.network(**tokens, output_hidden_states=True).hidden_states
-            layers = {f"hidden_states.{number}": state for number, state in enumerate(states)} | heard
-            _check_tokens(mask, places, texts)
-            yield torch.tensor(places), {name: masked_mean(values, mask) for name, values in layers.items()}
+            layers = {f"hidden_states.{number}": state for number, state in enumerate(states)} | neurons
+            _check_tokens(mask, index, texts)
+            yield torch.tensor(index), {name: masked_mean(values, mask) for name, values in layers.items()}
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _check_tokens(mask: Bool[Tensor, "batch pos"], places: Sequence[int], texts: Sequence[str]) -> None:
-    for row, place in enumerate(places):
+def _check_tokens(mask: Bool[Tensor, "batch pos"], index: Sequence[int], texts: Sequence[str]) -> None:
+    for row, text in enumerate(index):
         if not bool(mask[row].any()):
-            raise RequestError(f"text {place} ({texts[place][:40]!r}) has no tokens: leave it out")
+            raise RequestError(f"text {text} ({texts[text][:40]!r}) has no tokens: leave it out")

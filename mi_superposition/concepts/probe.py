@@ -1,4 +1,4 @@
-"""Linear probes with held-out accuracy, and what words alone give."""
+"""Linear probes with held-out accuracy, and the same regression on a bag of words."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError
 
-# The penalty that keeps probes of a thousand dimensions from learning their texts by heart.
-_STRENGTH = 0.01
+# Inverse regularisation strength: keeps probes of a thousand dimensions from learning their texts by heart.
+_C = 0.01
 _STEPS = 200
 _TOLERANCE = 1e-3
 
 
-def balanced_accuracy(found: Int[Tensor, " text"], labels: Int[Tensor, " text"]) -> float:
-    """Mean over concepts of the share of their texts that were found (0 to 1; by chance 1 over the number of concepts)."""
-    return float(balanced_accuracy_score(labels.numpy(), found.numpy()))
+def balanced_accuracy(predicted: Int[Tensor, " text"], labels: Int[Tensor, " text"]) -> float:
+    """Mean over concepts of the fraction of their texts predicted correctly (0 to 1; by chance 1 over the number of concepts)."""
+    return float(balanced_accuracy_score(labels.numpy(), predicted.numpy()))
 
 
 def probe_predictions(
     points: Float[Tensor, "text d"], labels: Int[Tensor, " text"], held_out: Float[Tensor, "other d"]
 ) -> Int[Tensor, " other"]:
-    """The labels that a logistic regression on standardised activations gives to held-out texts.
+    """The labels that a logistic regression on standardised activations predicts for held-out texts (a linear probe, Alain &
+    Bengio 2016).
 
     Raises ``RequestError`` for labels of a single concept.
     """
     _check_two(labels)
     probe = make_pipeline(
         StandardScaler(),
-        LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=_STEPS, tol=_TOLERANCE),
+        LogisticRegression(C=_C, class_weight="balanced", max_iter=_STEPS, tol=_TOLERANCE),
     )
     probe.fit(points.numpy(), labels.numpy())
     return torch.from_numpy(np.asarray(probe.predict(held_out.numpy())))
@@ -54,16 +55,16 @@ def probe_accuracy(
 
 
 def balanced_accuracy_error(
-    found: Int[Tensor, " text"],
+    predicted: Int[Tensor, " text"],
     labels: Int[Tensor, " text"],
     groups: Int[Tensor, " text"],
     *,
     seed: int,
     draws: int = 1000,
 ) -> float:
-    """Standard error of the balanced accuracy: its standard deviation when every concept's groups are drawn again, with replacement.
+    """Standard error of the balanced accuracy: its standard deviation when every concept's groups are resampled with replacement.
 
-    Texts of one group (those with the same word) are right or wrong together, so there are as many independent texts as groups.
+    Texts of one group (those with the same word) are correct or wrong together, so there are as many independent texts as groups.
     Source: the cluster bootstrap, Davison & Hinkley 1997, chapter 3.8.
     """
     random = np.random.default_rng(seed)
@@ -71,11 +72,11 @@ def balanced_accuracy_error(
     concepts = labels.unique()
     for concept in concepts:
         own = labels == concept
-        _, place = groups[own].unique(return_inverse=True)
-        right = np.bincount(place.numpy(), weights=(found[own] == concept).numpy())
-        n = np.bincount(place.numpy())
+        _, group = groups[own].unique(return_inverse=True)
+        correct = np.bincount(group.numpy(), weights=(predicted[own] == concept).numpy())
+        n = np.bincount(group.numpy())
         drawn = random.integers(len(n), size=(draws, len(n)))
-        accuracies += right[drawn].sum(axis=1) / n[drawn].sum(axis=1)
+        accuracies += correct[drawn].sum(axis=1) / n[drawn].sum(axis=1)
     return float((accuracies / len(concepts)).std())
 
 
@@ -87,9 +88,9 @@ def bag_of_words_accuracy(
     *,
     without: Sequence[str] = (),
 ) -> float:
-    """The same of a logistic regression on which words a text has: what needs no model.
+    """Balanced accuracy of a logistic regression on which words a text contains, without any model.
 
-    ``without`` are words to leave out: those that define the labels of the texts to learn from and never occur in the others
+    ``without`` are words to leave out: words that define the labels of the training texts and never occur in the others
     would be all it learns. Raises as ``probe_accuracy``.
     """
     _check_two(labels)

@@ -1,4 +1,4 @@
-"""Concepts as word lists: which texts hold one, and random lists that occur as often."""
+"""Concepts as word lists: which texts contain one, and random lists of the same word frequency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.training import derived_seed
 
-# What belongs to none of the lists, or to several.
+# The label of texts without any concept word, or with words of several.
 NO_CONCEPT = -1
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"”’']?\s+")
@@ -29,7 +29,7 @@ STORY_CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "food": ("cake", "cookies", "apple", "food", "eat", "ate", "lunch", "soup", "bread", "hungry", "candy", "delicious"),
     "outdoors": ("park", "tree", "garden", "forest", "flowers", "grass", "river", "rain", "sun", "beach", "pond", "leaves"),
 }  # fmt: skip
-# Of sentiment, for reviews: the chapter's concepts.
+# Of sentiment, for reviews: the concepts of Stringer's chapter.
 SENTIMENT_CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "positive": ("good", "great", "best", "funny", "love", "enjoyable", "beautiful", "moving", "charming", "smart", "delightful", "entertaining"),
     "negative": ("bad", "worst", "dull", "boring", "predictable", "tedious", "silly", "stupid", "flat", "mess", "fails", "lacks"),
@@ -40,9 +40,9 @@ BUNDLED_CONCEPTS = {"stories": STORY_CONCEPTS, "sentiment": SENTIMENT_CONCEPTS}
 
 @dataclass(frozen=True)
 class Held:
-    """Which concept each text holds, and by which of its words (both -1 for none or several concepts).
+    """Which concept each text contains, and by which of its words (both -1 for none or several concepts).
 
-    A text that holds several words of one concept goes by the first of them in the list.
+    A text with several words of one concept goes by the first of them in the list.
     """
 
     concept: tuple[int, ...]
@@ -102,15 +102,15 @@ def sentences(documents: Iterable[str]) -> Iterator[str]:
 
 
 def held(texts: Sequence[str], concepts: Mapping[str, Sequence[str]]) -> Held:
-    """For each text the one concept whose words it holds."""
+    """For each text the one concept whose words it contains."""
     return held_in([words_of(text) for text in texts], list(concepts.values()))
 
 
-def held_in(found: Sequence[set[str]], lists: Sequence[Sequence[str]]) -> Held:
-    """As ``held``, for texts whose words are known."""
-    owner = {word: (number, place) for number, words in enumerate(lists) for place, word in enumerate(words)}
+def held_in(texts: Sequence[set[str]], lists: Sequence[Sequence[str]]) -> Held:
+    """As ``held``, for texts given by their words."""
+    owner = {word: (number, rank) for number, words in enumerate(lists) for rank, word in enumerate(words)}
     concept, word = [], []
-    for words in found:
+    for words in texts:
         hits = sorted(owner[one] for one in words if one in owner)
         alone = bool(hits) and hits[0][0] == hits[-1][0]
         concept.append(hits[0][0] if alone else NO_CONCEPT)
@@ -119,13 +119,14 @@ def held_in(found: Sequence[set[str]], lists: Sequence[Sequence[str]]) -> Held:
 
 
 def random_lists(
-    found: Sequence[set[str]], concepts: Sequence[Sequence[str]], seed: int, *, near: int = 20
+    texts: Sequence[set[str]], concepts: Sequence[Sequence[str]], seed: int, *, near: int = 20
 ) -> list[tuple[str, ...]]:
-    """Lists of other words: for each word of each concept one drawn from the ``near`` that occur in most nearly as many texts.
+    """Lists of other words, for texts given by their words: for each word of each concept one drawn from the ``near`` words that
+    occur in most nearly as many texts.
 
     None of them is in any concept or drawn twice. Raises ``RequestError`` where the texts have too few other words.
     """
-    counts = Counter(word for words in found for word in words)
+    counts = Counter(word for words in texts for word in words)
     taken = {word for words in concepts for word in words}
     if len(counts.keys() - taken) < len(taken) + near:
         raise RequestError(f"the texts hold {len(counts)} different words: too few for random lists of {len(taken)}")

@@ -234,24 +234,37 @@ def model_batches(
     batch: int,
     *,
     context: int | None = None,
+    prepend_bos: bool | None = None,
+    long: Literal["split", "truncate"] = "split",
+    join: bool = False,
+    shuffle: int | None = None,
+    seed: int = 0,
     by_length: bool = False,
     first_document: int = 0,
 ) -> TokenBatches:
-    """``token_batches`` as a model wants them: its tokenizer, its context unless a shorter one is asked for, and a beginning
-    token if it was trained with one.
+    """``token_batches`` as a language model reads them: its tokenizer, its context unless a shorter one is asked for, and a
+    beginning token if it was trained with one (``cfg.default_prepend_bos``, as ``model.to_tokens`` does) or ``prepend_bos``
+    says so.
 
-    Raises ``RequestError`` for a model that came without a tokenizer, or a context longer than the model's.
+    Raises ``RequestError`` for a model that came without a tokenizer, a context longer than the model's, and as
+    ``token_batches`` does.
     """
     if model.tokenizer is None:
         raise RequestError("the model came without a tokenizer: it cannot read a text")
     if context is not None and context > model.cfg.n_ctx:
         raise RequestError(f"context = {context}: must be 2 to {model.cfg.n_ctx}, the context of the model")
+    if prepend_bos is None:
+        prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
     return token_batches(
         corpus,
         model.tokenizer,
         batch,
-        context or model.cfg.n_ctx,
-        prepend_bos=model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None,
+        model.cfg.n_ctx if context is None else context,
+        prepend_bos=prepend_bos,
+        long=long,
+        join=join,
+        shuffle=shuffle,
+        seed=seed,
         by_length=by_length,
         first_document=first_document,
     )
@@ -272,16 +285,20 @@ def token_batches(
     first_document: int = 0,
 ) -> TokenBatches:
     """Batches of at most ``batch`` rows of at most ``context`` tokens; rows and their order are those of any other
-    batch size. Read lazily.
+    batch size. Read lazily. For a language model take ``model_batches``.
 
-    A row holds one document, or with ``join`` several, parted by the end token. Each row begins with the beginning
-    token if the tokenizer has one (``prepend_bos=False``: never; the model's wish is ``cfg.default_prepend_bos``). A
-    document longer than a row goes on in the next (``long="split"``) or is cut (``"truncate"``); ``counts`` says how many.
-    ``shuffle``: documents come in a random order from a buffer of that size, by ``seed``. ``by_length``: the longest
-    rows come first, so that a batch has little padding; all rows are held at once. ``first_document`` is the number of
-    the first document, for a corpus that is a part of a larger one.
+    ``prepend_bos`` decides what every row begins with, since a tokenizer does not know how a model was trained: the
+    tokenizer's beginning token (True), nothing (False), or that token wherever the tokenizer has one (None, the default),
+    even for a model whose ``cfg.default_prepend_bos`` is False. A tokenizer that adds one by itself adds no second.
 
-    Raises ``RequestError`` for a batch or context below 1, or a context without room beside the beginning token.
+    A row holds one document, or with ``join`` several, parted by the end token. A document longer than a row goes on in
+    the next (``long="split"``) or is cut (``"truncate"``); ``counts`` says how many. ``shuffle``: documents come in a random
+    order from a buffer of that size, by ``seed``. ``by_length``: the longest rows come first, so that a batch has little
+    padding; all rows are held at once. ``first_document`` is the number of the first document, for a corpus that is a part
+    of a larger one.
+
+    Raises ``RequestError`` for a batch or context below 1, ``prepend_bos=True`` without such a token, or a context without
+    room beside it.
     """
     for name, value in (("batch", batch), ("context", context), ("shuffle", 1 if shuffle is None else shuffle)):
         if value < 1:

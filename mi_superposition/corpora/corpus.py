@@ -17,7 +17,7 @@ from mi_superposition.corpora.files import (
 )
 from mi_superposition.corpora.hub import check_hub_id, hub_documents
 from mi_superposition.errors import RequestError
-from mi_superposition.runs import file_hash, text_hash
+from mi_superposition.files import file_hash, text_hash
 
 BUNDLED_CORPORA = {"stories": Path(__file__).parent.parent / "bundled" / "stories-corpus" / "stories.parquet"}
 END_OF_TEXT = "<|endoftext|>"
@@ -51,12 +51,20 @@ class CorpusCounts:
 class Corpus:
     """Documents in their order, read anew at every pass and never all in memory.
 
-    ``counts`` is about the last pass, or the one under way; ``None`` before the first.
+    ``counts`` is about the last pass, or the one under way; ``None`` before the first. With ``limit`` a pass ends after so many
+    documents.
     """
 
-    def __init__(self, name: str, read: Callable[[], Iterator[Document]], location: Path | None = None):
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Iterator[Document]],
+        location: Path | None = None,
+        limit: int | None = None,
+    ):
         self.name = name
         self.location = location
+        self.limit = limit
         self.counts: CorpusCounts | None = None
         self._read = read
 
@@ -66,6 +74,8 @@ class Corpus:
             self._count(document)
             if document.text is not None and document.text.strip():
                 yield document.text
+                if self.counts.documents == self.limit:
+                    return
 
     def _count(self, document: Document) -> None:
         counts = self.counts or CorpusCounts()
@@ -95,16 +105,17 @@ def load_corpus(
     name: str | Path,
     *,
     split: str = "train",
-    column: str = "text",
+    column: str | None = None,
     config: str | None = None,
     separator: str = END_OF_TEXT,
+    documents: int | None = None,
 ) -> Corpus:
-    """A corpus by name.
+    """A corpus by name, or its first ``documents``.
 
     ``name`` is ``"stories"`` (bundled); a ``.txt`` file, whose documents are parted by ``separator``; a ``.jsonl`` or
-    ``.parquet`` file or a folder written by ``save_to_disk`` of datasets, with the text in ``column``; or a dataset id
-    on the hub, streamed (from the local hub cache where the hub cannot be reached). ``split`` is for the last two,
-    ``config`` for the hub.
+    ``.parquet`` file or a folder written by ``save_to_disk`` of datasets, with the text in ``column`` (by default ``text``,
+    or ``sentence`` where there is no ``text``); or a dataset id on the hub, streamed (from the local hub cache where the
+    hub cannot be reached). ``split`` is for the last two, ``config`` for the hub.
 
     Empty documents, broken lines and rows without text are passed over and counted, bytes that are no UTF-8 are replaced
     by U+FFFD and counted: see ``Corpus.counts``. Raises ``RequestError`` for a name, split or column that is not there
@@ -112,12 +123,22 @@ def load_corpus(
     """
     if not separator:
         raise RequestError("separator = '': give the text that stands between two documents")
+    if documents is not None and documents < 1:
+        raise RequestError(f"documents = {documents}: must be at least 1")
+    read, location = _reader(name, split, column, config, separator)
+    return Corpus(str(name), read, location, documents)
+
+
+def _reader(
+    name: str | Path, split: str, column: str | None, config: str | None, separator: str
+) -> tuple[Callable[[], Iterator[Document]], Path | None]:
+    """What reads a corpus, and where it lies on this machine."""
     if str(name) in BUNDLED_CORPORA:
         path = BUNDLED_CORPORA[str(name)]
-        return Corpus(str(name), lambda: parquet_documents(path, "text"), path)
+        return (lambda: parquet_documents(path, "text")), path
     path = Path(name)
     if path.is_dir():
-        return Corpus(str(name), lambda: saved_documents(path, split, column), path)
+        return (lambda: saved_documents(path, split, column)), path
     readers: dict[str, Callable[[], Iterator[Document]]] = {
         ".txt": lambda: text_documents(path, separator),
         ".jsonl": lambda: jsonl_documents(path, column),
@@ -126,7 +147,7 @@ def load_corpus(
     if path.suffix in readers:
         if not path.is_file():
             raise RequestError(f"{str(name)!r} is not there: give a file that exists")
-        return Corpus(str(name), readers[path.suffix], path)
+        return readers[path.suffix], path
     if path.exists():
         raise RequestError(f"{str(name)!r} is no corpus: give {', '.join(readers)} or a folder saved by datasets")
     parts = str(name).split("/")
@@ -136,4 +157,4 @@ def load_corpus(
     if near and len(parts) == 1:
         raise RequestError(f"{str(name)!r} is no corpus: did you mean {near[0]!r}?")
     check_hub_id(str(name))
-    return Corpus(str(name), lambda: hub_documents(str(name), split, column, config))
+    return (lambda: hub_documents(str(name), split, column, config)), None

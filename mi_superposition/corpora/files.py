@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,8 @@ from datasets import DatasetDict, load_from_disk
 
 from mi_superposition.errors import RequestError, WorkError
 
+# Where the text is, if nothing else is asked for: the first of these that is there.
+TEXT_COLUMNS = ("text", "sentence")
 _READ_BYTES = 1 << 20
 _ROWS = 256
 
@@ -24,6 +26,11 @@ class Document(NamedTuple):
     text: str | None
     problem: Literal["broken", "missing", "repaired"] | None = None
     where: str = ""
+
+
+def text_column(names: Collection[str], column: str | None = None) -> str:
+    """The column with the text: the one asked for, else 'text', or 'sentence' where ``names`` has no 'text'."""
+    return column or next((usual for usual in TEXT_COLUMNS if usual in names), TEXT_COLUMNS[0])
 
 
 def text_documents(path: Path, separator: str) -> Iterator[Document]:
@@ -52,8 +59,10 @@ def _decoded(content: bytes, where: str) -> Document:
         return Document(content.decode(errors="replace").strip("\r\n"), "repaired", f"{where} + {error.start}")
 
 
-def jsonl_documents(path: Path, column: str) -> Iterator[Document]:
-    """The text in ``column`` of every line; blank lines are no documents."""
+def jsonl_documents(path: Path, column: str | None) -> Iterator[Document]:
+    """The text in ``column`` of every line; blank lines are no documents. Without a column the first line with one of
+    ``TEXT_COLUMNS`` decides.
+    """
     known: set[str] = set()
     found = False
     with path.open("rb") as file:
@@ -75,22 +84,27 @@ def jsonl_documents(path: Path, column: str) -> Iterator[Document]:
                 yield Document(None, "broken", where)
                 continue
             known |= set(row)
-            if not isinstance(row.get(column), str):
+            if column is None and not known.isdisjoint(TEXT_COLUMNS):
+                column = text_column(known)
+            value = None if column is None else row.get(column)
+            if not isinstance(value, str):
                 yield Document(None, "missing", where)
                 continue
             found = True
             # JSON can spell half of a surrogate pair, which is no text.
-            whole = row[column].encode("utf-8", "replace").decode()
-            yield Document(whole, problem or ("repaired" if whole != row[column] else None), where)
-    if known and not found and column not in known:
-        raise RequestError(_no_column(path, column, known))
+            whole = value.encode("utf-8", "replace").decode()
+            yield Document(whole, problem or ("repaired" if whole != value else None), where)
+    wanted = text_column(known, column)
+    if known and not found and wanted not in known:
+        raise RequestError(_no_column(path, wanted, known))
 
 
-def parquet_documents(path: Path, column: str) -> Iterator[Document]:
+def parquet_documents(path: Path, column: str | None) -> Iterator[Document]:
     """The text in ``column`` of every row, a few hundred rows at a time."""
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
+            column = text_column(names, column)
             if column not in names:
                 raise RequestError(_no_column(path, column, names))
             yield from _column_documents(file.iter_batches(batch_size=_ROWS, columns=[column]))
@@ -127,7 +141,7 @@ def _decoded_row(content: bytes, where: str) -> Document:
         return Document(content.decode(errors="replace"), "repaired", where)
 
 
-def saved_documents(path: Path, split: str, column: str) -> Iterator[Document]:
+def saved_documents(path: Path, split: str, column: str | None) -> Iterator[Document]:
     """The text in ``column`` of a folder written by ``save_to_disk``, mapped into memory and not read into it."""
     try:
         saved = load_from_disk(str(path))
@@ -139,6 +153,7 @@ def saved_documents(path: Path, split: str, column: str) -> Iterator[Document]:
         if split not in saved:
             raise RequestError(f"{str(path)!r} has no split {split!r}: it has {', '.join(map(repr, saved))}")
         saved = saved[split]
+    column = text_column(saved.column_names, column)
     if column not in saved.column_names:
         raise RequestError(_no_column(path, column, saved.column_names))
     yield from _column_documents(saved.select_columns([column]).with_format("arrow").iter(_ROWS))

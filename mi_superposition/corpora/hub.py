@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from mi_superposition.corpora.files import Document, row_documents
+from mi_superposition.corpora.files import Document, row_documents, text_column
 from mi_superposition.errors import RequestError, WorkError
 
 _DATA = (".parquet", ".json", ".jsonl", ".csv", ".txt", ".gz")
@@ -40,7 +40,7 @@ def check_hub_id(name: str) -> None:
         raise RequestError(f"{name!r} is no file here, and no id on the hub can be written so") from None
 
 
-def hub_documents(name: str, split: str, column: str, config: str | None) -> Iterator[Document]:
+def hub_documents(name: str, split: str, column: str | None, config: str | None) -> Iterator[Document]:
     """The text in ``column`` of one split. Raises as ``load_corpus`` says."""
     return hub_rows(name, split, config, lambda rows: _documents(name, rows, column))
 
@@ -114,10 +114,11 @@ def _streamed(
         raise WorkError(f"{name!r} could not be read to its end: {str(error).splitlines()[0]}") from error
 
 
-def _documents(name: str, rows: IterableDataset, column: str) -> Iterator[Document]:
+def _documents(name: str, rows: IterableDataset, column: str | None) -> Iterator[Document]:
     names = rows.column_names
     if names is None:
         names = list(next(iter(rows), {}))
+    column = text_column(names, column)
     if names and column not in names:
         raise RequestError(f"{name!r} has no column {column!r}: it has {', '.join(map(repr, sorted(names)))}")
     yield from row_documents(rows, column)

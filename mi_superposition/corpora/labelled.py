@@ -13,11 +13,11 @@ import pyarrow as pa
 from datasets import ClassLabel, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from mi_superposition.corpora.files import text_column
 from mi_superposition.corpora.hub import hub_rows
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import text_hash
+from mi_superposition.files import text_hash
 
-TEXT_COLUMNS = ("text", "sentence")
 _READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 
@@ -43,13 +43,13 @@ def load_labelled_texts(
     column: str | None = None,
     split: str = "train",
     config: str | None = None,
-    most: int | None = None,
+    limit: int | None = None,
     on_row: Callable[[int, str], None] = lambda by, state: None,
 ) -> LabelledTexts:
     """Texts and their labels from columns of a ``.parquet``, ``.jsonl`` or ``.csv`` file, or of a dataset on the hub.
 
     ``column`` holds the text (by default ``text`` or ``sentence``), ``label_column`` a class label, a whole number or a word.
-    Of copies of one text the first counts; rows without text are passed over. ``most``: so many rows, from the first on.
+    Of copies of one text the first counts; rows without text are passed over. ``limit``: read so many rows, from the first on.
 
     Raises ``RequestError`` for a name, split or column that is not there, labels that are missing, of another kind or all
     the same; ``WorkError`` for a damaged file or a network that fails.
@@ -69,18 +69,18 @@ def load_labelled_texts(
         found = hub_rows(str(name), split, config, read)
     labels: dict[str, int | str] = {}
     classes: tuple[str, ...] = ()
-    for text, label, named in islice(found, most):
+    for text, label, named in islice(found, limit):
         classes = classes or named
         labels.setdefault(text.strip(), label)
         on_row(1, "reading texts")
-    return _whole(str(name), labels, classes, most)
+    return _whole(str(name), labels, classes, limit)
 
 
-def _whole(name: str, labels: Mapping[str, int | str], classes: tuple[str, ...], most: int | None) -> LabelledTexts:
+def _whole(name: str, labels: Mapping[str, int | str], classes: tuple[str, ...], limit: int | None) -> LabelledTexts:
     kinds = sorted({str(label) for label in labels.values()}) if not classes else list(classes)
     if len(set(labels.values())) < 2:
         only = repr(str(next(iter(labels.values())))) if labels else "none"
-        read = f"the first {most:,} texts" if most is not None else "the texts"
+        read = f"the first {limit:,} texts" if limit is not None else "the texts"
         raise RequestError(f"{read} of {name!r} have one label ({only}): a concept needs texts without it")
     if classes:
         numbers = [int(label) for label in labels.values()]
@@ -111,7 +111,7 @@ def _rows(
         # What has no schema shows it in its first row.
         features = dict.fromkeys(next(iter(rows), {}))
     there = ", ".join(map(repr, features)) or "none"
-    text = column or next((usual for usual in TEXT_COLUMNS if usual in features), TEXT_COLUMNS[0])
+    text = text_column(features, column)
     for wanted in (text, label_column):
         if wanted not in features:
             near = difflib.get_close_matches(wanted, features, n=1)

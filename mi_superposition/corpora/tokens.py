@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from mi_superposition.runs import text_hash
+from mi_superposition.files import text_hash
 
 # A longer token is cut here.
 LONGEST_SHOWN = 80

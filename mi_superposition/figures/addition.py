@@ -18,7 +18,7 @@ _DIGITS = [str(digit) for digit in range(10)]
 
 
 def accuracy_by_digit(accuracies: Mapping[str, Sequence[float]], chance: Sequence[float]) -> go.Figure:
-    """Bars of accuracy for each answer digit, one group a model, with the accuracy of the best constant guess."""
+    """Bars of accuracy per answer digit, one group per model, with the accuracy of the best constant guess."""
     figure = go.Figure()
     n_digits = len(chance)
     names = [f"{digit}" for digit in range(n_digits)]
@@ -32,31 +32,32 @@ def accuracy_by_digit(accuracies: Mapping[str, Sequence[float]], chance: Sequenc
         marker=dict(symbol="line-ew-open", size=26, line=dict(width=2), color=VERMILION),
     )  # fmt: skip
     figure.update_xaxes(title="answer digit (0 = ones)", type="category")
-    figure.update_yaxes(title="right answers, %", range=[0, 102])
+    figure.update_yaxes(title="correct digits, %", range=[0, 102])
     return styled(figure, height=360)
 
 
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
-    """Held-out error over training, per digit (full) and whole sums (dotted), logarithmic."""
+    """Held-out error during training on a logarithmic axis, per digit (solid) and per whole sum (dotted)."""
     figure = go.Figure()
     for (name, rows), colour in zip(histories.items(), itertools.cycle(SERIES), strict=False):
         steps = [row["step"] for row in rows]
         for key, label, dash in [("test_accuracy", "digits", "solid"), ("test_sum_accuracy", "whole sums", "dot")]:
-            # One wrong answer in ten thousand is as far down as the axis goes.
+            # The axis ends at one wrong answer in ten thousand.
             errors = [max(100 * (1 - row[key]), 0.01) for row in rows]
             figure.add_scatter(
                 x=steps, y=errors, mode="lines", name=f"{name}: {label}", line=dict(color=colour, dash=dash, width=1.5),
                 hovertemplate="step %{x}: %{y:.2f} % wrong<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(title="optimizer steps", rangemode="tozero")
-    figure.update_yaxes(title="wrong held-out answers, %", type="log", dtick=1)
+    figure.update_yaxes(title="held-out error, %", type="log", dtick=1)
     return styled(figure, height=400)
 
 
 def error_by_nines(errors: Mapping[str, Sequence[float]], guess: Sequence[float], counts: Sequence[int]) -> go.Figure:
-    """Share of wrong digits by the number of columns below that sum to 9, one group of bars a model.
+    """Fraction of wrong digits by the number of columns directly below that sum to 9, one group of bars per model.
 
-    ``guess`` is the error of somebody who knows all but the carry and always names the likelier one.
+    ``guess`` is the error of a predictor that knows everything except the carry and always chooses the more frequent
+    case.
     """
     figure = go.Figure()
     names = [f"{nines}<br>{100 * count / sum(counts):.2g} % of digits" for nines, count in enumerate(counts)]
@@ -71,7 +72,7 @@ def error_by_nines(errors: Mapping[str, Sequence[float]], guess: Sequence[float]
     figure.add_scatter(
         x=names,
         y=[100 * value for value in guess],
-        name="all known but the carry",
+        name="everything known except the carry",
         mode="markers",
         marker=dict(symbol="line-ew-open", size=26, line=dict(width=2), color=VERMILION),
     )
@@ -83,7 +84,7 @@ def error_by_nines(errors: Mapping[str, Sequence[float]], guess: Sequence[float]
 def attention_patterns(
     pattern: Float[Tensor, "head query key"], key_labels: Sequence[str], query_labels: Sequence[str]
 ) -> go.Figure:
-    """Small multiples, one a head: how much each answer position looks at each position before it."""
+    """Small multiples, one per head: attention from each answer position to each position before it."""
     n_heads = pattern.shape[0]
     columns = 4
     rows = -(-n_heads // columns)
@@ -108,27 +109,29 @@ def attention_patterns(
             showticklabels=outer_column, autorange="reversed", tickfont=dict(size=9),
         )  # fmt: skip
     figure.update_layout(
-        coloraxis=dict(colorscale="Blues", cmin=0, cmax=1, colorbar=dict(title="weight", thickness=10, len=0.25, y=0.9))
+        coloraxis=dict(
+            colorscale="Blues", cmin=0, cmax=1, colorbar=dict(title="attention", thickness=10, len=0.25, y=0.9)
+        )
     )
     return styled(figure, height=90 * rows + 80, min_width=860)
 
 
 def ablation_animation(maps: AblationMaps, conditions: Sequence[str]) -> go.Figure:
-    """The right digit's logit over the two digits, one frame a condition, all on one colour scale.
+    """Logits over the two digits, one frame per condition, all on one colour scale.
 
-    Left: the right digit's logit. Right: every digit's logit, 2 × 5.
+    Left: the correct digit's logit. Right: the logit of each digit, 2 × 5 panels.
     """
     limit = float(maps.by_digit.abs().max())
     figure = make_subplots(
         2, 7, specs=[[{"colspan": 2, "rowspan": 2}, None, *[{}] * 5], [None, None, *[{}] * 5]],
-        subplot_titles=["right digit", *_DIGITS], horizontal_spacing=0.02, vertical_spacing=0.12,
+        subplot_titles=["correct digit", *_DIGITS], horizontal_spacing=0.02, vertical_spacing=0.12,
     )  # fmt: skip
 
     def traces(condition: str) -> list[go.Heatmap]:
         row = maps.of(condition)
         right = plain_heatmap(
             _rounded(maps.correct[row]), limit=limit, colorbar=dict(title="logit", thickness=10),
-            hovertemplate="%{y} + %{x}: %{z:.2f}<extra>right digit</extra>",
+            hovertemplate="%{y} + %{x}: %{z:.2f}<extra>correct digit</extra>",
         )  # fmt: skip
         each = [
             plain_heatmap(
@@ -155,8 +158,8 @@ def ablation_animation(maps: AblationMaps, conditions: Sequence[str]) -> go.Figu
 
 
 def ablation_accuracy(maps: AblationMaps) -> go.Figure:
-    """Accuracy of each answer digit when a head is kept alone (top) and when it is left out (bottom)."""
-    figure = make_subplots(2, 1, subplot_titles=["one head kept", "one head left out"], vertical_spacing=0.16)
+    """Accuracy of each answer digit when only one head is kept (top) and when one head is ablated (bottom)."""
+    figure = make_subplots(2, 1, subplot_titles=["only this head kept", "this head ablated"], vertical_spacing=0.16)
     for row, prefix in [(1, "only"), (2, "without")]:
         chosen = [i for i, name in enumerate(maps.conditions) if name.startswith(prefix)]
         figure.add_heatmap(
@@ -166,16 +169,18 @@ def ablation_accuracy(maps: AblationMaps) -> go.Figure:
         figure.update_xaxes(title="head" if row == 2 else None, row=row, col=1, dtick=2)
         figure.update_yaxes(title="answer digit", row=row, col=1, dtick=1)
     figure.update_layout(
-        coloraxis=dict(colorscale="Viridis", cmin=0, cmax=100, colorbar=dict(title="right, %", thickness=10))
+        coloraxis=dict(colorscale="Viridis", cmin=0, cmax=100, colorbar=dict(title="correct, %", thickness=10))
     )
     return styled(figure, height=460, min_width=640)
 
 
 def push_counts(counts: CircuitCounts) -> go.Figure:
-    """Number of heads that push the right digit up and down for each of the 100 circuits, and the net push."""
+    """Number of heads with a positive and with a negative contribution to the correct digit's logit, for each of the
+    100 sums of two digits, and the net contribution in logits.
+    """
     net = counts.push.sum(dim=0)
     figure = make_subplots(
-        1, 3, subplot_titles=["heads pushing up", "heads pushing down", "net push (logits)"],
+        1, 3, subplot_titles=["positive heads", "negative heads", "net contribution (logits)"],
         column_widths=[0.28, 0.28, 0.28], horizontal_spacing=0.1,
     )  # fmt: skip
     n_heads = counts.push.shape[0]
@@ -197,13 +202,13 @@ def push_counts(counts: CircuitCounts) -> go.Figure:
 
 
 def head_set_accuracy(sets: HeadSets) -> go.Figure:
-    """Accuracy of the greedy head set of each answer digit among random sets of the same size."""
+    """Accuracy of each answer digit's greedy head set, compared with random sets of the same size."""
     figure = go.Figure()
     names = [f"digit {digit}<br>{int(size)} heads" for digit, size in enumerate(sets.size)]
     for name, values in zip(names, (100 * sets.random_accuracy).tolist(), strict=True):
         figure.add_box(
             x=[name] * len(values), y=values, boxpoints=False, line_color=GREY, showlegend=name == names[0],
-            name="random sets of that size", legendgroup="random",
+            name="random sets of the same size", legendgroup="random",
         )  # fmt: skip
     for values, label, colour, symbol in [
         (sets.accuracy, "greedy set", BLUE, "circle"),
@@ -214,12 +219,12 @@ def head_set_accuracy(sets: HeadSets) -> go.Figure:
             marker=dict(color=colour, symbol=symbol, size=12 if symbol == "circle" else 26, line=dict(width=2)),
             hovertemplate="%{y:.1f} %<extra>" + label + "</extra>",
         )  # fmt: skip
-    figure.update_yaxes(title="right answers, %", range=[0, 102])
+    figure.update_yaxes(title="correct digits, %", range=[0, 102])
     return styled(figure, height=400, min_width=560)
 
 
 def accuracy_over_training(epochs: Sequence[int], by_digit: Float[Tensor, "snapshot digit"]) -> go.Figure:
-    """Accuracy of each answer digit at each snapshot, epochs on a logarithmic axis (epoch 0 drawn at a half)."""
+    """Accuracy of each answer digit at each snapshot, epochs on a logarithmic axis (epoch 0 is drawn at 0.5)."""
     figure = go.Figure()
     for digit in range(by_digit.shape[1]):
         figure.add_scatter(
@@ -232,7 +237,7 @@ def accuracy_over_training(epochs: Sequence[int], by_digit: Float[Tensor, "snaps
             hovertemplate="epoch %{x}: %{y:.1f} %<extra>digit " + str(digit) + "</extra>",
         )
     figure.update_xaxes(title="epoch", type="log", dtick=1)
-    figure.update_yaxes(title="right answers, %", range=[0, 102])
+    figure.update_yaxes(title="correct digits, %", range=[0, 102])
     return styled(figure, height=380, min_width=420)
 
 

@@ -1,4 +1,4 @@
-"""Figures of concepts: texts by principal components, and what concepts have in common."""
+"""Figures of concepts: texts in two principal components, and heat maps of texts, words and concepts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from plotly.basedatatypes import BaseTraceType
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from mi_superposition.concepts import ConceptDirections
 from mi_superposition.figures.style import GREY, SERIES, framed, plain_heatmap, styled
 
 _DECIMALS = 3
@@ -25,7 +26,7 @@ def labelled_points(
     none: str,
     shown: int = 0,
 ) -> go.Figure:
-    """Texts in two dimensions, a colour a label; a slider over the frames. Label -1 is grey and called ``none``."""
+    """Texts in two dimensions, one colour per label; a slider over the frames. Label -1 is grey and named ``none``."""
     kinds = [(-1, none, GREY)] if bool((labels == -1).any()) else []
     kinds += [(number, name, SERIES[number % len(SERIES)]) for number, name in enumerate(names)]
 
@@ -41,7 +42,7 @@ def labelled_points(
     drawn = {name: traces(points) for name, points in frames.items()}
     figure = framed(go.Figure(list(drawn.values())[shown]), drawn, what, shown=shown)
     figure.update_xaxes(title="first principal component")
-    figure.update_yaxes(title="second")
+    figure.update_yaxes(title="second principal component")
     return styled(figure, height=500, min_width=440).update_layout(margin=dict(t=90))
 
 
@@ -56,8 +57,8 @@ def labelled_heatmaps(
     shown: int = 0,
     written: bool = True,
 ) -> go.Figure:
-    """Heat maps side by side with their rows and columns named and, with ``written``, the numbers in them; a slider over the
-    frames where there are several. All have one scale.
+    """Heat maps side by side with named rows and columns and, with ``written``, the numbers in the cells; a slider if
+    there is more than one frame. All share a colour scale.
     """
     panels = list(next(iter(frames.values())))
     figure = make_subplots(1, len(panels), subplot_titles=panels, horizontal_spacing=0.3 / len(panels))
@@ -82,6 +83,18 @@ def labelled_heatmaps(
     most = max(len(rows[panel]) for panel in panels)
     width = sum(120 + (46 if written else 20) * len(columns[panel]) for panel in panels)
     return styled(figure, height=200 + (34 if written else 20) * most, min_width=max(440, width))
+
+
+def direction_cosines(directions: ConceptDirections) -> go.Figure:
+    """Cosine of each two concept directions."""
+    names = [str(number) for number in range(len(directions.directions))]
+    return labelled_heatmaps(
+        {"": {"cosine": directions.directions @ directions.directions.T}},
+        "",
+        rows={"cosine": names},
+        columns={"cosine": names},
+        limit=1.0,
+    )
 
 
 def _rounded(values: Tensor) -> list[Any]:

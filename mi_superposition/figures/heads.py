@@ -1,4 +1,4 @@
-"""Figures of what heads read and write."""
+"""Figures of the projections and circuits of attention heads."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ _MATRICES = ("Q", "K", "V", "O")
 def projection_chart(projections: HeadProjections, head: int, *, position: int, digit: int) -> go.Figure:
     """Digits at one position (top) and positions for one digit (bottom) in the plane of one head.
 
-    Columns Q, K, V and O. O has no position: below it stands the OV circuit, from digit read to digit written.
+    Columns Q, K, V and O. O has no position; the panel below it shows the OV circuit, from input digit to output digit.
     """
     figure = make_subplots(
         2, 4, horizontal_spacing=0.06, vertical_spacing=0.16,
-        subplot_titles=[*(f"{name}: digits" for name in _MATRICES), *(f"{name}: positions" for name in "QKV"), "OV: digit → logit"],
+        subplot_titles=[
+            *(f"{name}: digits" for name in _MATRICES), *(f"{name}: positions" for name in "QKV"), "OV: input → output",
+        ],
     )  # fmt: skip
     by_digit = [
         *(getattr(projections, name)[head, position, :10] for name in ("query", "key", "value")),
@@ -49,7 +51,7 @@ def projection_chart(projections: HeadProjections, head: int, *, position: int, 
     ov = projections.ov[head, :10]
     figure.add_trace(
         plain_heatmap(ov.tolist(), limit=max(float(ov.abs().max()), 1e-6), showscale=False,
-                      hovertemplate="reads %{y}, writes %{x}: %{z:.2f}<extra></extra>"),
+                      hovertemplate="input %{y}, output %{x}: %{z:.2f}<extra></extra>"),
         row=2, col=4,
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", dtick=1, row=2, col=4)
@@ -57,8 +59,8 @@ def projection_chart(projections: HeadProjections, head: int, *, position: int, 
     return _square(styled(figure, height=560, min_width=900), [1, 2, 3, 4, 5, 6, 7])
 
 
-def projection_multiples(projections: HeadProjections, *, position: int) -> go.Figure:
-    """All heads at once: the ten digits under Q, K, V and O, one row a head."""
+def projection_multiples(projections: HeadProjections, *, position: int = 0) -> go.Figure:
+    """All heads at once: the ten digits under Q, K, V and O, one row per head."""
     n_heads = projections.query.shape[0]
     titles = [f"{name}, head {head}" for head in range(n_heads) for name in _MATRICES]
     figure = make_subplots(n_heads, 4, subplot_titles=titles, horizontal_spacing=0.04, vertical_spacing=0.28 / n_heads)
@@ -77,14 +79,14 @@ def projection_multiples(projections: HeadProjections, *, position: int) -> go.F
 
 
 def projection_animation(frames: Mapping[str, Sequence[Float[Tensor, "digit xy"]]]) -> go.Figure:
-    """The ten digits under Q, K, V and O over training: one frame a snapshot, axes fixed over all frames."""
+    """The ten digits under Q, K, V and O during training: one frame per snapshot, the same axes in all frames."""
     figure = make_subplots(1, 4, subplot_titles=_MATRICES, horizontal_spacing=0.06)
     labels = [str(d) for d in range(10)]
 
     def traces(points: Sequence[Tensor]) -> list[go.Scatter]:
         return [_labelled(panel, labels, DIGIT_COLOURS) for panel in points]
 
-    # Shown first is the end of training; the slider goes back.
+    # The first frame shown is the end of training; the slider moves back.
     last = list(frames)[-1]
     for column, trace in enumerate(traces(frames[last])):
         figure.add_trace(trace, row=1, col=column + 1)
@@ -98,9 +100,11 @@ def projection_animation(frames: Mapping[str, Sequence[Float[Tensor, "digit xy"]
 def circularity_ranking(
     trained: Mapping[str, Circularity], untrained: Mapping[str, Circularity], ramp: float
 ) -> go.Figure:
-    """Share of variance in one Fourier frequency times its roundness, heads ranked, for each matrix, beside the untrained model.
+    """Circularity (fraction of variance in one Fourier frequency × roundness) of the heads, ranked, for each matrix;
+    trained and untrained.
 
-    Hovering a point names the head, its frequency, share and roundness. ``ramp`` is the share of digits on a straight line.
+    The hover text names the head, its frequency, fraction and roundness. ``ramp`` is the fraction for digits on a
+    straight line.
     """
     figure = make_subplots(1, 4, subplot_titles=_MATRICES, shared_yaxes=True, horizontal_spacing=0.03)
     for column, name in enumerate(_MATRICES):
@@ -116,21 +120,21 @@ def circularity_ranking(
                 marker=dict(size=4, color=colour), line=dict(color=colour), name=label, legendgroup=label,
                 showlegend=column == 0, row=1, col=column + 1,
                 hovertemplate="head %{customdata[0]}: %{y:.2f} at frequency %{customdata[1]}, "
-                "share %{customdata[3]:.2f}, roundness %{customdata[2]:.2f}<extra>" + label + "</extra>",
+                "fraction %{customdata[3]:.2f}, roundness %{customdata[2]:.2f}<extra>" + label + "</extra>",
             )  # fmt: skip
         figure.add_scatter(
             x=[0, len(measured.share) - 1], y=[ramp, ramp], mode="lines", line=dict(color=VERMILION, dash="dot", width=1),
-            name="a ramp", legendgroup="ramp", showlegend=column == 0, row=1, col=column + 1,
+            name="ramp (fraction)", legendgroup="ramp", showlegend=column == 0, row=1, col=column + 1,
         )  # fmt: skip
-        figure.update_xaxes(title="head, ranked", row=1, col=column + 1)
-    figure.update_yaxes(title="share × roundness", range=[0, 1.02], row=1, col=1)
+        figure.update_xaxes(title="head (ranked)", row=1, col=column + 1)
+    figure.update_yaxes(title="circularity: fraction × roundness", range=[0, 1.02], row=1, col=1)
     figure = styled(figure, height=360, min_width=720)
     return figure.update_layout(margin=dict(t=70), legend=dict(y=1.12))
 
 
 def ov_singular_directions(projections: HeadProjections, head: int) -> go.Figure:
-    """The singular directions of one head's OV circuit: over the digits read and over the digits written."""
-    figure = make_subplots(1, 2, subplot_titles=["digits read", "digits written"], shared_yaxes=True)
+    """The singular directions of one head's OV circuit: over the input digits and over the output digits."""
+    figure = make_subplots(1, 2, subplot_titles=["input digits", "output digits"], shared_yaxes=True)
     for index, colour in zip(
         range(projections.ov_singular_values.shape[1]), (BLUE, ORANGE, PURPLE, GREY), strict=False
     ):
@@ -162,7 +166,7 @@ def _position_colours(n_positions: int) -> list[str]:
 
 
 def _square(figure: go.Figure, panels: Iterable[int]) -> go.Figure:
-    """One unit as long across as up in these panels: a circle is drawn as a circle."""
+    """Equal scales on both axes of these panels, so that a circle is drawn as a circle."""
     for panel in panels:
         name = "" if panel == 1 else str(panel)
         figure.layout[f"yaxis{name}"].update(scaleanchor=f"x{name}", constrain="domain")

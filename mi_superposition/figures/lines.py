@@ -1,4 +1,4 @@
-"""Lines over anything: with bands, with levels, one below another, or a slider over many."""
+"""Line charts: with bands and reference levels, stacked panels, or a slider over many charts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from plotly.subplots import make_subplots
 
 from mi_superposition.figures.style import GREY, SERIES, framed, styled
 
-# So many points have room for their names below the axis.
+# Up to so many points, their names fit below the axis.
 _NAMED = 8
 _LONG = 10
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points of one line; ``low`` and ``high`` bound the band around it."""
+    """Points of one line; ``low`` and ``high`` are the edges of the band around it."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -37,8 +37,8 @@ def lines(
     marks: Mapping[str, float] | None = None,
     labels: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Lines with markers, a band where one is given, and grey level lines at ``marks``. ``labels`` show at the points of
-    the first line.
+    """Lines with markers, bands where given, and grey horizontal lines at ``marks``. ``labels`` are hover texts of
+    the first line's points.
     """
     figure = go.Figure()
     for number, ((name, line), colour) in enumerate(zip(series.items(), itertools.cycle(SERIES), strict=False)):
@@ -73,8 +73,8 @@ def framed_lines(
     levels: Collection[str] = (),
     shown: int = 0,
 ) -> go.Figure:
-    """A slider over charts with the same lines each; ``what`` names what changes. Axes fit the chart that is shown. Lines named in
-    ``levels`` are dotted and grey.
+    """A slider over charts with the same lines; ``what`` names what changes. Axes fit the chart that is shown. Lines
+    named in ``levels`` are dotted and grey.
     """
 
     def traces(series: Mapping[str, Line]) -> list[BaseTraceType]:
@@ -96,9 +96,7 @@ def framed_lines(
 def stacked_lines(
     panels: Mapping[str, Mapping[str, Line]], *, names: Mapping[str, Sequence[str]], x_title: str, y_title: str
 ) -> go.Figure:
-    """Charts below one another, all with the same lines and the same range of 0 to 1; ``names`` says what each point of a
-    chart is.
-    """
+    """Stacked charts with the same lines and the same y range of 0 to 1; ``names`` names the points of each chart."""
     figure = make_subplots(len(panels), 1, subplot_titles=list(panels), vertical_spacing=0.32 / len(panels))
     for row, (panel, series) in enumerate(panels.items(), start=1):
         for (name, line), colour in zip(series.items(), itertools.cycle(SERIES), strict=False):
@@ -114,7 +112,7 @@ def stacked_lines(
             )  # fmt: skip
     figure.update_xaxes(title=x_title, row=len(panels), col=1)
     figure.update_yaxes(title=y_title, range=[0, 1.04])
-    # Long names stand aslant below the figure, which must not take their room from the lines.
+    # Long names are drawn slanted below the figure and need height of their own.
     longest = max(len(name) for some in names.values() for name in some)
     figure = styled(figure, height=110 + 240 * len(panels) + 5 * longest, min_width=440)
     return figure.update_layout(margin=dict(t=84), legend=dict(y=1.0 + 0.14 / len(panels)))

@@ -1,8 +1,6 @@
-"""Figures of sparse autoencoders: their features, and what a sentence makes of them."""
+"""Figures of sparse autoencoders: decoder directions, and feature activations on a sentence."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import plotly.graph_objects as go
 from jaxtyping import Float
@@ -10,12 +8,13 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from mi_superposition.figures.style import BLUE, plain_heatmap, styled
+from mi_superposition.sae.sentence import SentenceFeatures
 
 _DECIMALS = 3
 
 
 def feature_heatmaps(panels: dict[str, Float[Tensor, "feature d"]]) -> go.Figure:
-    """What each feature writes: a row a feature, a column a dimension; the panels share a scale."""
+    """Decoder directions: one row per feature, one column per dimension; all panels share a colour scale."""
     figure = make_subplots(1, len(panels), subplot_titles=list(panels), horizontal_spacing=0.06, shared_yaxes=True)
     limit = max(float(directions.abs().max()) for directions in panels.values()) or 1.0
     for column, directions in enumerate(panels.values(), start=1):
@@ -33,10 +32,9 @@ def feature_heatmaps(panels: dict[str, Float[Tensor, "feature d"]]) -> go.Figure
     return styled(figure, height=460, min_width=640)
 
 
-def sentence_features(
-    tokens: Sequence[str], names: Sequence[str], activations: Float[Tensor, "feature token"]
-) -> go.Figure:
-    """How strongly each of some features is active anywhere in a sentence (bars), and at each of its tokens (heat map)."""
+def sentence_features(sentence: SentenceFeatures) -> go.Figure:
+    """Largest activation of each feature in a sentence (bars) and its activation at each token (heat map)."""
+    tokens, names, activations = sentence.tokens, sentence.names, sentence.activations
     figure = make_subplots(
         1, 2, column_widths=[0.24, 0.76], horizontal_spacing=0.02, shared_yaxes=True,
         subplot_titles=["largest activation", "activation at each token"],
@@ -44,20 +42,20 @@ def sentence_features(
     strongest = activations.amax(dim=1)
     figure.add_trace(
         go.Bar(
-            x=strongest.double().round(decimals=_DECIMALS).tolist(), y=list(names), orientation="h",
+            x=strongest.double().round(decimals=_DECIMALS).tolist(), y=names, orientation="h",
             marker=dict(color=BLUE), showlegend=False, hovertemplate="%{y}: %{x:.2f}<extra></extra>",
         ),
         row=1, col=1,
     )  # fmt: skip
-    places = list(range(len(tokens)))
+    positions = list(range(len(tokens)))
     figure.add_trace(
         go.Heatmap(
-            z=activations.double().round(decimals=_DECIMALS).tolist(), x=places, y=list(names), zmin=0,
+            z=activations.double().round(decimals=_DECIMALS).tolist(), x=positions, y=names, zmin=0,
             zmax=float(activations.max()) or 1.0, colorscale="Blues", colorbar=dict(thickness=10, len=0.9),
-            customdata=[list(tokens)] * len(names), hovertemplate="%{y} at %{customdata}: %{z:.2f}<extra></extra>",
+            customdata=[tokens] * len(names), hovertemplate="%{y} at %{customdata}: %{z:.2f}<extra></extra>",
         ),
         row=1, col=2,
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(tickvals=places, ticktext=list(tokens), tickangle=-60, row=1, col=2)
+    figure.update_xaxes(tickvals=positions, ticktext=tokens, tickangle=-60, row=1, col=2)
     return styled(figure, height=140 + 24 * len(names), min_width=max(720, 300 + 24 * len(tokens)))

@@ -1,4 +1,4 @@
-"""One look for every figure, on a light or a dark page."""
+"""The common style of all figures, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from plotly.basedatatypes import BaseTraceType
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#8a8f98"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
-# Ten digits around a colour wheel: neighbours look alike, and 9 is next to 0 as it is modulo ten.
+# Ten digits around a colour wheel: neighbouring digits have similar colours, and 9 is next to 0, as modulo ten.
 DIGIT_COLOURS = [f"hsl({36 * digit}, 65%, 50%)" for digit in range(10)]
 DIVERGING = "RdBu"
 
 
 def styled(figure: go.Figure, *, height: int, min_width: int = 320) -> go.Figure:
-    """Lay a figure out for a page: transparent, small margins; ``min_width`` is where a phone starts to scroll."""
+    """Page layout of a figure: transparent, small margins; below ``min_width`` (pixels) a narrow screen scrolls."""
     figure.update_layout(
         template="none",
         height=height,
@@ -40,9 +40,10 @@ def plain_heatmap(z: object, *, limit: float, **options: object) -> go.Heatmap:
 
 
 def framed(figure: go.Figure, frames: Mapping[str, Sequence[BaseTraceType]], what: str, *, shown: int = 0) -> go.Figure:
-    """Give a figure frames and a slider that moves through them; ``what`` names what changes, ``shown`` the first.
+    """Give a figure frames and a slider over them; ``what`` names what changes, ``shown`` is the index of the first
+    frame shown.
 
-    A page of ours puts a slider of its own in place, which the keyboard can move too.
+    The site replaces the slider by one of its own that also works with the keyboard.
     """
     figure.frames = [go.Frame(data=list(traces), name=name) for name, traces in frames.items()]
     now = dict(mode="immediate", frame=dict(duration=0, redraw=True))

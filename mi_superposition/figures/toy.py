@@ -28,7 +28,9 @@ class Interactions:
 
 
 def feature_directions(frames: Mapping[str, Float[Tensor, "2 feature"]], what: str, *, shown: int = 0) -> go.Figure:
-    """Each feature as a line from the origin of a two-dimensional hidden space; a slider over the models, ``shown`` first."""
+    """Each feature as a line from the origin of a two-dimensional hidden space; a slider over models, ``shown`` is
+    the first.
+    """
 
     def traces(W: Tensor) -> list[BaseTraceType]:
         return [
@@ -50,7 +52,7 @@ def feature_directions(frames: Mapping[str, Float[Tensor, "2 feature"]], what: s
 
 
 def interactions(frames: Mapping[str, Interactions], what: str, *, shown: int = 0) -> go.Figure:
-    """W^T W, the biases, and feature norms coloured by interference; a slider over the models, ``shown`` first."""
+    """W^T W, the biases, and feature norms coloured by interference; a slider over models, ``shown`` is the first."""
     figure = make_subplots(
         1, 3, column_widths=[0.48, 0.1, 0.42], horizontal_spacing=0.1,
         subplot_titles=["W<sup>T</sup>W", "bias", "norm (colour: interference)"],
@@ -63,10 +65,11 @@ def interactions(frames: Mapping[str, Interactions], what: str, *, shown: int = 
         return [
             plain_heatmap(
                 _rounded(found.gram), limit=limit, showscale=False,
-                hovertemplate="features %{y} and %{x}: %{z:.3f}<extra></extra>",
+                hovertemplate="output %{y}, feature %{x}: %{z:.3f}<extra></extra>",
             ),
             plain_heatmap(
-                _rounded(found.bias[:, None]), limit=limit, showscale=False, hovertemplate="bias %{y}: %{z:.3f}<extra></extra>",
+                _rounded(found.bias[:, None]), limit=limit, showscale=False,
+                hovertemplate="bias of output %{y}: %{z:.3f}<extra></extra>",
             ),
             go.Bar(
                 x=list(range(n)), y=_rounded(found.norms), customdata=_rounded(found.interference),
@@ -101,7 +104,7 @@ def grid_heatmaps(
     column_title: str,
     limits: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """One heat map a panel over two settings; each has its own scale unless ``limits`` are given."""
+    """One heat map per panel over two settings; each has its own colour scale unless ``limits`` are given."""
     n = len(panels)
     figure = make_subplots(1, n, subplot_titles=list(panels), horizontal_spacing=0.14 if n > 1 else 0)
     for column, (name, values) in enumerate(panels.items(), start=1):
@@ -128,11 +131,11 @@ def neuron_stacks(
     y_title: str,
     paired: bool = False,
 ) -> go.Figure:
-    """A bar for each hidden neuron: the magnitudes of its weights stacked, a colour a feature; a slider over the frames,
-    each of which has the same panels side by side.
+    """One bar per hidden neuron: the magnitudes of its weights stacked, one colour per feature; a slider over frames
+    with the same panels side by side.
 
-    Bars are in units of the panel's largest; the weights themselves show under the pointer. ``paired``: features 0 and 1, 2
-    and 3, … share a hue.
+    Bars are relative to the largest bar of the panel; the hover text shows the weights. ``paired``: features 0 and 1,
+    2 and 3, … share a hue.
     """
     panels = list(next(iter(frames.values())))
     figure = make_subplots(1, len(panels), subplot_titles=panels, horizontal_spacing=0.06, shared_yaxes=True)
@@ -158,12 +161,12 @@ def neuron_stacks(
     figure.update_layout(barmode="stack", bargap=0.15)
     figure.update_xaxes(title="hidden neuron")
     figure.update_yaxes(range=[0, 1.02])
-    figure.update_yaxes(title=f"{y_title} / largest", row=1, col=1)
+    figure.update_yaxes(title=f"{y_title} / maximum", row=1, col=1)
     return styled(figure, height=420, min_width=560).update_layout(showlegend=False)
 
 
 def loss_spread(groups: Mapping[str, Mapping[str, Sequence[float]]], *, y_title: str) -> go.Figure:
-    """The losses of all instances: a strip of points for each group, a colour for each kind within it."""
+    """Losses of all instances: one strip of points per group, one colour per kind within it."""
     figure = go.Figure()
     kinds = list(dict.fromkeys(kind for kind_losses in groups.values() for kind in kind_losses))
     for kind, colour in zip(kinds, itertools.cycle(SERIES), strict=False):
@@ -179,8 +182,8 @@ def loss_spread(groups: Mapping[str, Mapping[str, Sequence[float]]], *, y_title:
 
 
 def feature_colours(n: int, paired: bool = False) -> list[str]:
-    """A colour a feature, neighbours far apart on the wheel (by the golden angle); ``paired``: neighbours of a pair share
-    a hue, the second one lighter.
+    """One colour per feature, consecutive features far apart on the colour wheel (golden angle); ``paired``: both
+    features of a pair share a hue, the second one is lighter.
     """
     if paired:
         return [f"hsl({137.5 * (feature // 2) % 360:.0f}, 60%, {42 + 22 * (feature % 2)}%)" for feature in range(n)]

@@ -1,16 +1,5 @@
 """Attention heads: ablation of any set of them, and what they read and write."""
 
-from mi_superposition.heads.ablation import ablate_heads, head_logits, head_outputs, keep_only, leave_out
-from mi_superposition.heads.projection import Circularity, HeadProjections, circularity, project_heads
+import lazy_loader as lazy
 
-__all__ = [
-    "Circularity",
-    "HeadProjections",
-    "ablate_heads",
-    "circularity",
-    "head_logits",
-    "head_outputs",
-    "keep_only",
-    "leave_out",
-    "project_heads",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -10,30 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
+from mi_superposition.heads.config import Replacement
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.training import seeded_generator
 
-Replacement = Literal["zero", "mean", "resample"]
 Method = Literal["auto", "linear", "hooks"]
-
-
-@runtime_checkable
-class HookedModel(Protocol):
-    """What ablation needs of a model; ``HookedTransformer`` and ``TransformerBridge`` both have it."""
-
-    cfg: Any
-
-    @property
-    def W_U(self) -> Tensor:
-        """Unembedding, (d_model, d_vocab_out)."""
-        ...
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """Logits of every position."""
-        ...
-
-    def run_with_hooks(self, *inputs: Any, **options: Any) -> Any:
-        """Logits with functions put in at hook points."""
-        ...
 
 
 def keep_only(n_heads: int) -> Bool[Tensor, "condition head"]:
@@ -120,7 +101,7 @@ def logits_and_head_changes(
     return logits, head_logits(model, _replacement(z, replace_with, seed) - z)
 
 
-def attention_output_weight(model: Any, layer: int) -> Float[Tensor, "head d_head d_model"]:
+def attention_output_weight(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """``W_O`` of one layer."""
     return model.blocks[layer].attn.W_O
 

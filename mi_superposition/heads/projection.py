@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
+import pandas as pd
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.results import Result
 
 _MAX_POINTS = 50_000_000
 
 
-@dataclass(frozen=True)
-class HeadProjections:
+# Where points of a head come from, by the usual letter: names of fields of ``HeadProjections``.
+MATRICES = {"Q": "query", "K": "key", "V": "value", "O": "output"}
+
+
+@dataclass(frozen=True, repr=False)
+class HeadProjections(Result):
     """Projections of ``W_E[token] + W_pos[position]`` by every head of one layer, in activation units.
 
     ``output`` holds the direction of each output token in a head: ``(W_O[h] @ W_U)[:, t]``, logits per unit of
@@ -26,6 +33,8 @@ class HeadProjections:
     out: the first is an offset, the second invisible to a softmax. With it come its singular values and directions:
     rows of ``ov_read`` over the tokens read, rows of ``ov_write`` over the tokens written.
     """
+
+    DRAWN_BY: ClassVar[str] = "mi_superposition.figures.heads:projection_multiples"
 
     query: Float[Tensor, "head pos token d_head"]
     key: Float[Tensor, "head pos token d_head"]
@@ -37,6 +46,35 @@ class HeadProjections:
     ov_write: Float[Tensor, "head rank token_out"]
     tokens: Int[Tensor, " token"]
     positions: Int[Tensor, " pos"]
+
+    @property
+    def ov_ratio(self) -> Float[Tensor, " head"]:
+        """Second over first singular value of each head's OV circuit: 0 for a head that uses one dimension."""
+        values = self.ov_singular_values
+        return values[:, 1] / values[:, 0] if values.shape[1] > 1 else torch.zeros(len(values))
+
+    def summary(self) -> str:
+        """How much was projected."""
+        n_heads, n_positions, n_tokens, d_head = self.value.shape
+        return (
+            f"Q, K, V and O of {n_heads} heads of {d_head} dimensions, {n_tokens} tokens at {n_positions} positions; second over first "
+            f"singular value of OV {float(self.ov_ratio.mean()):.2f} on average (0: one dimension in use)"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per head: largest singular value of its OV circuit, the second over it, and the mean norm of its points."""
+        norms = {name: self.points(name).norm(dim=-1).flatten(1).mean(dim=1).tolist() for name in MATRICES}
+        return pd.DataFrame(
+            {
+                "ov_singular_value": self.ov_singular_values[:, 0].tolist(),
+                "ov_ratio": self.ov_ratio.tolist(),
+                **{f"{name}_norm": values for name, values in norms.items()},
+            }
+        ).rename_axis("head")
+
+    def points(self, matrix: str) -> Float[Tensor, "head ... d_head"]:
+        """The points of Q, K, V or O, by that letter."""
+        return getattr(self, MATRICES[matrix])
 
 
 @dataclass(frozen=True)
@@ -55,7 +93,7 @@ class Circularity:
 
 @torch.no_grad()
 def project_heads(
-    model: Any,
+    model: HookedModel,
     *,
     layer: int = 0,
     tokens: Sequence[int] | None = None,
@@ -80,7 +118,12 @@ def project_heads(
         )
     attn = model.blocks[layer].attn
     embedded = model.W_E[token_index.to(model.W_E.device)]
-    stream = model.W_pos[position_index.to(model.W_E.device)][:, None] + embedded
+    W_pos: Tensor | None = getattr(model, "W_pos", None)
+    if W_pos is None:
+        raise RequestError(
+            "the model has no position embedding W_pos (rotary positions?): its heads cannot be projected"
+        )
+    stream = W_pos[position_index.to(model.W_E.device)][:, None] + embedded
 
     def project(weight: Tensor, bias: Tensor) -> Tensor:
         points = einsum(stream, weight, "pos token d_model, head d_model d_head -> head pos token d_head")
@@ -104,6 +147,17 @@ def project_heads(
         tokens=token_index,
         positions=position_index,
     )
+
+
+def digit_circularity(projections: HeadProjections) -> dict[str, Circularity]:
+    """Circularity of the tokens 0 to 9 in every head, for Q, K, V and O; ``tokens`` of the projections must begin with these.
+
+    The position does not matter: it moves all ten digits alike, and their mean is taken out.
+    """
+    return {
+        name: circularity(projections.output if name == "O" else projections.points(name)[:, 0, :10])
+        for name in MATRICES
+    }
 
 
 def circularity(points: Float[Tensor, "*points digit xy"]) -> Circularity:

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import read_json, read_tensors, write_json, write_tensors
+from mi_superposition.files import read_json, read_tensors, write_json, write_tensors
+from mi_superposition.models.protocol import HookedModel
 
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_CONFIG = "model.json"
@@ -98,7 +99,7 @@ def save_model(model: HookedTransformer, folder: Path) -> None:
     write_tensors(folder / MODEL_WEIGHTS, weights_of(model))
 
 
-def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+def weights_of(model: torch.nn.Module | HookedModel) -> dict[str, Tensor]:
     """The model's parameters by name, without buffers such as the causal mask."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 

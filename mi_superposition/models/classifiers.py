@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,13 +14,9 @@ from transformers import AutoConfig, AutoModelForImageClassification, ResNetConf
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
+from mi_superposition.models.classifier_names import CLASSIFIERS, Stem
 from mi_superposition.models.hub import fetch_model
 from mi_superposition.training import derived_seed
-
-# How a ResNet sees an image first. "imagenet": a convolution of 7 × 7 and stride 2, then pooling. "small": 3 × 3 and stride 1
-# without pooling, as is usual for images of 32 × 32. "small-pooled": that with pooling, for a quarter of the arithmetic.
-Stem = Literal["imagenet", "small", "small-pooled"]
-CLASSIFIERS = ("simplenet", "resnet50")
 
 
 class SimpleNet(nn.Module):

@@ -8,10 +8,11 @@ import torch
 from transformer_lens import HookedTransformer
 
 from mi_superposition.models.attention_only import without_deprecations
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.training import seeded_generator
 
 
-def untrained_copy(model: HookedTransformer, seed: int) -> HookedTransformer:
+def untrained_copy(model: HookedModel, seed: int) -> HookedTransformer:
     """The control: the same architecture, freshly initialised as TransformerLens does from ``seed``, on its device."""
     config = copy.deepcopy(model.cfg)
     config.init_weights, config.tokenizer_name, config.seed = True, None, None
@@ -22,7 +23,7 @@ def untrained_copy(model: HookedTransformer, seed: int) -> HookedTransformer:
 
 
 @torch.no_grad()
-def shuffled_copy(model: HookedTransformer, seed: int) -> HookedTransformer:
+def shuffled_copy(model: HookedModel, seed: int) -> HookedTransformer:
     """The control that keeps the sizes of the weights: the entries of every parameter in a random order."""
     shuffled = untrained_copy(model, seed)
     trained = dict(model.named_parameters())

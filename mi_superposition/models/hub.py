@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import read_json
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG, nearest_name
-from mi_superposition.runs import read_json
 
 # Any of these is a tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")

@@ -30,10 +30,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import read_json, write_file, write_json, write_tensors
 from mi_superposition.models.attention_only import without_deprecations
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
 from mi_superposition.models.hub import TOKENIZER_FILES, fetch_tokenizer
-from mi_superposition.runs import read_json, write_file, write_json, write_tensors
 
 # Their configuration says 2048, but they saw no longer text.
 _TINY_STORIES_CONTEXT = 512

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from sklearn.cluster import HDBSCAN
@@ -12,11 +14,14 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons.order import order_neurons
+from mi_superposition.results import Result
 
 
-@dataclass(frozen=True)
-class ClusterOrder:
+@dataclass(frozen=True, repr=False)
+class ClusterOrder(Result):
     """Neurons cluster by cluster. ``label`` is each neuron's cluster, -1 for none, numbered along the order."""
+
+    DRAWN_BY: ClassVar[str] = "mi_superposition.figures.neuron_order:cluster_sizes"
 
     order: Int[Tensor, " neuron"]
     label: Int[Tensor, " neuron"]
@@ -25,6 +30,15 @@ class ClusterOrder:
     def n_clusters(self) -> int:
         """Number of clusters, those without one not counted."""
         return int(self.label.max()) + 1
+
+    def summary(self) -> str:
+        """How many clusters there are, and how many neurons are in none."""
+        return f"{self.n_clusters} clusters of {len(self.label):,} neurons, of which {int((self.label < 0).sum()):,} are in none"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per position in the order: the neuron and its cluster, -1 for none."""
+        columns = {"neuron": self.order.tolist(), "cluster": self.label[self.order].tolist()}
+        return pd.DataFrame(columns).rename_axis("position")
 
 
 def cluster_neurons(
@@ -40,28 +54,28 @@ def cluster_neurons(
     # Refuses what cannot be ordered before any work is done.
     whole = order_neurons(similarity, seed=seed, seconds=0.0, bound=False)
     n = len(similarity)
-    found = torch.full((n,), -1)
+    cluster_of = torch.full((n,), -1)
     if n >= max(2 * min_size, 5):
         distance = (1 - similarity.detach().cpu().double().square()).clamp_(0, 1).fill_diagonal_(0)
         with warnings.catch_warnings():
             # A change of a default of scikit-learn's that does not concern a matrix made for this call.
             warnings.simplefilter("ignore", FutureWarning)
             clusterer = HDBSCAN(min_cluster_size=min_size, metric="precomputed", copy=False)
-            found = torch.from_numpy(clusterer.fit(distance.numpy()).labels_).long()
-    count = int(found.max()) + 1
+            cluster_of = torch.from_numpy(clusterer.fit(distance.numpy()).labels_).long()
+    count = int(cluster_of.max()) + 1
     if count == 0:
-        return ClusterOrder(whole.order, found)
+        return ClusterOrder(whole.order, cluster_of)
 
     def ordered(members: Int[Tensor, " member"]) -> Int[Tensor, " member"]:
         within = order_neurons(similarity[members][:, members], seed=seed, seconds=seconds, bound=False)
         return members[within.order]
 
-    member = (found[:, None] == torch.arange(count)).float()
+    member = (cluster_of[:, None] == torch.arange(count)).float()
     between = member.T @ similarity.detach().cpu().float().square() @ member
     between = between / member.sum(0) / member.sum(0)[:, None]
     along = order_neurons(between.sqrt(), seed=seed, seconds=seconds, bound=False).order
-    blocks = [ordered((found == cluster).nonzero().flatten()) for cluster in along.tolist()]
-    alone = (found == -1).nonzero().flatten()
+    blocks = [ordered((cluster_of == cluster).nonzero().flatten()) for cluster in along.tolist()]
+    alone = (cluster_of == -1).nonzero().flatten()
     renumbered = torch.full((n,), -1)
     for number, block in enumerate(blocks):
         renumbered[block] = number

@@ -1,7 +1,7 @@
-"""What ordering gives anyway: the same pipeline on matrices without learned structure.
+"""What ordering alone produces: the same search on matrices without learned structure.
 
-Any matrix, sorted, shows bright neighbours. So a trained score is compared with the scores of random matrices that
-were ordered in the same way, with the same effort.
+Any matrix shows similar neighbours after it is ordered. So a trained score is compared with the scores of random matrices that
+were ordered by the same search with the same number of steps.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ClassVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import t as student_t
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
-from mi_superposition.neurons.order import neighbour_similarity, order_neurons, window_similarity
+from mi_superposition.neurons.order import NeuronOrder, order_neurons, window_similarity
 from mi_superposition.neurons.similarity import NeuronVectors
+from mi_superposition.results import Result
+from mi_superposition.training import derived_seed
 
 # What is compared with weights, and with activations.
 WEIGHT_KINDS = ("gaussian", "spectrum", "shuffled", "untrained")
@@ -26,26 +30,48 @@ ACTIVATION_KINDS = ("shifted", "untrained")
 KINDS: dict[str, str] = {
     "gaussian": "Gaussian of the same shape",
     "spectrum": "same row norms and spectrum",
-    "shuffled": "rows shuffled elementwise",
+    "shuffled": "entries shuffled within each row",
     "untrained": "untrained initialisation",
-    "shifted": "activations shifted in time",
+    "shifted": "activations shifted in position",
 }
+# The kinds that were published with seeds interleaved in this order. It stays as it is, so that their numbers do; any further
+# kind is seeded by its name.
+_INTERLEAVED = ("gaussian", "spectrum", "shuffled", "untrained", "shifted")
 # Rounds of imposing the spectrum and the row norms in turn.
 _ALTERNATIONS = 8
 
 
-@dataclass(frozen=True)
-class Control:
-    """What one kind of control gave: for each sample its score, the sorted neighbour similarities along its path, and of
-    the windows of its order the mean, the variance and the largest of their similarities.
+@dataclass(frozen=True, repr=False)
+class Control(Result):
+    """Ordered samples of one kind of control.
+
+    For each sample: its score, the sorted magnitudes of its neighbours' similarities (``profiles``), and of the mean squared
+    similarities of the windows of its order their mean, variance and maximum. ``example`` is the order of the first sample.
     """
+
+    DRAWN_BY: ClassVar[str] = "mi_superposition.figures.neuron_order:control_curve"
 
     kind: str
     scores: Float[Tensor, " sample"]
     profiles: Float[Tensor, "sample step"]
     window_mean: Float[Tensor, " sample"]
     window_variance: Float[Tensor, " sample"]
-    window_most: Float[Tensor, " sample"]
+    window_max: Float[Tensor, " sample"]
+    example: NeuronOrder
+
+    @property
+    def name(self) -> str:
+        """What the kind is called."""
+        return KINDS[self.kind]
+
+    def summary(self) -> str:
+        """The mean score and its standard deviation."""
+        return f"{self.name}: score {float(self.scores.mean()):.2f} ± {float(self.scores.std()):.2f} ({len(self.scores)} samples, ordered)"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per sample."""
+        columns = {name: getattr(self, name).tolist() for name in ("window_mean", "window_variance", "window_max")}
+        return pd.DataFrame({"score": self.scores.tolist(), **columns}).rename_axis("sample")
 
     def z_score(self, score: float) -> float:
         """Standard deviations by which ``score`` exceeds the mean of the control; infinite where that never varies."""
@@ -117,8 +143,10 @@ def control_vectors(
 
 
 def hash_seed(seed: int, kind: str, sample: int) -> int:
-    """A seed of its own for each control sample."""
-    return (seed * 1_000_003 + sample) * len(KINDS) + list(KINDS).index(kind)
+    """A seed of its own for each sample of each kind, whatever other kinds there are."""
+    if kind in _INTERLEAVED:
+        return ((seed * 1_000_003 + sample) * len(_INTERLEAVED) + _INTERLEAVED.index(kind)) % 2**63
+    return derived_seed(seed, f"control {kind}", sample) % 2**63
 
 
 def measure_control(
@@ -132,14 +160,13 @@ def measure_control(
 ) -> Control:
     """Order every sample as the trained matrix was ordered, and measure its windows of ``window`` neurons.
 
-    ``threads`` samples are ordered side by side while the next is drawn; no others are in memory. Raises
+    ``threads`` samples are ordered at the same time while the next is drawn; no others are in memory. Raises
     ``RequestError`` when there are no samples.
     """
 
-    def measure(similarity: Float[Tensor, "neuron neuron"]) -> tuple[float, Tensor, Tensor]:
-        found = order_neurons(similarity, seed=seed, seconds=seconds, bound=False)
-        profile = neighbour_similarity(similarity, found.order).abs().sort(descending=True).values
-        return found.score, profile, window_similarity(similarity, found.order, min(window, len(similarity)))
+    def measure(similarity: Float[Tensor, "neuron neuron"]) -> tuple[NeuronOrder, Tensor]:
+        order = order_neurons(similarity, seed=seed, seconds=seconds, bound=False)
+        return order, window_similarity(similarity, order.order, min(window, len(similarity)))
 
     measured = []
     with ThreadPoolExecutor(threads) as pool:
@@ -151,13 +178,14 @@ def measure_control(
         measured += [future.result() for future in waiting]
     if not measured:
         raise RequestError(f"no samples of the control {kind!r}: give at least one")
-    scores, profiles, windows = zip(*measured, strict=True)
-    stretches = torch.stack(list(windows))
+    orders = [order for order, _ in measured]
+    windows = torch.stack([values for _, values in measured])
     return Control(
         kind,
-        torch.tensor(scores, dtype=torch.float64),
-        torch.stack(list(profiles)),
-        window_mean=stretches.mean(dim=1),
-        window_variance=stretches.var(dim=1, correction=0),
-        window_most=stretches.amax(dim=1),
+        scores=torch.tensor([order.score for order in orders], dtype=torch.float64),
+        profiles=torch.stack([order.neighbours.abs().sort(descending=True).values for order in orders]),
+        window_mean=windows.mean(dim=1),
+        window_variance=windows.var(dim=1, correction=0),
+        window_max=windows.amax(dim=1),
+        example=orders[0],
     )

@@ -1,14 +1,14 @@
-"""What a neuron writes to the logits directly, and which token's embedding drives it directly."""
+"""What a neuron adds to the logits directly, and which token's embedding drives it directly."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons.similarity import check_layer
 
 _UNITS_AT_ONCE = 512
@@ -16,7 +16,7 @@ _UNITS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class TokenEffects:
-    """For each neuron the tokens with the largest and the smallest effect, from the outside in."""
+    """For each neuron the tokens with the largest effects, the largest first, and with the smallest (most negative), the smallest first."""
 
     top: Int[Tensor, "neuron rank"]
     top_effect: Float[Tensor, "neuron rank"]
@@ -25,8 +25,8 @@ class TokenEffects:
 
 
 @torch.no_grad()
-def logit_effects(model: Any, layer: int, k: int = 10) -> TokenEffects:
-    """``W_out @ W_U``: what one unit of a neuron's activation adds to each token's logit (logits), all else left alone.
+def logit_effects(model: HookedModel, layer: int, k: int = 10) -> TokenEffects:
+    """``W_out @ W_U``: what one unit of a neuron's activation adds directly to each token's logit (logits).
 
     The final normalisation is folded in: its mean is taken off and its weight multiplied, only its division, by the same
     number for all tokens, is left out. So is the mean over tokens, which changes no probability. Raises
@@ -37,7 +37,7 @@ def logit_effects(model: Any, layer: int, k: int = 10) -> TokenEffects:
 
 
 @torch.no_grad()
-def direction_effects(model: Any, written: Float[Tensor, "unit d_model"], k: int = 10) -> TokenEffects:
+def direction_effects(model: HookedModel, written: Float[Tensor, "unit d_model"], k: int = 10) -> TokenEffects:
     """The same for anything that writes into the residual stream: what one unit of it adds to each token's logit (logits)."""
     unembedding = _folded(getattr(model, "ln_final", None), model.W_U.detach().float().cpu())
     unembedding = unembedding - unembedding.mean(dim=1, keepdim=True)
@@ -45,7 +45,7 @@ def direction_effects(model: Any, written: Float[Tensor, "unit d_model"], k: int
 
 
 @torch.no_grad()
-def input_effects(model: Any, layer: int, k: int = 10) -> TokenEffects:
+def input_effects(model: HookedModel, layer: int, k: int = 10) -> TokenEffects:
     """What each token's embedding alone, normalised as before the MLP, adds to a neuron's input (before its activation
     function); without position, attention or earlier layers.
     """
@@ -59,7 +59,7 @@ def input_effects(model: Any, layer: int, k: int = 10) -> TokenEffects:
     return _extremes(read.T, embedding.T, k)
 
 
-def _folded(norm: Any, matrix: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
+def _folded(norm: nn.Module | None, matrix: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
     """The matrix as seen before a normalisation, whose weight and centring go into it."""
     weight = getattr(norm, "w", None)
     if weight is not None:
@@ -67,7 +67,7 @@ def _folded(norm: Any, matrix: Float[Tensor, "d_model column"]) -> Float[Tensor,
     return matrix - matrix.mean(dim=0) if _centres(norm) else matrix
 
 
-def _centres(norm: Any) -> bool:
+def _centres(norm: nn.Module | None) -> bool:
     """Whether a normalisation takes off the mean: layer norms do, root-mean-square norms and none at all do not."""
     return "RMS" not in type(norm).__name__ and "Norm" in type(norm).__name__
 

@@ -1,10 +1,13 @@
-"""An order of neurons that puts like beside like, with a bound on how much better any order could be."""
+"""An order of neurons in which neighbours are similar, with an upper bound on the score of any order."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,6 +15,7 @@ from torch import Tensor
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons.bound import path_bound
 from mi_superposition.neurons.path import greedy_path, search_path
+from mi_superposition.results import Result
 
 # Kicks in a second of search: about what one core of a laptop does at 4096 neurons. Counting kicks and not seconds
 # makes the answer the same everywhere.
@@ -19,22 +23,35 @@ _KICKS_PER_SECOND = 10_000
 _NEAR = 10
 
 
-@dataclass(frozen=True)
-class NeuronOrder:
+@dataclass(frozen=True, repr=False)
+class NeuronOrder(Result):
     """A path through the neurons.
 
-    ``score`` is the sum over neighbours on the path of their squared similarity; ``upper_bound`` is at least the
-    score of every order.
+    ``neighbours`` is the similarity of each neuron on the path to the next. ``score`` is the sum of their squares; ``upper_bound`` is
+    at least the score of every order, infinite where none was asked for.
     """
+
+    DRAWN_BY: ClassVar[str] = "mi_superposition.figures.neuron_order:order_curve"
 
     order: Int[Tensor, " neuron"]
     score: float
     upper_bound: float
+    neighbours: Float[Tensor, " step"]
 
     @property
     def gap(self) -> float:
         """By how much, at most, the best order's score exceeds this one's, over this one's (0 for a score of 0)."""
         return self.upper_bound / self.score - 1 if self.score > 0 else 0.0
+
+    def summary(self) -> str:
+        """The score and what no order can exceed."""
+        bound = f"upper bound {self.upper_bound:.2f}, {100 * self.gap:.2f} % higher"
+        return f"{len(self.order):,} neurons: score {self.score:.2f} ({bound if math.isfinite(self.upper_bound) else 'no upper bound'})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per position in the order: the neuron, and its similarity to the next (none for the last)."""
+        neighbours = [*self.neighbours.tolist(), float("nan")]
+        return pd.DataFrame({"neuron": self.order.tolist(), "similarity_to_next": neighbours}).rename_axis("position")
 
 
 def order_neurons(
@@ -74,7 +91,9 @@ def order_neurons(
     local = torch.from_numpy(path)
     score = path_score(weights, local)
     upper = path_bound(weights.numpy(), score) if bound else float("inf")
-    return NeuronOrder(torch.cat([alive[local], dead]), score * scale, upper * scale)
+    order = torch.cat([alive[local], dead])
+    neighbours = neighbour_similarity(similarity, order).detach().float().cpu()
+    return NeuronOrder(order, score * scale, upper * scale, neighbours)
 
 
 def path_score(weights: Float[Tensor, "neuron neuron"], path: Int[Tensor, " neuron"]) -> float:

@@ -1,22 +1,22 @@
-"""How alike neurons are: by the directions they read and write, or by when they are active."""
+"""How similar neurons are: by the directions they read and write, or by when they are active."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from mi_superposition.errors import RequestError
 from mi_superposition.linalg import cosine_similarity, inner_products
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.models.reading import read_hooks
+from mi_superposition.neurons.config import Measure
 from mi_superposition.streaming import CovarianceAccumulator
 
-Measure = Literal["cosine", "inner"]
 _NAMED = ("out", "in", "both")
 # Their similarities are 1.6 GB in float32, and an order needs a few copies.
 _MOST_ROWS = 20_000
@@ -24,12 +24,12 @@ _MOST_ROWS = 20_000
 
 @dataclass(frozen=True)
 class NeuronVectors:
-    """One or more vectors for each neuron; neurons are alike as far as their vectors are, on average."""
+    """One or more vectors for each neuron; the similarity of two neurons is the mean of that of their vectors."""
 
     parts: tuple[Float[Tensor, "neuron _"], ...]
 
     def similarity(self, measure: Measure = "cosine") -> Float[Tensor, "neuron neuron"]:
-        """How alike every two neurons are (dimensionless, -1 to 1), on the CPU: the mean over the parts of
+        """Similarity of every two neurons (dimensionless, -1 to 1), on the CPU: the mean over the parts of
 
         ``"cosine"``: the cosine of their vectors; ``"inner"``: their inner product, W^T W as it stands, over its largest
         entry. Raises ``RequestError`` for another measure.
@@ -49,7 +49,7 @@ def _mean(matrices: list[Float[Tensor, "neuron neuron"]]) -> Float[Tensor, "neur
     return total.div_(len(matrices))
 
 
-def neuron_vectors(model: HookedTransformer, layer: int = 0, weights: str = "out") -> NeuronVectors:
+def neuron_vectors(model: HookedModel, layer: int = 0, weights: str = "out") -> NeuronVectors:
     """The vectors of a layer's MLP neurons, or the rows of any matrix of the model.
 
     ``weights``: ``"out"``, what each neuron writes (rows of ``W_out``); ``"in"``, what it reads (columns of
@@ -65,7 +65,7 @@ def neuron_vectors(model: HookedTransformer, layer: int = 0, weights: str = "out
     return NeuronVectors({"out": (out,), "in": (read,), "both": (read, out)}[weights])
 
 
-def check_layer(model: HookedTransformer, layer: int) -> None:
+def check_layer(model: HookedModel, layer: int) -> None:
     """Raise ``RequestError`` unless the model has MLP neurons in that layer."""
     if getattr(model.cfg, "attn_only", False):
         raise RequestError("the model has attention only: it has no MLP neurons to order")
@@ -73,7 +73,7 @@ def check_layer(model: HookedTransformer, layer: int) -> None:
         raise RequestError(f"layer = {layer}: the model has layers 0 to {model.cfg.n_layers - 1}")
 
 
-def _named_matrix(model: HookedTransformer, name: str) -> Float[Tensor, "row column"]:
+def _named_matrix(model: HookedModel, name: str) -> Float[Tensor, "row column"]:
     parameters = dict(model.named_parameters())
     bare = name.removesuffix(".T")
     if bare not in parameters:
@@ -94,7 +94,7 @@ def _named_matrix(model: HookedTransformer, name: str) -> Float[Tensor, "row col
 
 @torch.no_grad()
 def neuron_correlations(
-    model: HookedTransformer,
+    model: HookedModel,
     batches: Iterable[tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]],
     layer: int = 0,
     *,
@@ -102,18 +102,15 @@ def neuron_correlations(
 ) -> Float[Tensor, "neuron neuron"]:
     """Pearson correlation between the activations of a layer's MLP neurons over a corpus, in one pass.
 
-    ``batches`` gives tokens and which of them count. With ``shift``, the control: within each batch every neuron's
-    activations are moved on in a circle by a random step of its own, so that each keeps what it does over time, and only
-    when it does so against the others is left to chance.
+    ``batches`` gives tokens and which of them count. With ``shift``, the control: within each batch every neuron's activations are
+    shifted circularly by a random number of positions of its own, so that each neuron keeps its sequence of activations and only
+    their alignment with those of other neurons is random.
     """
     check_layer(model, layer)
     hook = f"blocks.{layer}.mlp.hook_post"
     accumulator = CovarianceAccumulator(model.blocks[layer].mlp.W_out.shape[0])
     for tokens, counted in batches:
-        _, cache = model.run_with_cache(
-            tokens.to(model.W_E.device), names_filter=hook, stop_at_layer=layer + 1, return_type=None
-        )
-        activations = cache[hook].cpu()[counted].float()
+        activations = read_hooks(model, tokens, [hook])[hook].cpu()[counted].float()
         if shift is not None:
             n, d = activations.shape
             steps = torch.randint(max(n, 1), (d,), generator=shift)

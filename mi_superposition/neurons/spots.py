@@ -1,4 +1,4 @@
-"""Spots: stretches of an order whose neurons are more alike than stretches of an ordered control."""
+"""Spots: windows of an order whose neurons are more similar than those of windows of an ordered control."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mi_superposition.neurons.order import window_similarity
 class Spot:
     """A window of an order.
 
-    ``similarity`` is the mean squared similarity of the pairs within it; ``excess`` how far that is above the windows of
-    a control's orders, in their standard deviations. ``p`` is the probability that the tightest window of one more
-    sample of the control is as tight: it holds for all windows of the order together. With n samples it is at least
-    1 / (n + 1).
+    ``start`` is its first position in the order. ``similarity`` is the mean squared similarity of the pairs within it; ``excess`` how
+    far that is above the windows of a control's orders, in their standard deviations. ``p`` is the probability that the best window
+    of one more sample of the control is at least as similar: it holds for all windows of the order together. With n samples it is
+    at least 1 / (n + 1).
     """
 
     start: int
@@ -36,7 +36,7 @@ def find_spots(
     *,
     window: int = 8,
 ) -> list[Spot]:
-    """All windows of an order, tightest first, none overlapping another.
+    """All windows of an order, the most similar first, none overlapping another.
 
     ``control`` was measured with windows of the same size. Raises ``RequestError`` for one that does not fit.
     """
@@ -50,7 +50,7 @@ def find_spots(
             continue
         free[max(start - window + 1, 0) : start + window] = False
         value = float(values[start])
-        p = (1 + int((control.window_most >= value).sum())) / (1 + len(control.window_most))
+        p = (1 + int((control.window_max >= value).sum())) / (1 + len(control.window_max))
         neurons = tuple(order[start : start + window].tolist())
         spots.append(Spot(start, neurons, value, (value - mean) / max(deviation, 1e-12), p))
     return spots

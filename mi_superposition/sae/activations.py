@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from torch import Tensor
 from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import check_hooks, read_hooks
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.sae.config import StreamPart
 from mi_superposition.training import seeded_generator
 
 
@@ -32,7 +34,7 @@ class ActivationStream:
 
     The tokens that count (no BOS, EOS or padding), over and over the corpus, are cut into buffers of ``batch_size *
     buffer_batches``; each is shuffled as a whole, by the seed and its number. So batch i depends on nothing but the
-    request, memory is that of one buffer, and whoever goes on computes again the buffer it stopped in. Skipping tokens costs
+    request, memory is that of one buffer, and whoever resumes computes again the buffer it stopped in. Skipping tokens costs
     tokenizing them.
 
     Raises ``RequestError`` for batches that can be read only once, for a hook that is not there, and (when it finds out) for a
@@ -41,12 +43,12 @@ class ActivationStream:
 
     def __init__(
         self,
-        model: Any,
+        model: HookedModel,
         batches: Iterable[TokenBatch],
         hooks: Sequence[str],
         *,
-        batch_size: int = 2048,
-        buffer_batches: int = 32,
+        batch_size: int = StreamPart.batch_size,
+        buffer_batches: int = StreamPart.buffer_batches,
         seed: int = 0,
         precision: str = "float32",
     ):
@@ -105,7 +107,7 @@ class ActivationStream:
                 room[filled : filled + len(wanted)] = wanted
             n = len(next(iter(found.values())))
             filled += min(last, start + n) - max(first, start)
-            # What goes on beyond this buffer is the beginning of the next.
+            # What is left of it is the beginning of the next buffer.
             self._over = (start, found) if start + n > last else None
         self._order = torch.randperm(self.buffer_tokens, generator=seeded_generator(self.seed, "activations", number))
         self._number = number

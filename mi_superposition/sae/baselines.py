@@ -1,4 +1,4 @@
-"""What an autoencoder is compared with: dictionaries that nobody trained, with as many features a token."""
+"""What an autoencoder is compared with: untrained dictionaries, with as many features per token."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def principal_components(statistics: CovarianceAccumulator, k: int) -> Reconstru
     """The k directions of most variance, the same for every token: the best that a linear map of rank k can do."""
     mean = statistics.mean.float()
     _check_k(k, len(mean))
+    # Not scikit-learn's PCA: it wants the samples, and of those that were streamed only the covariance is kept.
     components = torch.linalg.eigh(statistics.covariance()).eigenvectors[:, -k:].float()
 
     def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:

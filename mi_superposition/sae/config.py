@@ -1,70 +1,274 @@
-"""What a sparse autoencoder's training is made of. Imports no torch, so the command line can show it at once."""
+"""What is asked for when sparse autoencoders are trained or evaluated. Imports no torch, so the command line can show it at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Interval
+
+from mi_superposition.config import AtLeast0, AtLeast1, AtLeast2, Config, NonNegative, Positive
 from mi_superposition.errors import RequestError
+from mi_superposition.parts import (
+    BatchPart,
+    DevicePart,
+    ForwardPart,
+    ModelPart,
+    SeedPart,
+    TextPart,
+    ThreadsPart,
+    WorkersPart,
+)
+from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
 
-ARCHITECTURES = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
+Architecture = Literal["standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka"]
 BY_K = ("topk", "batchtopk", "matryoshka")
-NORMALIZATIONS = ("none", "expected_average_only_in", "layer_norm")
 # Weight of the sparsity loss where none is given, for architectures that have one (ours: about 20 to 60 features active on
 # the bundled model's residual stream).
 _USUAL_SPARSITY = {"standard": 2.0, "gated": 2.0, "jumprelu": 2.0}
 
 
-@dataclass(frozen=True)
-class SaeConfig:
-    """One sparse autoencoder, in SAELens's terms.
+@dataclass(frozen=True, kw_only=True)
+class _Autoencoders(Config):
+    """What is said of one autoencoder, or of a grid of them that differ in three of these options."""
 
-    ``k``: features active for each token, for ``topk``, ``batchtopk`` and ``matryoshka`` (whose nested widths are d_sae / 8,
-    / 4, / 2 and 1). ``sparsity``: weight of the L1 (``standard``, ``gated``) or L0 (``jumprelu``) loss. ``normalize``: how
-    activations are scaled before the autoencoder reads them, as in SAELens; ``expected_average_only_in`` is folded into its
-    weights at the end.
-    ``dead_after``: a feature that did not fire in so many steps counts as dead.
-    """
+    architecture: Architecture = "topk"
+    """SAELens architecture. 'matryoshka' nests widths of an eighth, a quarter, a half and all of the features."""
+    d_sae: int | tuple[int, ...]
+    """Number of features."""
+    k: int | tuple[int, ...]
+    """Active features per token, for 'topk', 'batchtopk' and 'matryoshka'. Default: 32."""
+    sparsity: float | tuple[float, ...] | None
+    """Weight of the sparsity loss: L1 for 'standard' and 'gated', L0 for 'jumprelu'. Default: 2."""
+    normalize: Literal["none", "expected_average_only_in", "layer_norm"] = "expected_average_only_in"
+    """SAELens activation scaling. 'expected_average_only_in' is folded into the weights after training."""
+    learning_rate: Positive = 2e-3
+    """Peak Adam learning rate, after warm-up."""
+    warmup_steps: AtLeast0 = 50
+    """Steps over which the learning rate rises from 0."""
+    decay_share: Annotated[float, Interval(ge=0, lt=1)] = 0.2
+    """Fraction of the steps, at the end, over which the learning rate falls to 0."""
+    dead_after: AtLeast1 = 100
+    """Steps without activation after which a feature counts as dead, and is revived where the architecture can."""
 
-    architecture: str = "topk"
-    d_sae: int = 2048
-    k: int = 32
-    sparsity: float | None = None
-    normalize: str = "expected_average_only_in"
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
-    decay_share: float = 0.2
-    dead_after: int = 100
-    seed: int = 0
+
+# Options of which all autoencoders of a grid have the same.
+_SHARED = [one.name for one in fields(_Autoencoders) if one.name not in ("d_sae", "k", "sparsity")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaeConfig(SeedPart, _Autoencoders):
+    """One sparse autoencoder, in SAELens's terms. ``seed`` is that of its initial weights."""
+
+    d_sae: AtLeast1 = 2048
+    k: AtLeast1 = 32
+    sparsity: NonNegative | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("architecture", ARCHITECTURES), ("normalize", NORMALIZATIONS)):
-            if getattr(self, name) not in known:
-                raise RequestError(f"{name} = {getattr(self, name)!r}: give {', '.join(map(repr, known))}")
-        for name in ("d_sae", "k", "dead_after"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if self.warmup_steps < 0:
-            raise RequestError(f"warmup_steps = {self.warmup_steps}: must be 0 or more")
-        if not 0 <= self.decay_share < 1:
-            raise RequestError(f"decay_share = {self.decay_share}: must be 0 or more and below 1")
-        if not 0 < self.learning_rate < float("inf"):
-            raise RequestError(f"learning_rate = {self.learning_rate}: must be above 0")
-        if not 0 <= self.seed < 2**63:
-            raise RequestError(f"seed = {self.seed}: must be 0 to {2**63 - 1}")
+        if self.sparsity is None and self.architecture in _USUAL_SPARSITY:
+            object.__setattr__(self, "sparsity", _USUAL_SPARSITY[self.architecture])
+        super().__post_init__()
+
+    def check(self) -> None:
+        """What the architecture is made sparse by, and whether it can be."""
         if self.architecture in BY_K:
             if self.k > self.d_sae:
                 raise RequestError(f"k = {self.k}: there are only {self.d_sae} features")
             if self.sparsity is not None:
-                raise RequestError(f"sparsity = {self.sparsity}: {self.architecture!r} is made sparse by k alone")
-        elif self.sparsity is None:
-            object.__setattr__(self, "sparsity", _USUAL_SPARSITY[self.architecture])
-        if self.sparsity is not None and not 0 <= self.sparsity < float("inf"):
-            raise RequestError(f"sparsity = {self.sparsity}: must be 0 or more")
+                raise RequestError(f"sparsity = {self.sparsity}: {self.architecture!r} is made sparse by k")
+            if self.normalize == "layer_norm":
+                raise RequestError(
+                    f"normalize = 'layer_norm': SAELens's {self.architecture!r} revives dead features only without it"
+                )
         if self.architecture == "matryoshka" and self.d_sae // 8 < self.k:
             raise RequestError(
                 f"d_sae = {self.d_sae}: the smallest of four nested widths, an eighth, must hold k = {self.k}"
             )
-        if self.normalize == "layer_norm" and self.architecture in BY_K:
+
+
+@dataclass(frozen=True)
+class SaeJob:
+    """One autoencoder of several that read the same stream: its name, the hook it reads, what it is."""
+
+    name: str
+    hook: str
+    config: SaeConfig
+
+
+@dataclass(frozen=True)
+class StreamPart(Config):
+    """How much is trained on, and how it is mixed."""
+
+    tokens: AtLeast1 = 1_000_000
+    """Training tokens; a shorter corpus is repeated."""
+    # A batch of one has no variance to explain.
+    batch_size: AtLeast2 = 2048
+    """Tokens per step."""
+    buffer_batches: AtLeast1 = 32
+    """Batches in the shuffling buffer."""
+
+    @property
+    def n_steps(self) -> int:
+        """Batches in so many tokens, the last one rounded up."""
+        return -(-self.tokens // self.batch_size)
+
+
+@dataclass(frozen=True)
+class StorePart(Config):
+    """Where activations are kept. The result is the same with or without."""
+
+    AFFECTS_RESULT: ClassVar[bool] = False
+
+    activations: Path | None = None
+    """Folder for activations, written once and reused by later trainings on the same stream. Default: not stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaeTrainConfig(_Autoencoders):
+    """Train sparse autoencoders on the activations of one or more hooks. Run again to resume.
+
+    Several hooks, widths or sparsities make a grid. One document in ten is held out, chosen by a hash of its text.
+    """
+
+    model: ModelPart = ModelPart()
+    hook: tuple[str, ...] = ("blocks.1.hook_resid_pre",)
+    """Hooks whose activations are read."""
+    text: TextPart = TextPart()
+    d_sae: tuple[AtLeast1, ...] = (SaeConfig.d_sae,)
+    k: tuple[AtLeast1, ...] = ()
+    sparsity: tuple[NonNegative, ...] = ()
+    stream: StreamPart = StreamPart()
+    store: StorePart = StorePart()
+    activations_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of stored activations. With 'float32' the result is bit-identical to training without the folder."""
+    forward: ForwardPart = ForwardPart()
+    device: DevicePart = DevicePart()
+    threads: ThreadsPart = ThreadsPart()
+    random: SeedPart = SeedPart()
+    workers: WorkersPart = WorkersPart()
+
+    def check(self) -> None:
+        """A grid of autoencoders that can be trained, each named once, where it can be."""
+        _check_device(self.device)
+        for name in ("hook", "d_sae"):
+            if not getattr(self, name):
+                raise RequestError(f"{name} = (): give at least one")
+        by_k = self.architecture in BY_K
+        name, values = ("sparsity", self.sparsity) if by_k else ("k", self.k)
+        if values:
             raise RequestError(
-                f"normalize = 'layer_norm': SAELens's {self.architecture!r} revives dead features only without it"
+                f"{name} = {values[0]}: {self.architecture!r} is made sparse by {'k' if by_k else 'sparsity'}"
             )
+        if len({job.name for job in self.jobs}) < len(self.jobs):
+            raise RequestError("two grid entries are identical: give each hook, width and sparsity once")
+        if self.by_task and self.store.activations is not None:
+            raise RequestError(
+                f"activations = {str(self.store.activations)!r}: tasks of Ray read the text themselves; leave it out"
+            )
+
+    @property
+    def jobs(self) -> tuple[SaeJob, ...]:
+        """Every hook with every width and every k (or weight of the sparsity loss); one alone is called "sae"."""
+        shared = {name: getattr(self, name) for name in _SHARED} | {"seed": self.random.seed}
+        by_k = self.architecture in BY_K
+        levels: list[dict[str, Any]] = [{"k": k} for k in self.k] if by_k else [{"sparsity": s} for s in self.sparsity]
+        jobs = []
+        for hook, width, level in itertools.product(self.hook, self.d_sae, levels or [{}]):
+            config = SaeConfig(d_sae=width, **shared, **level)
+            label = f"k{config.k}" if by_k else f"s{config.sparsity:g}"
+            jobs.append(SaeJob(f"{hook}-{width}-{label}", hook, config))
+        return (replace(jobs[0], name="sae"),) if len(jobs) == 1 else tuple(jobs)
+
+    @property
+    def by_task(self) -> bool:
+        """Whether each autoencoder is a task of Ray with a pass over the text of its own."""
+        return self.workers.engine == "ray" and len(self.jobs) > 1
+
+    def resolved(self, *, device: str) -> SaeTrainConfig:
+        """The same, its defaults that depend on others in place: what is recorded, so that one request is recorded in one way."""
+        first = self.jobs[0].config
+        by_k = self.architecture in BY_K
+        level = {"k": self.k or (first.k,)} if by_k else {"sparsity": self.sparsity or (first.sparsity,)}
+        stored_as = self.activations_dtype if self.store.activations is not None else "float32"
+        return self.replace(device=device, activations_dtype=stored_as, **level)
+
+    @classmethod
+    def flattened(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Version 0.1 recorded each autoencoder of the grid in full: back to the grid."""
+        saes = list(recorded["saes"].values())
+        level = "k" if saes[0]["architecture"] in BY_K else "sparsity"
+        grid = {name: list(dict.fromkeys(sae[name] for sae in saes)) for name in ("hook", "d_sae", level)}
+        rest = {name: value for name, value in recorded.items() if name != "saes"}
+        return super().flattened(rest) | saes[0] | {"k": [], "sparsity": []} | grid
+
+
+@dataclass(frozen=True)
+class SaeEvaluateConfig(Config):
+    """Evaluate sparse autoencoders on held-out text next to their baselines.
+
+    Baselines use as many features per token: principal components, largest dimensions, random directions, and an autoencoder
+    trained with the same settings on a model with shuffled weights, which is also evaluated on that model.
+    """
+
+    sae: str
+    """Run folder of 'sae train', folder in SAELens's layout, or the bundled 'stories' (which needs --out)."""
+    model: str | None = None
+    """Model, if its name or path differs from the one recorded at training."""
+    hook: str | None = None
+    """Hook to read. Default: the one recorded at training."""
+    text: TextPart = TextPart()
+    control_corpus: str | None = None
+    """Training text for the control autoencoder. Default: --corpus."""
+    control_tokens: AtLeast0 | None = None
+    """Training tokens for the control autoencoder; 0 for no control. Default: as many as the evaluated one."""
+    forward: BatchPart = BatchPart()
+    context: AtLeast2 | None = None
+    """Tokens per sequence; longer documents continue in the next sequence. Default: as recorded at training."""
+    device: DevicePart = DevicePart()
+    threads: ThreadsPart = ThreadsPart()
+    random: SeedPart = SeedPart()
+
+    def check(self) -> None:
+        """Sums are taken in double precision."""
+        _check_device(self.device)
+
+    def usual_out(self) -> Path:
+        """The run folder unless another is named. Raises ``RequestError`` for a bundled autoencoder, whose folder is the package's."""
+        if self.sae in BUNDLED_SAES:
+            raise RequestError(f"{self.sae!r} is bundled: name a folder for its evaluation (--out)")
+        return Path(self.sae) / EVALUATION_FOLDER
+
+
+@dataclass(frozen=True)
+class SaeRecoverConfig(Config):
+    """Test whether sparse autoencoders find the true features of a toy model, where these are known.
+
+    Autoencoders are trained on its hidden layer: with its features as sparse as in its own training, and with all of them
+    always active.
+    """
+
+    n_features: AtLeast2 = 20
+    """Features of the toy model; the autoencoders have twice as many."""
+    n_hidden: AtLeast1 = 8
+    """Hidden dimensions of the toy model, which the autoencoders read."""
+    probability: Annotated[float, Interval(gt=0, le=1)] = 0.05
+    """Probability that a feature of the toy model is active."""
+    toy_steps: AtLeast1 = 4000
+    """Training steps of the toy model."""
+    sae_steps: AtLeast1 = 1500
+    """Training steps of each autoencoder."""
+    threads: ThreadsPart = ThreadsPart()
+    random: SeedPart = SeedPart()
+
+    def check(self) -> None:
+        """A bottleneck, whose features must share dimensions."""
+        if self.n_hidden >= self.n_features:
+            raise RequestError(f"n_hidden = {self.n_hidden}: must be fewer than the {self.n_features} features")
+
+
+def _check_device(device: DevicePart) -> None:
+    if device.device == "mps":
+        raise RequestError("device = 'mps': has no float64, which the sums need; give 'cpu' or 'cuda'")

@@ -1,18 +1,21 @@
-"""What an autoencoder's weights say of superposition: how crowded its features are, and how neurons share them."""
+"""What an autoencoder's weights say of superposition: how close its features are, and how many read from each neuron."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from scipy.stats import beta
 from torch import Tensor
 
 from mi_superposition.linalg import unit_rows
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons.control import randomised
+from mi_superposition.results import Result
 from mi_superposition.training import seeded_generator
 
 # A neuron and a feature have to do with each other where their cosine is one that so few random directions reach.
@@ -44,7 +47,7 @@ def chance_cosine(d: int, chance: float = CHANCE) -> float:
     return float(beta.isf(chance, 0.5, (d - 1) / 2) ** 0.5)
 
 
-def written_before(model: Any, hook: str) -> dict[int, Float[Tensor, "neuron d"]]:
+def written_before(model: HookedModel, hook: str) -> dict[int, Float[Tensor, "neuron d"]]:
     """What the MLP neurons of each layer write into the residual stream before a hook of it, by layer.
 
     Empty for hooks that are not of the residual stream, and for models whose neurons do not write there plainly.
@@ -58,20 +61,34 @@ def written_before(model: Any, hook: str) -> dict[int, Float[Tensor, "neuron d"]
     return {layer: model.blocks[layer].mlp.W_out.detach().float().cpu() for layer in layers}
 
 
-@dataclass(frozen=True)
-class Participation:
-    """How many features read from each neuron beyond what one random direction in a thousand does, and how many neurons each
+@dataclass(frozen=True, repr=False)
+class Participation(Result):
+    """How many features read from each neuron more closely than one random direction in a thousand does, and how many neurons each
     feature reads from.
     """
 
+    DRAWN_BY: ClassVar[str] = "mi_superposition.pages.sae.features:participation_figure"
+
     features_of_neuron: Int[Tensor, " neuron"]
     neurons_of_feature: Int[Tensor, " feature"]
+
+    def summary(self) -> str:
+        """Features per neuron, next to what random directions would give."""
+        counts, n_features = self.features_of_neuron.float(), len(self.neurons_of_feature)
+        return (
+            f"{counts.mean():.1f} of {n_features:,} features per neuron on average, median {counts.median():.0f} "
+            f"({CHANCE * n_features:.1f} for random directions)"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per neuron."""
+        return pd.DataFrame({"features": self.features_of_neuron.tolist()}).rename_axis("neuron")
 
 
 def participation(written: Mapping[int, Float[Tensor, "_neuron d"]], read: Float[Tensor, "feature d"]) -> Participation:
     """From what neurons write and what features read (the encoder's columns), by the magnitude of their cosines.
 
-    The control is the same with ``random_directions(read, …)``; isotropic ones give ``CHANCE`` times the features a neuron.
+    The control is the same with ``random_directions(read, …)``; isotropic ones give ``CHANCE`` times the features, per neuron.
     """
     neurons = unit_rows(torch.cat(list(written.values())))
     limit = chance_cosine(read.shape[1])

@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import SAE
+from sae_lens import SAE, TrainingSAE
 from safetensors import SafetensorError
 
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import content_hash, file_hash, text_hash, write_json, write_tensors
 from mi_superposition.models import check_hooks, hook_widths, weights_of
-from mi_superposition.runs import MANIFEST, content_hash, file_hash, read_manifest, text_hash, write_json, write_tensors
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.runs import MANIFEST, read_config
+from mi_superposition.sae.catalogue import BUNDLED_SAES
+from mi_superposition.sae.config import SaeTrainConfig
 
 SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
-BUNDLED_SAES = {"stories": Path(__file__).parent.parent / "bundled" / "stories-sae"}
 # SAELens's name for activations with an axis for heads, which it takes as one.
 _BY_HEAD = "hook_z"
 
 
-def inference_sae(training_sae: Any) -> Any:
+def inference_sae(training_sae: TrainingSAE[Any]) -> SAE[Any]:
     """What a trained autoencoder is used as, in eval mode: a batch top-k one, for example, gets a threshold."""
     weights = {name: value.detach().clone() for name, value in training_sae.state_dict().items()}
     training_sae.process_state_dict_for_saving_inference(weights)
@@ -45,7 +48,7 @@ def _without_advice() -> Iterator[None]:
         yield
 
 
-def save_sae(sae: Any, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+def save_sae(sae: SAE[Any], folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write an autoencoder whole or not at all; ``sae_lens.SAE.load_from_disk`` reads it.
 
     Raises ``WorkError`` when the disk refuses.
@@ -71,8 +74,8 @@ def sae_folders(name: str | Path) -> dict[str, Path]:
     found = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAE_CONFIG}"))}
     if (folder / MANIFEST).is_file():
         # In the order they were asked for.
-        wanted = read_manifest(folder)["config"].get("saes", {})
-        found = {one: found[one] for one in wanted if one in found}
+        names = [job.name for job in read_config(folder, SaeTrainConfig, "sae train").jobs]
+        found = {name: found[name] for name in names if name in found}
     if (folder / SAE_CONFIG).is_file():
         found = {folder.resolve().name: folder}
     if not found:
@@ -98,7 +101,7 @@ def one_sae_folder(name: str | Path) -> Path:
     return folder
 
 
-def load_sae(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
+def load_sae(name: str | Path, *, device: str | torch.device = "cpu") -> SAE[Any]:
     """One of SAELens's autoencoders in single precision and eval mode: bundled, of a run, or from a folder of SAELens's.
 
     It reads activations with their last axes taken as one. Raises ``RequestError`` where there is none or more than one,
@@ -107,7 +110,7 @@ def load_sae(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
     return read_sae(one_sae_folder(name), device=device)
 
 
-def read_sae(folder: Path, *, device: str | torch.device = "cpu") -> Any:
+def read_sae(folder: Path, *, device: str | torch.device = "cpu") -> SAE[Any]:
     """As ``load_sae``, from a folder that holds one. Raises ``WorkError`` for damaged files."""
     try:
         with _without_advice():
@@ -121,7 +124,7 @@ def read_sae(folder: Path, *, device: str | torch.device = "cpu") -> Any:
     return sae.eval()
 
 
-def check_sae(sae: Any, model: Any, hook: str | None = None) -> str:
+def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str:
     """The hook that an autoencoder reads in a model: ``hook``, or the one it was trained on.
 
     Raises ``RequestError`` for an autoencoder of another model: other weights, where it says which ones it was trained on, or
@@ -143,7 +146,7 @@ def check_sae(sae: Any, model: Any, hook: str | None = None) -> str:
     return hook
 
 
-def trained_on(model: Any, model_name: str, corpus_name: str, context: int) -> dict[str, Any]:
+def trained_on(model: HookedModel, model_name: str, corpus_name: str, context: int) -> dict[str, Any]:
     """What an autoencoder remembers of its training: SAELens's names, and the hash of the model's weights."""
     return {
         "model_name": model_name,

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import check_run, open_run, read_manifest, write_tensors
+from mi_superposition.files import write_tensors
+from mi_superposition.runs import check_run, open_run, read_manifest
 from mi_superposition.sae.activations import ActivationStream
 from mi_superposition.training import Stopped
 
@@ -68,7 +69,7 @@ def store_activations(
     on_buffer: Callable[[int], None] = lambda batches: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> StoredActivations:
-    """Write the first ``n_batches`` of a stream into a run folder, or go on with it; what is there is not made again.
+    """Write the first ``n_batches`` of a stream into a run folder, or resume it; what is there is not made again.
 
     ``inputs`` names model and corpus as run folders do. Raises ``RequestError`` for a folder of other activations, and
     ``Stopped`` after a whole buffer when asked to stop.

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from sae_lens import (
-    BatchTopKTrainingSAE,
-    BatchTopKTrainingSAEConfig,
-    GatedTrainingSAE,
-    GatedTrainingSAEConfig,
-    JumpReLUTrainingSAE,
-    JumpReLUTrainingSAEConfig,
-    MatryoshkaBatchTopKTrainingSAE,
-    MatryoshkaBatchTopKTrainingSAEConfig,
-    StandardTrainingSAE,
-    StandardTrainingSAEConfig,
-    TopKTrainingSAEConfig,
-)
+from sae_lens import SAE, TrainingSAE
 from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.training.sae_trainer import SAETrainer
 
 from mi_superposition.corpora import TokenBatch
-from mi_superposition.errors import WorkError
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.runs import Run
 from mi_superposition.sae.activations import ActivationSource, ActivationStream
-from mi_superposition.sae.config import SaeConfig
+from mi_superposition.sae.config import SaeConfig, SaeJob, StreamPart
 from mi_superposition.sae.files import inference_sae
 from mi_superposition.sae.sparse import SparseTopKTrainingSAE
 from mi_superposition.training import derived_seed, resume, train
@@ -45,13 +34,26 @@ _COUNTERS = ("n_training_samples", "n_training_steps", "n_frac_active_samples")
 _STATISTICS = ("act_freq_scores", "n_forward_passes_since_fired")
 
 
-@dataclass(frozen=True)
-class SaeJob:
-    """One autoencoder of several that read the same stream: its name, the hook it reads, what it is."""
+class _Architecture(NamedTuple):
+    """Its name in SAELens's registry, its own fields of SAELens's configuration, and what trains it if not SAELens's class."""
 
-    name: str
-    hook: str
-    config: SaeConfig
+    saelens_name: str
+    fields: Callable[[SaeConfig], dict[str, Any]]
+    trained_as: type[TrainingSAE[Any]] | None = None
+
+
+# By our names, of which ``config.Architecture`` has the same.
+_ARCHITECTURES = {
+    "standard": _Architecture("standard", lambda config: {"l1_coefficient": config.sparsity}),
+    "topk": _Architecture("topk", lambda config: {"k": config.k}, SparseTopKTrainingSAE),
+    "batchtopk": _Architecture("batchtopk", lambda config: {"k": config.k}),
+    "jumprelu": _Architecture("jumprelu", lambda config: {"l0_coefficient": config.sparsity}),
+    "gated": _Architecture("gated", lambda config: {"l1_coefficient": config.sparsity}),
+    "matryoshka": _Architecture(
+        "matryoshka_batchtopk",
+        lambda config: {"k": config.k, "matryoshka_widths": [config.d_sae // part for part in (8, 4, 2, 1)]},
+    ),
+}
 
 
 class SaeLearner:
@@ -83,7 +85,7 @@ class SaeLearner:
             self.last[job.name] = output
 
     def measured(self) -> dict[str, dict[str, float | None]]:
-        """Of the last step, by autoencoder: loss, features active a token, explained variance (``None`` where nothing varies),
+        """Of the last step, by autoencoder: loss, features active per token, explained variance (``None`` where nothing varies),
         dead features.
         """
         rows: dict[str, dict[str, float | None]] = {}
@@ -118,14 +120,16 @@ def train_saes(
     device: str = "cpu",
     on_log: Callable[[dict[str, Any]], None] = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> dict[str, SAE[Any]]:
     """Train several autoencoders in one pass over a stream; each comes back by its name as what it is used as, activation
     scale folded in.
 
-    With ``run`` (an open run folder) there is a ``history.jsonl`` and a checkpoint to go on from: a run killed anywhere ends
-    with the same weights. They are trained on ``device`` and come back on the CPU. ``metadata`` is written into each one's ``cfg.json`` beside SAELens's own. ``on_log`` gets about a
-    hundred rows. Raises ``training.Stopped`` when ``should_stop()`` said so, ``WorkError`` for activations or losses that are
-    not finite.
+    With ``run`` (an open run folder) there is a ``history.jsonl`` and a checkpoint to resume from: a run killed anywhere ends
+    with the same weights. They are trained on ``device`` and come back on the CPU. ``metadata`` is written into each one's
+    ``cfg.json`` beside SAELens's own. ``on_log`` gets about a hundred rows.
+
+    Raises ``training.Stopped`` when ``should_stop()`` said so, ``WorkError`` for activations or losses that are not finite,
+    ``RequestError`` for an architecture that SAELens does not train.
     """
     learner = SaeLearner(jobs, stream, n_steps, device)
     checkpoint = run.path / CHECKPOINT if run else None
@@ -149,22 +153,22 @@ def train_saes(
 
 
 def train_sae(
-    model: Any,
+    model: HookedModel,
     batches: Iterable[TokenBatch],
     hook: str,
     config: SaeConfig | None = None,
     *,
     n_steps: int = 1000,
-    batch_size: int = 2048,
-    buffer_batches: int = 32,
+    batch_size: int = StreamPart.batch_size,
+    buffer_batches: int = StreamPart.buffer_batches,
     seed: int = 0,
     on_log: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> Any:
+) -> SAE[Any]:
     """Train one autoencoder on a hook of a model: one of SAELens's, in eval mode.
 
-    ``batches`` come from ``token_batches``; ``n_steps`` batches of ``batch_size`` tokens are drawn, over and over the corpus,
+    ``batches`` come from ``model_batches``; ``n_steps`` batches of ``batch_size`` tokens are drawn, over and over the corpus,
     from buffers of ``buffer_batches``. ``seed`` is that of their order; that of the weights is in ``config``. For several at
-    once, or a run that can be gone on with, see ``train_saes``. Raises as ``ActivationStream`` and ``train_saes`` do.
+    once, or a run that can be resumed, see ``train_saes``. Raises as ``ActivationStream`` and ``train_saes`` do.
     """
     stream = ActivationStream(model, batches, [hook], batch_size=batch_size, buffer_batches=buffer_batches, seed=seed)
     return train_saes([SaeJob("sae", hook, config or SaeConfig())], stream, n_steps, on_log=on_log)["sae"]
@@ -195,23 +199,21 @@ def _trainer(job: SaeJob, d_in: int, batch_size: int, n_steps: int, device: str)
     return SAETrainer(cfg=settings, sae=sae, data_provider=iter(()))
 
 
-def _training_sae(config: SaeConfig, d_in: int) -> Any:
-    common: dict[str, Any] = {"d_in": d_in, "d_sae": config.d_sae, "normalize_activations": config.normalize}
-    match config.architecture:
-        case "standard":
-            return StandardTrainingSAE(StandardTrainingSAEConfig(**common, l1_coefficient=config.sparsity))
-        case "gated":
-            return GatedTrainingSAE(GatedTrainingSAEConfig(**common, l1_coefficient=config.sparsity))
-        case "jumprelu":
-            return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**common, l0_coefficient=config.sparsity))
-        case "topk":
-            return SparseTopKTrainingSAE(TopKTrainingSAEConfig(**common, k=config.k))
-        case "batchtopk":
-            return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**common, k=config.k))
-    widths = [config.d_sae // 8, config.d_sae // 4, config.d_sae // 2, config.d_sae]
-    return MatryoshkaBatchTopKTrainingSAE(
-        MatryoshkaBatchTopKTrainingSAEConfig(**common, k=config.k, matryoshka_widths=widths)
+def _training_sae(config: SaeConfig, d_in: int) -> TrainingSAE[Any]:
+    """An untrained one. Raises ``RequestError`` for an architecture without a line above, or one SAELens does not train."""
+    known = _ARCHITECTURES.get(config.architecture)
+    if known is None or known.saelens_name not in SAE_TRAINING_CLASS_REGISTRY:
+        trained = [
+            repr(name) for name, one in _ARCHITECTURES.items() if one.saelens_name in SAE_TRAINING_CLASS_REGISTRY
+        ]
+        raise RequestError(
+            f"architecture = {config.architecture!r}: SAELens {version('sae-lens')} can train {', '.join(trained)}"
+        )
+    sae_class, config_class = get_sae_training_class(known.saelens_name)
+    settings = config_class(
+        d_in=d_in, d_sae=config.d_sae, normalize_activations=config.normalize, **known.fields(config)
     )
+    return (known.trained_as or sae_class)(settings)
 
 
 def _scale(stream: ActivationSource, hook: str) -> float:
@@ -247,7 +249,7 @@ def _load_trainer_state(trainer: SAETrainer, state: dict[str, Any]) -> None:
     trainer.activation_scaler.scaling_factor = state["scaling_factor"]
 
 
-def _finished(trainer: SAETrainer, job: SaeJob, metadata: Mapping[str, Any]) -> Any:
+def _finished(trainer: SAETrainer, job: SaeJob, metadata: Mapping[str, Any]) -> SAE[Any]:
     """The autoencoder with the activation scale folded into its weights and everything known written beside it."""
     trainer.set_final_sae_metadata()
     sae = trainer.sae.cpu()
@@ -256,7 +258,7 @@ def _finished(trainer: SAETrainer, job: SaeJob, metadata: Mapping[str, Any]) -> 
     if factor is not None:
         sae.fold_activation_norm_scaling_factor(factor)
     sae.cfg.metadata.hook_name = job.hook
-    sae.cfg.metadata.trained_with = {"mi-superposition": version("mi-superposition"), **asdict(job.config)}
+    sae.cfg.metadata.trained_with = {"mi-superposition": version("mi-superposition"), **job.config.flat()}
     for name, value in metadata.items():
         setattr(sae.cfg.metadata, name, value)
     return inference_sae(sae)

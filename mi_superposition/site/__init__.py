@@ -1,6 +1,5 @@
 """Records to one static folder of pages that opens from disk and asks the network for nothing."""
 
-from mi_superposition.site.records import FigureRecord, ImageRecord, Page, Section, TableRecord
-from mi_superposition.site.write import write_site
+import lazy_loader as lazy
 
-__all__ = ["FigureRecord", "ImageRecord", "Page", "Section", "TableRecord", "write_site"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
-from mi_superposition.runs import write_file
+from mi_superposition.files import write_file
 from mi_superposition.site.records import MatrixRecord
 
 TILE = 256

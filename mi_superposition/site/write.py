@@ -16,7 +16,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mi_superposition.errors import RequestError
-from mi_superposition.runs import LOCK, PARTIAL, clear_partial, write_file
+from mi_superposition.files import PARTIAL, clear_partial, write_file
+from mi_superposition.runs import LOCK
 from mi_superposition.site.records import (
     UNITS,
     Card,

@@ -1,4 +1,6 @@
-"""The matrices of a network's layers and what their activations do, for any module and for hooked language models."""
+"""The weight matrices of a network's layers and the covariances of their activations, for any module and for language models with
+hooks.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,15 @@ from transformers.pytorch_utils import Conv1D
 from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import RequestError
 from mi_superposition.models import check_hooks, read_hooks
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.streaming import CovarianceAccumulator
 
 
 def weight_matrices(module: nn.Module) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
-    """Name and weight of every linear, convolutional and attention layer, in the module's order; a kernel as the matrix from
-    what a place sees to its channels, GPT-2's transposed layers of transformers the right way round, the query, key and value of
-    ``MultiheadAttention`` one by one. Layers that share a weight give it once.
+    """Name and weight of every linear, convolutional and attention layer, in the module's order.
+
+    A convolution kernel is the matrix from input patches to output channels; the transposed layers of GPT-2 in transformers are
+    turned round; the query, key and value of ``MultiheadAttention`` come one by one. Layers that share a weight give it once.
     """
     seen: set[tuple[int, str]] = set()
     for name, layer in module.named_modules():
@@ -43,9 +47,9 @@ def _matrices(layer: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
             yield suffix, matrix, layer.in_proj_weight
 
 
-def hooked_weight_matrices(model: Any) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
-    """Name and weight of embedding, attention, MLP and unembedding of a hooked language model, as TransformerLens names them;
-    a layer's heads side by side.
+def hooked_weight_matrices(model: HookedModel) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
+    """Name and weight of embedding, attention, MLP and unembedding of a language model with hooks, as TransformerLens names them;
+    the heads of a layer are concatenated.
     """
     yield "embed.W_E", model.W_E.detach().T
     for layer in range(model.cfg.n_layers):
@@ -83,7 +87,7 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
 
 
 def channel_axis(layer: nn.Module, output: Tensor) -> int:
-    """Which axis of a layer's output has its channels: the second of convolutions and of images, the last of everything else."""
+    """The axis of a layer's output that has its channels: the second of convolutions and of images, the last of everything else."""
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.modules.batchnorm._BatchNorm):
         return 1
     features_last = isinstance(layer, nn.Linear | nn.LayerNorm | Conv1D)
@@ -103,8 +107,8 @@ def activation_covariances(
     (default: ``channel_axis``), every other one (batch, space, tokens) counts as samples. Memory does not grow with the number of
     batches.
 
-    A layer that runs several times in a pass adds all it gave. Raises ``RequestError`` for a layer that is not there or does not
-    run, and as ``CovarianceAccumulator.update`` for what is not finite.
+    A layer that runs several times in a pass adds all its outputs. Raises ``RequestError`` for a layer that is not there or does
+    not run, and as ``CovarianceAccumulator.update`` for values that are not finite.
     """
     known = dict(module.named_modules())
     for name in layers:
@@ -114,19 +118,19 @@ def activation_covariances(
                 f"did you mean {' or '.join(map(repr, near))}?" if near else f"the network has {len(known) - 1} others"
             )
             raise RequestError(f"layer {name!r} is not in the network: {hint}")
-    found: dict[str, CovarianceAccumulator] = {}
+    seen: dict[str, CovarianceAccumulator] = {}
 
-    def hear(name: str, output: Any) -> None:
+    def record(name: str, output: Any) -> None:
         # Recurrent and attention layers give a tuple whose first is their output.
         output = output[0] if isinstance(output, tuple) else output
         if not isinstance(output, Tensor) or output.ndim < 2:
             raise RequestError(f"layer {name!r} gives no activations of samples by channels: name another")
         along = channel_axis(known[name], output) if axis is None else axis
         samples = samples_by_channel(output.detach().float(), along)
-        found.setdefault(name, CovarianceAccumulator(samples.shape[1], precise=True)).update(samples)
+        seen.setdefault(name, CovarianceAccumulator(samples.shape[1], precise=True)).update(samples)
 
     hooks = [
-        known[name].register_forward_hook(lambda layer, inputs, output, name=name: hear(name, output))
+        known[name].register_forward_hook(lambda layer, inputs, output, name=name: record(name, output))
         for name in layers
     ]
     try:
@@ -135,28 +139,28 @@ def activation_covariances(
     finally:
         for hook in hooks:
             hook.remove()
-    if silent := [name for name in layers if name not in found]:
+    if silent := [name for name in layers if name not in seen]:
         raise RequestError(f"layer {silent[0]!r} is in the network but did not run: name another")
-    return {name: found[name] for name in layers}
+    return {name: seen[name] for name in layers}
 
 
 @torch.no_grad()
 def hooked_covariances(
-    model: Any, batches: Iterable[TokenBatch], hooks: Sequence[str]
+    model: HookedModel, batches: Iterable[TokenBatch], hooks: Sequence[str]
 ) -> dict[str, CovarianceAccumulator]:
-    """Mean and covariance of a language model's hooks over all tokens of text, in one pass; axes after the position count as
-    one. Padding, beginning and end tokens are no samples.
+    """Mean and covariance of a language model's activations at hooks over all tokens of text, in one pass; axes after the position
+    are flattened. Padding, beginning and end tokens are no samples.
 
     Raises as ``read_hooks`` and ``CovarianceAccumulator.update`` do, and ``RequestError`` for a corpus without tokens.
     """
     if not hooks:
         return {}
     check_hooks(model, hooks)
-    found: dict[str, CovarianceAccumulator] = {}
+    seen: dict[str, CovarianceAccumulator] = {}
     for batch in batches:
         for name, values in read_hooks(model, batch.tokens, hooks).items():
             samples = values[batch.mask.to(values.device)].float()
-            found.setdefault(name, CovarianceAccumulator(samples.shape[1], precise=True)).update(samples)
-    if not found:
+            seen.setdefault(name, CovarianceAccumulator(samples.shape[1], precise=True)).update(samples)
+    if not seen:
         raise RequestError("the corpus holds no tokens: give another")
-    return {name: found[name] for name in hooks}
+    return {name: seen[name] for name in hooks}

@@ -17,8 +17,9 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mi_superposition.corpora.corpus import END_OF_TEXT
 from mi_superposition.errors import RequestError
+from mi_superposition.files import text_hash
 from mi_superposition.models import build_gpt2, save_hugging_face
-from mi_superposition.runs import Run, open_run, read_history, text_hash
+from mi_superposition.runs import Run, open_run, read_history
 from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 

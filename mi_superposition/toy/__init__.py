@@ -1,7 +1,5 @@
 """Toy models of superposition: tasks, models with many instances, training, and the geometry of what they learn."""
 
-from mi_superposition.toy.config import ToyConfig, ToySetting, geometric, setting_grid
-from mi_superposition.toy.models import ToyModels, load_toy
-from mi_superposition.toy.train import train_toy
+import lazy_loader as lazy
 
-__all__ = ["ToyConfig", "ToyModels", "ToySetting", "geometric", "load_toy", "setting_grid", "train_toy"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""How features lie in the hidden space. Every function takes weights ``[… hidden feature]``: column i is feature i's.
+"""Geometry of features in the hidden space. Every function takes weights ``[… hidden feature]``: column i is feature i's.
 
 Source of the quantities unless another is named: Elhage et al. 2022, "Toy Models of Superposition".
 """
@@ -8,20 +8,21 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# A feature counts as represented when its norm is above half of what a feature with a dimension of its own has.
+# A feature counts as represented when its norm is above half of that of a feature with a dimension of its own.
 REPRESENTED = 0.5
-# Directions with a smaller cosine than this are taken to have nothing to do with each other.
+# Directions with a smaller cosine than this do not count as sharing a dimension.
 _UNRELATED = 0.25
 
 
 def gram(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many feature feature"]:
-    """W^T W: what the model gives for feature i when feature j alone is 1, before bias and activation."""
+    """W^T W: entry (i, j) is output i when feature j alone is 1, before bias and activation."""
     return W.transpose(-1, -2) @ W
 
 
@@ -54,7 +55,8 @@ def relative_interference(W: Float[Tensor, "*many hidden feature"]) -> Float[Ten
 
 
 def feature_dimensionality(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many feature"]:
-    """Share of a dimension each feature has: its squared norm over the sum of all squared projections on its direction.
+    """Fraction of a dimension that each feature has: its squared norm over the sum of all squared projections on its
+    direction.
 
     1 for a direction of its own, 1/2 in an antipodal pair, 0 for a feature of norm 0.
     """
@@ -81,17 +83,17 @@ def angles(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many fea
 
 @dataclass(frozen=True)
 class Shape:
-    """Features that share dimensions: which ones, and what figure they form ("unnamed" if none of the known ones)."""
+    """Features that share dimensions, and the shape that their directions form ("unnamed" if it is none of the known ones)."""
 
     name: str
     features: tuple[int, ...]
 
 
 def shapes(W: Float[Tensor, "hidden feature"], *, tolerance: float = 0.2) -> list[Shape]:
-    """The figures that represented features form, from the Gram matrix of their directions alone.
+    """The shapes that represented features form, from the Gram matrix of their directions alone.
 
-    Features belong together when a chain of cosines above 0.25 in magnitude links them (ours). A figure is recognised when its cosines, sorted
-    within each feature, are within ``tolerance`` of those of the figure.
+    Features belong together when a chain of cosines above 0.25 in magnitude links them (ours). A shape is recognised when the
+    cosines of its features, sorted within each feature, are within ``tolerance`` of those of the known shape.
     """
     kept = (feature_norms(W) > REPRESENTED).nonzero()[:, 0]
     between = cosines(W)[kept][:, kept]
@@ -106,16 +108,21 @@ def shapes(W: Float[Tensor, "hidden feature"], *, tolerance: float = 0.2) -> lis
 
 
 def shape_counts(W: Float[Tensor, "hidden feature"], *, tolerance: float = 0.2) -> dict[str, int]:
-    """How many features stand in figures of each name, the commonest first."""
+    """How many features form shapes of each name, the most frequent first."""
+    return features_by_shape(shapes(W, tolerance=tolerance))
+
+
+def features_by_shape(found: Iterable[Shape]) -> dict[str, int]:
+    """How many features the shapes of each name have, the most frequent first."""
     counts: Counter[str] = Counter()
-    for shape in shapes(W, tolerance=tolerance):
+    for shape in found:
         counts[shape.name] += len(shape.features)
     return dict(counts.most_common())
 
 
 @functools.cache
 def known_shapes() -> dict[str, Float[Tensor, "feature dimension"]]:
-    """Unit vectors of every figure that is recognised: regular polygons and polyhedra, and the square antiprism of
+    """Unit vectors of every shape that is recognised: regular polygons and polyhedra, and the square antiprism of
     eight points on a sphere that repel each other (Thomson 1904; angle to the axis 55.94°).
     """
 
@@ -141,7 +148,7 @@ def known_shapes() -> dict[str, Float[Tensor, "feature dimension"]]:
 
 
 def shape_dimensionality(name: str) -> float:
-    """Dimensions for each feature of a known figure: 1, 1/2, 2/3, 3/4, 2/5, 3/8."""
+    """Dimensions per feature of a known shape: 1, 1/2, 2/3, 3/4, 2/5, 3/8."""
     vectors = known_shapes()[name]
     return vectors.shape[1] / vectors.shape[0]
 

@@ -1,4 +1,4 @@
-"""Two layers, many instances at once: what they give, how wrong it is, and the gradient, worked out by hand.
+"""Two layers, many instances at once: outputs, loss, and the gradient, derived by hand.
 
 Weights have the axes ``[setting, instance, …]``, activations the batch as their last axis: every product below is then one
 batched product of contiguous matrices, and the first layers of all instances of a setting read the same inputs in one
@@ -15,7 +15,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.toy.memory import Memory
+from mi_superposition.toy.buffers import Buffers
+from mi_superposition.toy.config import Activation
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class ToyWeights:
 
 @dataclass(frozen=True)
 class Penalties:
-    """What the loss weighs, by setting: squared errors by output (``None``: all by 1), and the magnitude of hidden
-    activations (``None``: not at all).
+    """Weights in the loss, by setting: of each output's squared error (``None``: all 1), and of the magnitude of hidden
+    activations (``None``: 0).
     """
 
     importance: Float[Tensor, "setting output"] | None
@@ -38,25 +39,25 @@ class Penalties:
 
 
 class ToyNetwork:
-    """Which activations stand where. ``hidden`` and ``output`` are ``relu``, ``gelu`` or ``linear``.
+    """The activations of both layers: ``hidden`` and ``output`` are ``relu``, ``gelu`` or ``linear``.
 
-    What it computes on the way it keeps in memory of its own, from call to call: one thread may call it at a time.
+    Intermediate results are kept in buffers of its own, from call to call: one thread may call it at a time.
     """
 
-    def __init__(self, hidden: str, output: str, *, tied: bool):
+    def __init__(self, hidden: Activation, output: Activation, *, tied: bool):
         self.hidden, self.output, self.tied = hidden, output, tied
-        self._memory = Memory()
+        self._buffers = Buffers()
 
     def hidden_activations(
         self, weights: ToyWeights, inputs: Float[Tensor, "setting feature batch"]
     ) -> Float[Tensor, "setting instance hidden batch"]:
-        """What the hidden layer does; the next call writes over it."""
+        """Activations of the hidden layer; the next call writes over them."""
         return _activate(self.hidden, self._before_hidden(weights, inputs))
 
     def outputs(
         self, weights: ToyWeights, inputs: Float[Tensor, "setting feature batch"]
     ) -> Float[Tensor, "setting instance output batch"]:
-        """What the network gives; the next call writes over it."""
+        """Outputs of the network; the next call writes over them."""
         return _activate(self.output, self._before_output(weights, self.hidden_activations(weights, inputs)))
 
     def loss(
@@ -82,14 +83,14 @@ class ToyNetwork:
     ) -> tuple[Float[Tensor, "setting instance"], ToyWeights]:
         """The loss of each instance (L1 included) and its gradient. ``keep`` multiplies hidden activations: dropout.
 
-        Where weights are tied the gradient of both uses stands in ``W_in``, and ``W_out`` is its transpose.
+        Where weights are tied, ``W_in`` holds the gradient of both uses, and ``W_out`` is its transpose.
         """
         before_hidden = self._before_hidden(weights, inputs)
         hidden = _activate(self.hidden, before_hidden)
         kept = hidden if keep is None else hidden * keep
         before_output = self._before_output(weights, kept)
         outputs = _activate(self.output, before_output)
-        errors = torch.sub(outputs, wanted[:, None], out=self._memory.room("errors", outputs))
+        errors = torch.sub(outputs, wanted[:, None], out=self._buffers.get("errors", outputs))
         # All that follows is the gradient of half the sum of squares; the rest is a factor of small matrices.
         per_square = 1 / (errors.shape[2] * errors.shape[3])
         delta = errors
@@ -97,12 +98,12 @@ class ToyNetwork:
             loss = torch.linalg.vector_norm(errors.flatten(2), dim=-1).square() * per_square
         else:
             importance = penalties.importance[:, None, :, None]
-            delta = torch.mul(errors, importance, out=self._memory.room("delta", errors))
+            delta = torch.mul(errors, importance, out=self._buffers.get("delta", errors))
             loss = (errors.mul_(delta)).sum(dim=(-2, -1)) * per_square
         delta = _times_slope(self.output, delta, before_output, outputs)
         flat_delta, flat_kept = delta.flatten(0, 1), kept.flatten(0, 1)
         to_W_out = torch.bmm(flat_delta, flat_kept.transpose(1, 2)).view_as(weights.W_out)
-        to_hidden = self._memory.room("to_hidden", hidden)
+        to_hidden = self._buffers.get("to_hidden", hidden)
         torch.bmm(weights.W_out.flatten(0, 1).transpose(1, 2), flat_delta, out=to_hidden.flatten(0, 1))
         if keep is not None:
             to_hidden.mul_(keep)
@@ -123,22 +124,22 @@ class ToyNetwork:
 
     def _before_hidden(self, weights: ToyWeights, inputs: Tensor) -> Tensor:
         n_settings, n_instances, n_hidden, _ = weights.W_in.shape
-        room = self._memory.room("hidden", inputs, (n_settings, n_instances, n_hidden, inputs.shape[-1]))
-        torch.bmm(weights.W_in.flatten(1, 2), inputs, out=room.flatten(1, 2))
-        return room
+        buffer = self._buffers.get("hidden", inputs, (n_settings, n_instances, n_hidden, inputs.shape[-1]))
+        torch.bmm(weights.W_in.flatten(1, 2), inputs, out=buffer.flatten(1, 2))
+        return buffer
 
     def _before_output(self, weights: ToyWeights, hidden: Tensor) -> Tensor:
-        room = self._memory.room("output", hidden, (*weights.b.shape, hidden.shape[-1]))
+        buffer = self._buffers.get("output", hidden, (*weights.b.shape, hidden.shape[-1]))
         torch.baddbmm(
             weights.b.flatten(0, 1)[:, :, None],
             weights.W_out.flatten(0, 1),
             hidden.flatten(0, 1),
-            out=room.flatten(0, 1),
+            out=buffer.flatten(0, 1),
         )
-        return room
+        return buffer
 
 
-def _activate(kind: str, values: Tensor) -> Tensor:
+def _activate(kind: Activation, values: Tensor) -> Tensor:
     """ReLU writes over its argument."""
     match kind:
         case "linear":
@@ -148,7 +149,7 @@ def _activate(kind: str, values: Tensor) -> Tensor:
     return torch.nn.functional.gelu(values)
 
 
-def _times_slope(kind: str, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
+def _times_slope(kind: Activation, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """The gradient by what stood before the activation. Writes over ``gradient``."""
     match kind:
         case "linear":

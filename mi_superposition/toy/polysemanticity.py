@@ -1,4 +1,4 @@
-"""What single hidden neurons do: how many features each takes part in, and two ways of computing with them."""
+"""Single hidden neurons: how many features each has weights on, and two ways of computing with them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# A neuron belongs to one feature when that feature has this share of its squared weights (ours).
+# A neuron is monosemantic when one feature has this fraction of its squared weights (ours).
 MONOSEMANTIC = 0.9
-# A neuron with less than this share of the layer's mean squared weights does nothing worth naming (ours).
+# A neuron with less than this fraction of the layer's mean squared weights is not active (ours).
 _DEAD = 0.01
 
 
 def features_per_neuron(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many hidden"]:
-    """Effective number of features with weights on each neuron: (Σ w²)² / Σ w⁴, 1 when it reads one alone.
+    """Effective number of features with weights on each neuron: (Σ w²)² / Σ w⁴, 1 when it reads a single one.
 
     0 for a neuron without weights. Source: the participation ratio, of squared weights.
     """
@@ -24,39 +24,39 @@ def features_per_neuron(W: Float[Tensor, "*many hidden feature"]) -> Float[Tenso
     return torch.where(total > 1e-12, total.square() / fourth.clamp_min(1e-30), 0.0)
 
 
-def working(W: Float[Tensor, "*many hidden feature"]) -> Bool[Tensor, "*many hidden"]:
+def active_neurons(W: Float[Tensor, "*many hidden feature"]) -> Bool[Tensor, "*many hidden"]:
     """Neurons whose squared weights are at least a hundredth of the layer's mean."""
     total = W.square().sum(dim=-1)
     return total > _DEAD * total.mean(dim=-1, keepdim=True)
 
 
 def monosemantic(W: Float[Tensor, "*many hidden feature"]) -> Bool[Tensor, "*many hidden"]:
-    """Working neurons one feature of which has at least 90 % of the squared weights."""
+    """Active neurons of which one feature has at least 90 % of the squared weights."""
     squares = W.square()
     share = squares.amax(dim=-1) / squares.sum(dim=-1).clamp_min(1e-30)
-    return working(W) & (share >= MONOSEMANTIC)
+    return active_neurons(W) & (share >= MONOSEMANTIC)
 
 
 def polysemantic_share(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many"]:
-    """Share of the working neurons that are not monosemantic."""
-    alive = working(W)
-    return (alive & ~monosemantic(W)).sum(dim=-1) / alive.sum(dim=-1).clamp_min(1)
+    """Fraction of the active neurons that are not monosemantic."""
+    active = active_neurons(W)
+    return (active & ~monosemantic(W)).sum(dim=-1) / active.sum(dim=-1).clamp_min(1)
 
 
 def effective_map(
     W_out: Float[Tensor, "*many output hidden"], W_in: Float[Tensor, "*many hidden feature"]
 ) -> Float[Tensor, "*many output feature"]:
-    """W_out W_in: what the network would do if every neuron were linear."""
+    """W_out W_in: the effect of each feature on each output if every neuron were linear."""
     return W_out @ W_in
 
 
-def relabelled(
+def permuted_within_neurons(
     W_in: Float[Tensor, "*many hidden feature"],
     W_out: Float[Tensor, "*many feature hidden"],
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "*many hidden feature"], Float[Tensor, "*many feature hidden"]]:
-    """The same neurons with features dealt anew to each: a control that keeps every neuron's weights and how its input and
-    output weights go together, and breaks what neurons do together.
+    """The control: every neuron keeps its weights, and which input weight goes with which output weight; the feature that each
+    belongs to is permuted independently per neuron, which breaks what neurons do together.
     """
     order = torch.rand(W_in.shape, generator=generator).argsort(dim=-1)
     return W_in.gather(-1, order), W_out.gather(-2, order.transpose(-1, -2))
@@ -89,14 +89,14 @@ def signed_pairs(W_in: Float[Tensor, "hidden feature"], W_out: Float[Tensor, "ou
 
 @dataclass(frozen=True)
 class AsymmetricMotif:
-    """A neuron shared unevenly by two features, and one that takes back what the louder one does to the other.
+    """A neuron shared unevenly by two features, and one that cancels what the first feature adds to the second one's output.
 
-    ``loud`` has the larger weight into ``neuron`` and the smaller one out of it, ``quiet`` the other way round.
+    ``strong`` has the larger weight into ``neuron`` and the smaller one out of it, ``weak`` the other way round.
     """
 
     neuron: int
-    loud: int
-    quiet: int
+    strong: int
+    weak: int
     inhibitor: int
 
 
@@ -111,10 +111,10 @@ def asymmetric_motifs(
     superposition"):
 
     1. one neuron serves two features: for each, input weight times output weight to its own output is at least ``least``;
-    2. the loud one's input weight is at least ``ratio`` times the quiet one's in magnitude, and the quiet one's output
-       weight at least ``ratio`` times the loud one's;
-    3. another neuron fires for the loud feature with the same sign and writes negatively to the quiet one's output, where
-       it takes back at least half of what the shared neuron does there when the loud feature is on.
+    2. the strong one's input weight is at least ``ratio`` times the weak one's in magnitude, and the weak one's output
+       weight at least ``ratio`` times the strong one's;
+    3. another neuron is active for the strong feature with the same sign and writes negatively to the weak one's output, where
+       it cancels at least half of what the shared neuron adds there when the strong feature is active.
     """
     found = []
     for neuron, weights in enumerate(W_in):
@@ -123,19 +123,19 @@ def asymmetric_motifs(
             for feature in range(min(W_in.shape[1], W_out.shape[0]))
             if float(weights[feature].abs() * W_out[feature, neuron]) >= least
         ]
-        for loud in served:
-            for quiet in served:
+        for strong in served:
+            for weak in served:
                 if not (
-                    weights[loud].abs() >= ratio * weights[quiet].abs()
-                    and W_out[quiet, neuron] >= ratio * W_out[loud, neuron]
+                    weights[strong].abs() >= ratio * weights[weak].abs()
+                    and W_out[weak, neuron] >= ratio * W_out[strong, neuron]
                 ):
                     continue
-                spills = weights[loud].abs() * W_out[quiet, neuron]
-                # Neurons that fire with the loud feature, of the sign that makes the shared one fire.
-                fires = (W_in[:, loud] * weights[loud].sign()).clamp_min(0)
-                takes_back = fires * W_out[quiet]
-                takes_back[neuron] = 0
-                inhibitor = int(takes_back.argmin())
-                if takes_back[inhibitor] <= -0.5 * spills:
-                    found.append(AsymmetricMotif(neuron, loud, quiet, inhibitor))
+                added = weights[strong].abs() * W_out[weak, neuron]
+                # Neurons that are active with the strong feature, of the sign that makes the shared one active.
+                reads = (W_in[:, strong] * weights[strong].sign()).clamp_min(0)
+                cancels = reads * W_out[weak]
+                cancels[neuron] = 0
+                inhibitor = int(cancels.argmin())
+                if cancels[inhibitor] <= -0.5 * added:
+                    found.append(AsymmetricMotif(neuron, strong, weak, inhibitor))
     return found

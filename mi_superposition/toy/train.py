@@ -1,9 +1,8 @@
-"""Training many toy models at once: the best of each setting kept, the spread of all reported."""
+"""Training many toy models at once: the best of each setting are kept, the losses of all reported."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import Run, open_run, write_state
+from mi_superposition.errors import WorkError
+from mi_superposition.files import write_state
+from mi_superposition.models import device_of
+from mi_superposition.progress import SILENT, Progress, Steps
+from mi_superposition.runs import Outcome, Run, open_run
+from mi_superposition.toy.buffers import Buffers
 from mi_superposition.toy.config import ToyConfig
-from mi_superposition.toy.memory import Memory
 from mi_superposition.toy.models import COMMAND, ToyModels, initial_weights, load_toy, network_of, save_toy, transposed
 from mi_superposition.toy.network import Penalties, ToyWeights
 from mi_superposition.toy.tasks import InputSampler, targets
@@ -26,33 +28,42 @@ _HELD_OUT_BATCHES = 16
 _LOGGED = 100
 
 
-def train_toy(
-    config: ToyConfig,
-    out: Path | None = None,
-    *,
-    on_log: Callable[[dict[str, Any]], None] = lambda row: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> ToyModels:
+def train_toy(config: ToyConfig, out: Path | None = None, progress: Progress = SILENT) -> ToyModels:
     """Train ``config.n_instances`` models under each of ``config.settings``, all at once.
 
-    With ``out`` in a run folder: killed anywhere and called again it goes on, and ends with the same bytes; called again
-    afterwards it reads what is there. ``on_log`` gets about a hundred rows: ``step`` and, by setting, the least and the
-    median training loss. Raises ``RequestError`` as ``open_run`` does and where there is no such device,
-    ``training.Stopped`` when ``should_stop()`` said so, ``WorkError`` naming the instance whose loss is not finite: the run
-    folder keeps the state before it.
+    With ``out`` in a run folder, as ``train_into`` does, which is then read. Raises ``RequestError`` where there is no such
+    device, ``training.Stopped`` when ``progress`` is asked to stop, and ``WorkError`` naming the instance whose loss is not
+    finite.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise RequestError("device = 'cuda': torch finds no such device here, give 'cpu'")
     if out is None:
-        with fixed_arithmetic(config.threads):
-            return _train(config, None, on_log, should_stop)
-    with open_run(out, COMMAND, config.to_json()) as run:
+        config = _on_device(config)
+        with fixed_arithmetic(config.threads.number):
+            return _train(config, None, progress)
+    train_into(config, out, progress)
+    return load_toy(out)
+
+
+def train_into(config: ToyConfig, out: Path, progress: Progress = SILENT) -> Outcome:
+    """Train in the run folder ``out``, resuming where an earlier call was cut off.
+
+    Leaves ``weights.safetensors``, ``history.jsonl`` with about a hundred rows (``step`` and, by setting, the lowest and the
+    median training loss) and ``metrics.json``. The bytes are the same however often the run was interrupted. Raises as
+    ``train_toy`` and ``open_run`` do; after a ``WorkError`` the folder keeps the state before it.
+    """
+    config = _on_device(config)
+    with open_run(out, COMMAND, config) as run:
         if run.finished:
             # Left behind by a process killed in its very last moment.
             (run.path / _CHECKPOINT).unlink(missing_ok=True)
-            return load_toy(out)
-        with fixed_arithmetic(config.threads):
-            return _train(config, run, on_log, should_stop)
+            return Outcome(out, finished_already=True)
+        with fixed_arithmetic(config.threads.number):
+            _train(config, run, progress)
+    return Outcome(out, finished_already=False)
+
+
+def _on_device(config: ToyConfig) -> ToyConfig:
+    """Every default filled in, and the device named."""
+    return config.resolved().replace(device=device_of(config.device.device))
 
 
 class ToyLearner:
@@ -60,15 +71,14 @@ class ToyLearner:
 
     def __init__(self, config: ToyConfig):
         self.config = config
-        self.device = torch.device(config.device)
+        self.device = torch.device(device_of(config.device.device))
         self.network = network_of(config)
-        self._memory = Memory()
+        self._buffers = Buffers()
         self.sampler = InputSampler(config, self.device)
         self.penalties = _penalties(config, self.device)
         weights = initial_weights(config)
-        self.b = weights.b
-        self.W_in = weights.W_in
-        self.W_out = weights.W_out if not config.tied else None
+        self.W_in, self.b = weights.W_in.to(self.device), weights.b.to(self.device)
+        self.W_out = None if config.architecture.tied else weights.W_out.to(self.device)
         trained = [self.W_in] + ([] if self.W_out is None else [self.W_out]) + ([self.b] if config.bias else [])
         self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate, fused=True)
         self.rate = (
@@ -90,7 +100,7 @@ class ToyLearner:
     def step(self, step: int) -> None:
         """Descend once. Raises ``WorkError`` before an instance's loss that is not finite touches a weight."""
         inputs = self.sampler.draw("batch", step, self.config.batch_size)
-        wanted = targets(self.config.task, inputs, self._memory)
+        wanted = targets(self.config.task, inputs, self._buffers)
         losses, gradient = self.network.loss_and_gradient(
             self.weights, inputs, wanted, self.penalties, self._dropout(step)
         )
@@ -103,19 +113,19 @@ class ToyLearner:
         self.optimizer.step()
 
     def _dropout(self, step: int) -> Tensor | None:
-        """What hidden activations are multiplied with: 0, or what makes up for it. Each instance has its own."""
+        """Factors of the hidden activations: 0, or one over the probability of staying. Each instance has its own."""
         if self._kept_share is None:
             return None
-        shape = (*self.b.shape[:2], self.config.n_hidden, self.config.batch_size)
-        generator = seeded_generator(self.config.seed, "dropout", step, self.device)
+        shape = (*self.W_in.shape[:3], self.config.batch_size)
+        generator = seeded_generator(self.config.random.seed, "dropout", step, self.device)
         stays = torch.rand(shape, generator=generator, device=self.device) < self._kept_share
         return stays / self._kept_share
 
     @torch.no_grad()
     def held_out(self) -> tuple[Float[Tensor, "setting instance"], Float[Tensor, " setting"]]:
-        """Loss on inputs never trained on, of every instance and of the best constant output."""
+        """Loss on held-out inputs, of every instance and of the best constant output."""
         total = torch.zeros(self.b.shape[:2], dtype=torch.float64, device=self.device)
-        first = second = torch.zeros(len(self.b), self.config.n_outputs, dtype=torch.float64, device=self.device)
+        first = second = torch.zeros(len(self.b), self.b.shape[-1], dtype=torch.float64, device=self.device)
         for index in range(_HELD_OUT_BATCHES):
             inputs = self.sampler.draw("held out", index, self.config.batch_size)
             wanted = targets(self.config.task, inputs)
@@ -150,12 +160,7 @@ class ToyLearner:
         self.snapshots = {int(step): ToyWeights(*parts) for step, parts in state["snapshots"].items()}
 
 
-def _train(
-    config: ToyConfig,
-    run: Run | None,
-    on_log: Callable[[dict[str, Any]], None],
-    should_stop: Callable[[], bool],
-) -> ToyModels:
+def _train(config: ToyConfig, run: Run | None, progress: Progress) -> ToyModels:
     learner = ToyLearner(config)
     untrained, constant = learner.held_out()
     checkpoint = run.path / _CHECKPOINT if run else None
@@ -165,6 +170,8 @@ def _train(
     if start == 0:
         learner.keep_snapshot(0)
     log_every = max(1, config.n_steps // _LOGGED)
+    steps = Steps(progress)
+    steps.at(start)
     began = time.perf_counter()
     done = start
 
@@ -173,14 +180,11 @@ def _train(
         done = now
         learner.keep_snapshot(done)
         if done % log_every == 0 or done == config.n_steps:
-            row = {
-                "step": done,
-                "loss_min": learner.losses.amin(dim=1).tolist(),
-                "loss_median": learner.losses.median(dim=1).values.tolist(),
-            }
+            lowest = learner.losses.amin(dim=1)
             if run:
-                run.append_history(row)
-            on_log(row)
+                median = learner.losses.median(dim=1).values
+                run.append_history({"step": done, "loss_min": lowest.tolist(), "loss_median": median.tolist()})
+            steps.at(done, f"best loss {float(lowest.min()):.5f}")
 
     try:
         train(
@@ -190,7 +194,7 @@ def _train(
             checkpoint=checkpoint,
             checkpoint_every=10 * log_every,
             after_step=after_step,
-            should_stop=should_stop,
+            should_stop=progress.should_stop,
         )
         seconds = time.perf_counter() - began
         losses, _ = learner.held_out()
@@ -242,7 +246,7 @@ def _check_finite(losses: Float[Tensor, "setting instance"], what: str, config: 
 
 def _penalties(config: ToyConfig, device: torch.device) -> Penalties:
     given = [torch.tensor(setting.importance, dtype=torch.float32) for setting in config.settings]
-    importance = torch.stack([value.expand(config.n_outputs) for value in given]).to(device)
+    importance = torch.stack([value.expand(config.architecture.n_outputs) for value in given]).to(device)
     l1 = torch.tensor([setting.l1 for setting in config.settings], dtype=torch.float32, device=device)
     return Penalties(None if bool((importance == 1).all()) else importance, l1 if bool(l1.any()) else None)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import small_config
 
-from mi_superposition.addition.config import PRESETS, AdditionConfig, preset_config
+from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.addition.problems import fresh_operands, masked, with_answers
 from mi_superposition.addition.train import (
     answer_logits,
@@ -15,19 +15,19 @@ from mi_superposition.addition.train import (
 )
 from mi_superposition.errors import RequestError
 from mi_superposition.models import BUNDLED_MODELS, load_model, load_snapshots, untrained_copy
-from mi_superposition.runs import read_manifest
+from mi_superposition.runs import read_config
 
 
 def test_presets_are_the_studys():
-    paper, exact = PRESETS["paper"], PRESETS["exact"]
+    paper, exact = (AdditionConfig.PRESETS[name] for name in ("paper", "exact"))
     assert (paper.n_train, paper.n_test, paper.batch_size, paper.epochs) == (25_000, 2_000, 256, 1000)
     assert (paper.n_heads, paper.d_head, paper.d_model, paper.n_digits) == (32, 2, 128, 6)
     assert exact.n_train is None
-    assert preset_config("paper", batch_size=100).steps_per_epoch == 250
+    assert paper.replace(batch_size=100).epoch_steps == 250
 
 
 def test_the_model_is_the_studys():
-    cfg = build_addition_model(preset_config("paper")).cfg
+    cfg = build_addition_model(AdditionConfig()).cfg
     assert (cfg.n_layers, cfg.n_heads, cfg.d_head, cfg.d_model) == (1, 32, 2, 128)
     assert (cfg.d_vocab, cfg.d_vocab_out, cfg.n_ctx) == (12, 10, 19)
     assert cfg.attn_only
@@ -110,7 +110,7 @@ def test_wrong_configurations_quote_the_value(changes, quoted):
 
 def test_unknown_presets_name_the_known_ones():
     with pytest.raises(RequestError, match="'papr'.*'paper' or 'exact'"):
-        preset_config("papr")
+        AdditionConfig(preset="papr")
 
 
 def test_the_bundle_is_small_and_what_it_says():
@@ -123,8 +123,8 @@ def test_the_bundle_is_small_and_what_it_says():
     )
     assert size <= 3_000_000
     for name, preset in [("addition", "paper"), ("addition-exact", "exact")]:
-        config = read_manifest(BUNDLED_MODELS[name], "addition train")["config"]
-        assert AdditionConfig(**config) == preset_config(preset, seed=config["seed"])
+        config = read_config(BUNDLED_MODELS[name], AdditionConfig, "addition train")
+        assert config == AdditionConfig.PRESETS[preset].replace(seed=config.random.seed)
         assert len(load_snapshots(BUNDLED_MODELS[name])) > 5
 
 
@@ -165,5 +165,5 @@ def test_a_second_descent_has_its_own_rate_and_batches():
     batches = _Batches(config, None)
     assert [len(batches(step)) for step in (0, 19, 20, 39)] == [16, 16, 32, 32]
     # A shorter run keeps the share of each descent.
-    exact = preset_config("exact", epochs=27)
-    assert (exact.restart_epoch, exact.epochs) == (24, 27)
+    exact = AdditionConfig.PRESETS["exact"].replace(epochs=27)
+    assert (exact.second_descent, exact.epochs) == (24, 27)

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import plotly.graph_objects as go
 import pytest
 import torch
 from scipy.stats import ttest_ind
@@ -21,6 +22,7 @@ from mi_superposition.concepts import (
     bag_of_words_accuracy,
     balanced_accuracy,
     concept_directions,
+    concept_effects,
     effect_sizes,
     masked_mean,
     mean_shared,
@@ -31,12 +33,17 @@ from mi_superposition.concepts import (
     shared_units,
     top_units,
 )
-from mi_superposition.concepts.directions import between, dealt_by_group
-from mi_superposition.concepts.material import Material, Side
-from mi_superposition.concepts.simple import chance_sizes, correlations, mean_size
+from mi_superposition.concepts.components import between_fraction, permuted_by_group, plane_variance
+from mi_superposition.concepts.permutation import pair_separation
+from mi_superposition.concepts.simple import (
+    chance_magnitudes,
+    correlations,
+    mean_magnitude,
+    word_correlations,
+)
+from mi_superposition.concepts.split import ConceptSplit, Side
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.encoders import is_encoder, load_encoder
-from mi_superposition.studies.concepts.measure import concept_effects
 
 WORDS = [
     "[PAD]",
@@ -273,12 +280,10 @@ def test_noise_shares_what_random_sets_do():
     for seed in range(30):
         labels = torch.arange(400) % (n + 4)
         labels[labels >= n] = -1
-        places = torch.arange(400)
-        side = Side(places[:200], labels[:200], places[:200])
-        material = Material(n, side, Side(places[200:], labels[200:], places[200:]))
-        found.append(
-            mean_shared(shared_units(top_units(concept_effects(gaussian(400, units, seed=seed), material), k)))
-        )
+        texts = torch.arange(400)
+        side = Side(texts[:200], labels[:200], texts[:200])
+        split = ConceptSplit(n, side, Side(texts[200:], labels[200:], texts[200:]))
+        found.append(mean_shared(shared_units(top_units(concept_effects(gaussian(400, units, seed=seed), split), k))))
     assert sum(found) / len(found) == pytest.approx(k * k / units, rel=0.1)
 
 
@@ -291,17 +296,17 @@ def test_principal_coordinates():
         torch.cdist(coordinates, coordinates), torch.cdist(centred, centred), rtol=0.05, atol=0.5
     )
     labels = torch.arange(50) % 2
-    assert between(torch.stack([labels.float(), labels.float()], dim=1), labels) == pytest.approx(1)
-    assert between(coordinates, labels) < 0.2
+    assert between_fraction(torch.stack([labels.float(), labels.float()], dim=1), labels) == pytest.approx(1)
+    assert between_fraction(coordinates, labels) < 0.2
 
 
-def test_groups_are_dealt_whole():
+def test_groups_are_permuted_whole():
     groups = torch.arange(60) // 5
     labels = (groups // 4).long()
-    dealt = dealt_by_group(labels, groups, 0)
-    assert all(len(dealt[groups == group].unique()) == 1 for group in range(12))
-    assert dealt.bincount().tolist() == labels.bincount().tolist()
-    assert not torch.equal(dealt, labels)
+    permuted = permuted_by_group(labels, groups, 0)
+    assert all(len(permuted[groups == group].unique()) == 1 for group in range(12))
+    assert permuted.bincount().tolist() == labels.bincount().tolist()
+    assert not torch.equal(permuted, labels)
 
 
 def test_the_simple_model_is_noise():
@@ -312,6 +317,39 @@ def test_the_simple_model_is_noise():
     torch.testing.assert_close(model.hidden(), expected.detach())
     rows = gaussian(4, 9)
     torch.testing.assert_close(correlations(rows), torch.corrcoef(rows), rtol=1e-4, atol=1e-5)
-    sizes = chance_sizes(12, 10, 5, seeds=200)
-    share = float((sizes <= mean_size(correlations(model.hidden()))).float().mean())
+    sizes = chance_magnitudes(12, 10, 5, seeds=200)
+    share = float((sizes <= mean_magnitude(correlations(model.hidden()))).float().mean())
     assert 0.005 < share < 0.995
+
+
+def test_the_plane_beside_its_controls():
+    labels, groups = torch.arange(60) // 20, torch.arange(60) // 5
+    points = gaussian(60, 2) + 3 * labels[:, None]
+    plane = plane_variance(points, gaussian(60, 2, seed=1), labels, groups)
+    assert plane.trained == between_fraction(points, labels) > max(plane.permuted)
+    assert len(plane.permuted) == 100
+    assert plane.untrained < 0.2
+    assert plane.permuted_mean == pytest.approx(sum(plane.permuted) / 100)
+
+
+def test_words_of_one_concept_are_compared_with_words_of_two():
+    owner = torch.tensor([0, 0, 1, 1, 2, 2])
+    matrix = torch.where(owner[:, None] == owner[None, :], 0.9, 0.1)
+    found = pair_separation(matrix, owner)
+    assert (found.inside, found.outside) == pytest.approx((0.9, 0.1))
+    assert found.p < 0.2
+    words = {"a": ("aa", "ab"), "b": ("ba", "bb"), "c": ("ca", "cb")}
+    trained = torch.eye(3).repeat_interleave(2, dim=0) + 0.01 * gaussian(6, 3)
+    measured = word_correlations(words, "layer", trained, gaussian(6, 3))
+    assert measured.all_words == ["aa", "ab", "ba", "bb", "ca", "cb"]
+    assert measured.trained_separation.difference > 1
+    assert measured.simple.shape == measured.untrained.shape == (6, 6)
+    assert (len(measured.chance_magnitudes), len(measured.chance_separations)) == (1000, 200)
+
+
+def test_directions_as_a_result():
+    points, labels, _ = planted()
+    found = concept_directions(points, labels, 3)
+    assert "3 concept directions in 30 dimensions" in repr(found)
+    assert found.to_frame().shape == (3, 3)
+    assert isinstance(found.plot(), go.Figure)

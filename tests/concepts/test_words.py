@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_superposition.concepts.material import by_labels, by_words
+from mi_superposition.concepts.split import split_by_labels, split_by_words
 from mi_superposition.concepts.words import (
     BUNDLED_CONCEPTS,
     check_concepts,
@@ -27,7 +27,7 @@ def texts(n=60):
     return [*found, *(f"a tree stood there number{chr(97 + k % 26)}" for k in range(200))]
 
 
-def test_which_concept_a_text_holds():
+def test_which_concept_a_text_contains():
     found = held(["A NICE day", "nice and sad", "no such thing", "kind, nice!", "nicely done"], LISTS)
     assert found.concept == (0, -1, -1, 0, -1)
     assert found.word == (0, -1, -1, 0, -1)
@@ -82,25 +82,25 @@ def test_no_word_is_on_both_sides():
     found = [words_of(text) for text in texts()]
     # A text with words of both halves belongs to neither side.
     found.append({"nice", "kind"})
-    material = by_words(found, list(LISTS.values()), names=list(LISTS), per_concept=20, seed=0)
+    split = split_by_words(found, list(LISTS.values()), names=list(LISTS), per_concept=20, seed=0)
     sides = []
-    for side in (material.train, material.test):
+    for side in (split.train, split.test):
         of_concepts = side.of_concepts()
         assert of_concepts.labels.bincount().tolist() == [20, 20]
         # Half as many as of both concepts.
         assert int((side.labels == -1).sum()) == 20
         sides.append(
-            {word for place in of_concepts.places.tolist() for word in found[place] if word in sum(LISTS.values(), ())}
+            {word for text in of_concepts.index.tolist() for word in found[text] if word in sum(LISTS.values(), ())}
         )
-        for place, label in zip(of_concepts.places.tolist(), of_concepts.labels.tolist(), strict=True):
-            assert found[place] & set(list(LISTS.values())[label])
-            assert len(found) - 1 != place
-        neutral = side.places[side.labels == -1].tolist()
-        assert not any(found[place] & set(sum(LISTS.values(), ())) for place in neutral)
+        for text, label in zip(of_concepts.index.tolist(), of_concepts.labels.tolist(), strict=True):
+            assert found[text] & set(list(LISTS.values())[label])
+            assert len(found) - 1 != text
+        neutral = side.index[side.labels == -1].tolist()
+        assert not any(found[text] & set(sum(LISTS.values(), ())) for text in neutral)
     assert not sides[0] & sides[1]
-    assert not set(material.train.places.tolist()) & set(material.test.places.tolist())
-    # One group a word.
-    assert len(material.train.of_concepts().groups.unique()) == 4
+    assert not set(split.train.index.tolist()) & set(split.test.index.tolist())
+    # One group per word.
+    assert len(split.train.of_concepts().groups.unique()) == 4
 
 
 def test_forms_of_a_word_are_on_one_side():
@@ -108,10 +108,10 @@ def test_forms_of_a_word_are_on_one_side():
         {word, f"x{k}"} for word in ("mom", "mommy", "dad", "daddy", "cat", "dog", "cow", "hen") for k in range(15)
     ]
     lists = [("mom", "mommy", "dad", "daddy"), ("cat", "dog", "cow", "hen")]
-    material = by_words([*found, {"none"}], lists, names=["family", "animals"], per_concept=100, seed=0)
+    split = split_by_words([*found, {"none"}], lists, names=["family", "animals"], per_concept=100, seed=0)
     words = [
-        {word for place in side.of_concepts().places.tolist() for word in found[place]}
-        for side in (material.train, material.test)
+        {word for text in side.of_concepts().index.tolist() for word in found[text]}
+        for side in (split.train, split.test)
     ]
     assert ("mom" in words[0]) == ("mommy" in words[0]) != ("dad" in words[0]) == ("daddy" in words[0])
 
@@ -119,14 +119,14 @@ def test_forms_of_a_word_are_on_one_side():
 def test_forms_of_one_word_alone_cannot_be_parted():
     found = [words_of(text) for text in texts()]
     with pytest.raises(RequestError, match="concept 'kin': its words 'mom', 'mommy' all begin alike"):
-        by_words(found, [LISTS["good"], ("mom", "mommy")], names=["good", "kin"], per_concept=20, seed=0)
+        split_by_words(found, [LISTS["good"], ("mom", "mommy")], names=["good", "kin"], per_concept=20, seed=0)
 
 
 def test_a_concept_of_which_there_is_nothing():
     found = [words_of(text) for text in texts()]
     lists = {**LISTS, "space": ("rocket", "moon")}
     with pytest.raises(RequestError, match="concept 'space': 0 texts hold one of 'rocket' and no other"):
-        by_words(found, list(lists.values()), names=list(lists), per_concept=20, seed=0)
+        split_by_words(found, list(lists.values()), names=list(lists), per_concept=20, seed=0)
 
 
 def test_random_lists_are_of_other_words_as_frequent():
@@ -153,12 +153,12 @@ def test_random_lists_are_of_other_words_as_frequent():
 
 def test_labels_are_parted_and_balanced():
     labels = [0] * 300 + [1] * 100 + [2] * 60
-    material = by_labels(labels, names=("a", "b", "c"), per_concept=50, seed=0)
-    assert material.train.labels.bincount().tolist() == [50, 50, 45]
-    assert material.test.labels.bincount().tolist() == [50, 25, 15]
-    places = torch.cat((material.train.places, material.test.places))
-    assert len(places.unique()) == len(places)
-    for side in (material.train, material.test):
-        assert [labels[place] for place in side.places.tolist()] == side.labels.tolist()
+    split = split_by_labels(labels, names=("a", "b", "c"), per_concept=50, seed=0)
+    assert split.train.labels.bincount().tolist() == [50, 50, 45]
+    assert split.test.labels.bincount().tolist() == [50, 25, 15]
+    index = torch.cat((split.train.index, split.test.index))
+    assert len(index.unique()) == len(index)
+    for side in (split.train, split.test):
+        assert [labels[text] for text in side.index.tolist()] == side.labels.tolist()
     with pytest.raises(RequestError, match="label 'b': 20 texts have it; at least 40 are needed"):
-        by_labels([0] * 300 + [1] * 20, names=("a", "b"), per_concept=50, seed=0)
+        split_by_labels([0] * 300 + [1] * 20, names=("a", "b"), per_concept=50, seed=0)

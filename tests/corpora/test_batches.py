@@ -1,5 +1,6 @@
 """Token batches: every token once, where it says it is, in rows that do not depend on the batch size."""
 
+import copy
 import itertools
 
 import pytest
@@ -182,6 +183,41 @@ def test_batches_as_a_model_wants_them(tiny_gpt2):
     assert next(iter(model_batches(model, texts, 2, context=8))).tokens.shape[1] == 8
     with pytest.raises(RequestError, match=r"context = 33: must be 2 to 32"):
         model_batches(model, texts, 2, context=33)
+    with pytest.raises(RequestError, match=r"context = 0: must be at least 1"):
+        model_batches(model, texts, 2, context=0)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_model_reads_what_its_own_to_tokens_gives(begins, tiny_gpt2, monkeypatch):
+    """With a beginning token or without, as it was trained; what is asked for in so many words comes first."""
+    model, texts = tiny_gpt2.hooked, ["a cat ran to dog", "Once upon a time"]
+    monkeypatch.setattr(model.cfg, "default_prepend_bos", begins)
+    for text in texts:
+        [batch] = model_batches(model, [text], batch=1)
+        assert batch.tokens.tolist() == model.to_tokens(text).tolist()
+        assert (batch.tokens[0, 0] == model.tokenizer.bos_token_id) == begins
+        for asked in (True, False):
+            [batch] = model_batches(model, [text], batch=1, prepend_bos=asked)
+            assert batch.tokens.tolist() == model.to_tokens(text, prepend_bos=asked).tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(long="truncate", context=8), dict(join=True), dict(shuffle=3, seed=5), dict(by_length=True)],
+    ids=str,
+)
+def test_a_model_takes_every_option(options, tiny_gpt2):
+    model = tiny_gpt2.hooked
+    direct = {"context": model.cfg.n_ctx, **options}
+    expected = token_batches(TEXTS, model.tokenizer, 2, **direct)
+    assert rows_of(model_batches(model, TEXTS, 2, **options)) == rows_of(expected)
+
+
+def test_a_beginning_that_the_tokenizer_does_not_have():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.bos_token = None
+    with pytest.raises(RequestError, match="prepend_bos = True: the tokenizer has no beginning-of-sequence token"):
+        token_batches(TEXTS, tokenizer, 2, 8, prepend_bos=True)
 
 
 def test_a_model_that_came_without_a_tokenizer(tiny_model):

@@ -115,6 +115,34 @@ def test_a_wrong_column_says_which_there_are(tmp_path, everywhere):
             list(load_corpus(path, column="txt"))
 
 
+def test_without_a_column_it_is_text_or_sentence(tmp_path):
+    """A file without 'text' is read by its 'sentence'; where both are there, and for identity, nothing changes."""
+    rows = {"only": {"sentence": ["a", "b"], "label": [0, 1]}, "both": {"sentence": ["no", "no"], "text": ["a", "b"]}}
+    for name, columns in rows.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        Dataset.from_dict(columns).save_to_disk(tmp_path / name)
+        lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+        write(tmp_path, f"{name}.jsonl", "\n".join(lines))
+        for path in (tmp_path / f"{name}.parquet", tmp_path / name, tmp_path / f"{name}.jsonl"):
+            corpus = load_corpus(path)
+            assert list(corpus) == ["a", "b"], path
+            column = "sentence" if name == "only" else "text"
+            assert list(load_corpus(path, column=column)) == ["a", "b"]
+            assert corpus.identity() == load_corpus(path, column=column).identity()
+    # The first line that has either decides.
+    path = write(tmp_path, "late.jsonl", '{"id": 1}\n{"sentence": "a"}\n{"text": "b"}\n')
+    corpus = load_corpus(path)
+    assert list(corpus) == ["a"]
+    assert corpus.counts.missing == 2
+    for name in ("none.jsonl", "none.parquet"):
+        if name.endswith("parquet"):
+            pq.write_table(pa.table({"story": ["a"]}), tmp_path / name)
+        else:
+            write(tmp_path, name, '{"story": "a"}')
+        with pytest.raises(RequestError, match="no column 'text': it has 'story'"):
+            list(load_corpus(tmp_path / name))
+
+
 def test_wrong_names(tmp_path):
     for name, said in [
         ("storie", "did you mean 'stories'"),
@@ -163,6 +191,14 @@ def test_a_cached_dataset_is_streamed_offline():
         RequestError, match="^'roneneldan/TinyStories' has no split 'test': it has 'train', 'validation'"
     ):
         list(load_corpus("roneneldan/TinyStories", split="test"))
+
+
+def test_a_cached_dataset_of_sentences_needs_no_column(tmp_path, monkeypatch):
+    (tmp_path / "made").mkdir()
+    pq.write_table(pa.table({"sentence": DOCUMENTS, "label": [0, 1, 0, 1]}), tmp_path / "made" / "train.parquet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    into_hub_cache(tmp_path / "hub", "stanfordnlp/sst2", tmp_path / "made", kind="datasets")
+    assert list(load_corpus("stanfordnlp/sst2")) == DOCUMENTS
 
 
 @pytest.mark.usefixtures("cached_dataset")
@@ -237,3 +273,13 @@ def test_a_corpus_larger_than_memory_is_read(tmp_path, name):
         [sys.executable, "-c", hoarder, str(path)], capture_output=True, text=True, timeout=300, check=False
     )
     assert hoarded.returncode != 0, "the limit would not have caught a reader that keeps everything"
+
+
+def test_the_first_documents_are_those_that_hold_text(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in ("one", " ", "two", "three")))
+    corpus = load_corpus(path, documents=2)
+    assert list(corpus) == list(corpus) == ["one", "two"]
+    assert (corpus.counts.documents, corpus.counts.empty) == (2, 1)
+    with pytest.raises(RequestError, match="documents = 0: must be at least 1"):
+        load_corpus(path, documents=0)

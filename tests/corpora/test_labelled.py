@@ -28,7 +28,7 @@ def test_parquet_with_class_labels(sst2):
     assert found.texts == ("a good film", "a bad film", "so so")
     assert found.labels == (1, 0, 0)
     assert found.classes == ("negative", "positive")
-    assert load_labelled_texts(sst2 / "train.parquet", most=2).texts == ("a good film", "a bad film")
+    assert load_labelled_texts(sst2 / "train.parquet", limit=2).texts == ("a good film", "a bad film")
     assert columns_of(sst2 / "train.parquet") == ("sentence", "label", "idx")
     assert columns_of("stories") == ()
 
@@ -84,7 +84,7 @@ def test_a_file_sorted_by_label(tmp_path):
     rows = [{"text": f"text {k}", "label": k // 50} for k in range(100)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(RequestError, match=r"the first 40 texts of .* have one label"):
-        load_labelled_texts(tmp_path / "rows.jsonl", most=40)
+        load_labelled_texts(tmp_path / "rows.jsonl", limit=40)
 
 
 @pytest.mark.parametrize(

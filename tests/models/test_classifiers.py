@@ -6,8 +6,8 @@ from transformers import BertConfig, BertModel, ResNetConfig, ResNetForImageClas
 from transformers import ViTForImageClassification as Vit
 
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import read_tensors, write_tensors
 from mi_superposition.models.classifiers import build_classifier, logits
-from mi_superposition.runs import read_tensors, write_tensors
 from mi_superposition.spectra import weight_matrices
 
 SMALL = dict(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1])

@@ -14,9 +14,9 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from mi_superposition import load_model
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import read_tensors, write_tensors
 from mi_superposition.models import untrained_copy
 from mi_superposition.models.catalogue import hub_id, nearest_name
-from mi_superposition.runs import read_tensors, write_tensors
 
 
 def tiny_neo(folder: Path, noise: float = 0.05, **changes) -> GPTNeoForCausalLM:

@@ -35,6 +35,17 @@ def test_the_order_goes_cluster_by_cluster_and_loses_nobody():
     assert seen == [*range(found.n_clusters), -1]
 
 
+def test_clusters_are_a_result():
+    vectors, _ = planted()
+    found = cluster_neurons(cosine_similarity(vectors))
+    assert repr(found).startswith(f"ClusterOrder({found.n_clusters} clusters of 108 neurons, of which ")
+    frame = found.to_frame()
+    assert frame["neuron"].tolist() == found.order.tolist()
+    assert frame["cluster"].tolist() == found.label[found.order].tolist()
+    [bars] = found.plot().data
+    assert sum(bars.y) == int((found.label >= 0).sum())
+
+
 def test_signs_do_not_part_a_cluster():
     """Similarity is squared: a direction and its opposite lie on one line."""
     vectors, truth = planted()

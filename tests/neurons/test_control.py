@@ -3,11 +3,13 @@
 import itertools
 import math
 
+import plotly.graph_objects as go
 import pytest
 import torch
 
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons import (
+    NeuronOrder,
     NeuronVectors,
     control_vectors,
     find_spots,
@@ -15,7 +17,8 @@ from mi_superposition.neurons import (
     order_neurons,
     randomised,
 )
-from mi_superposition.neurons.control import Control
+from mi_superposition.neurons import control as controls
+from mi_superposition.neurons.control import Control, hash_seed
 from mi_superposition.neurons.order import window_similarity
 
 
@@ -53,6 +56,35 @@ def test_samples_differ_and_repeat(vectors):
     assert torch.equal(once[0].parts[0], again[0].parts[0])
     assert not torch.equal(once[0].parts[0], once[1].parts[0])
     assert not torch.equal(once[0].parts[0], once[0].parts[1])
+
+
+def test_another_kind_moves_no_sample_of_the_others(vectors, monkeypatch):
+    def first_samples():
+        held = NeuronVectors((vectors,))
+        return {
+            kind: next(control_vectors(held, kind, 1, seed=5)).parts[0] for kind in ("gaussian", "spectrum", "shuffled")
+        }
+
+    before = first_samples()
+    monkeypatch.setattr(controls, "KINDS", {"rotated": "rows turned alike", **controls.KINDS})
+    after = first_samples()
+    assert all(torch.equal(before[kind], after[kind]) for kind in before)
+    assert (
+        len({hash_seed(seed, kind, sample) for seed in (0, 5) for kind in controls.KINDS for sample in range(9)}) == 108
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"), [("gaussian", 35000120), ("spectrum", 35000121), ("shuffled", 35000122), ("shifted", 35000124)]
+)
+def test_seeds_are_those_of_the_published_numbers(kind, seed):
+    assert hash_seed(7, kind, 3) == seed
+
+
+def test_a_sample_is_that_of_the_published_numbers():
+    held = NeuronVectors((torch.arange(12.0).reshape(4, 3) + 1,))
+    *_, last = control_vectors(held, "gaussian", 2, seed=5)
+    assert last.parts[0][0].tolist() == pytest.approx([0.8777520656585693, -0.43142378330230713, -2.3976120948791504])
 
 
 def test_unknown_kind_is_refused(vectors):
@@ -102,17 +134,47 @@ def test_threads_do_not_change_the_scores():
     assert torch.equal(one.profiles, three.profiles)
 
 
-def test_z_score_and_percentile_by_hand():
-    control = Control(
-        "gaussian", torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), torch.zeros(3, 1), *[torch.zeros(3)] * 3
+def test_the_example_is_the_first_sample():
+    vectors = NeuronVectors((torch.randn(50, 20, generator=generator()),))
+    samples = [sample.similarity() for sample in control_vectors(vectors, "shuffled", 3, seed=0)]
+    control = measure_control("shuffled", iter(samples), seed=1, seconds=0.02)
+    again = order_neurons(samples[0], seed=1, seconds=0.02, bound=False)
+    assert torch.equal(control.example.order, again.order)
+    assert torch.equal(control.example.neighbours, again.neighbours)
+    assert control.example.score == float(control.scores[0])
+
+
+def test_a_control_is_a_result():
+    control, _ = scored(torch.randn(80, 30, generator=generator(99)), n=5)
+    assert "Gaussian of the same shape: score" in repr(control)
+    assert len(repr(control)) < 400
+    assert control.to_frame()["score"].tolist() == control.scores.tolist()
+    assert isinstance(control.plot(), go.Figure)
+
+
+def test_the_largest_seed_is_taken():
+    vectors = NeuronVectors((torch.randn(5, 4, generator=generator()),))
+    assert len(list(control_vectors(vectors, "gaussian", 2, seed=2**63 - 1))) == 2
+
+
+def control_of(scores):
+    """A control with these scores, of two neurons."""
+    n = len(scores)
+    example = NeuronOrder(torch.arange(2), scores[0], math.inf, torch.zeros(1))
+    return Control(
+        "gaussian", torch.tensor(scores, dtype=torch.float64), torch.zeros(n, 1), *[torch.zeros(n)] * 3, example
     )
+
+
+def test_z_score_and_percentile_by_hand():
+    control = control_of([1.0, 2.0, 3.0])
     assert control.z_score(4.0) == pytest.approx(2)
     assert control.percentile(2.5) == pytest.approx(200 / 3)
     # 4.303 is the two-sided 5 % point of t with two degrees of freedom, in every table.
     assert control.p_value(2.0) == 1
     assert control.p_value(2 + 4.302652729911275 * (4 / 3) ** 0.5) == pytest.approx(0.05)
     assert control.p_value(-1.0) == pytest.approx(control.p_value(5.0))
-    still = Control("gaussian", torch.tensor([2.0, 2.0], dtype=torch.float64), torch.zeros(2, 1), *[torch.zeros(2)] * 3)
+    still = control_of([2.0, 2.0])
     assert still.z_score(2.0) == 0
     assert still.z_score(3.0) == math.inf
 

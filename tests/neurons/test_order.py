@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 from hypothesis import given, settings
@@ -94,6 +95,19 @@ def test_dead_neurons_come_last_and_duplicates_together():
     assert found.order[-2:].tolist() == [3, 17]
     at = {neuron: place for place, neuron in enumerate(found.order.tolist())}
     assert max(at[5], at[21], at[30]) - min(at[5], at[21], at[30]) == 2
+
+
+def test_an_order_is_a_result():
+    found = order_neurons(random_similarity(60, 20))
+    assert repr(found) == f"NeuronOrder({found.summary()})"
+    assert found.summary().startswith(f"60 neurons: score {found.score:.2f} (upper bound ")
+    frame = found.to_frame()
+    assert frame["neuron"].tolist() == found.order.tolist()
+    assert frame["similarity_to_next"].tolist()[:-1] == found.neighbours.tolist()
+    assert frame["similarity_to_next"].isna().tolist() == [False] * 59 + [True]
+    assert found._repr_html_().count("<tr") == 12
+    assert isinstance(found.plot(), go.Figure)
+    assert "no upper bound" in repr(order_neurons(torch.eye(3), bound=False))
 
 
 @pytest.mark.parametrize(("n", "score"), [(1, 0.0), (2, 0.25)])

@@ -5,7 +5,7 @@ import torch
 
 from mi_superposition.corpora import TokenBatch
 from mi_superposition.neurons.scan import scan_neurons
-from mi_superposition.neurons.scan.polysemanticity import effective_number, shuffled_examples
+from mi_superposition.neurons.scan.polysemanticity import effective_number, permuted_examples
 
 
 def planted(n_features, k=24, d=32, noise=0.0, units=40):
@@ -30,7 +30,7 @@ def test_one_feature_and_three_stay_apart_under_noise_and_shuffling_joins_them()
     assert counted[1].min() > 2.8
     assert counted[1].max() < 5
     # Dealt at random, units with one feature look like units with many.
-    dealt, present = shuffled_examples(torch.cat((one, three)), torch.ones(80, 24, dtype=torch.bool), 0)
+    dealt, present = permuted_examples(torch.cat((one, three)), torch.ones(80, 24, dtype=torch.bool), 0)
     assert present.all()
     assert effective_number(dealt, present).min() > 10
 
@@ -54,7 +54,7 @@ def test_scale_rotation_order_and_missing_examples_do_not_matter():
 def test_dealing_moves_examples_and_loses_none():
     vectors = torch.arange(12.0).reshape(3, 4, 1)
     present = torch.tensor([[True] * 4, [True, True, False, False], [False] * 4])
-    dealt, still = shuffled_examples(vectors, present, seed=1)
+    dealt, still = permuted_examples(vectors, present, seed=1)
     assert torch.equal(still, present)
     assert sorted(dealt[present].flatten().tolist()) == sorted(vectors[present].flatten().tolist())
     assert not torch.equal(dealt[present], vectors[present])

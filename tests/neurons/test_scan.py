@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from mi_superposition.corpora import TokenBatch, token_batches
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.neurons import scan_neurons
-from mi_superposition.neurons.scan import ScanSettings, UnitReader, calibrate, scan_batches, scan_result
-from mi_superposition.neurons.scan import result as scan_results
-from mi_superposition.neurons.scan.accumulator import RangeAccumulator, _mixed, _salts
+from mi_superposition.neurons import ScanSettings, scan_neurons
+from mi_superposition.neurons.scan import UnitReader, calibrate, scan_batches, scan_result
+from mi_superposition.neurons.scan.calibration import RangeAccumulator
+from mi_superposition.neurons.scan.duplicates import NEAR_DUPLICATE, min_hashes
+from mi_superposition.neurons.scan.hashing import mixed, salts
 
 WORDS = ["cat", "dog", "fox", "owl", "sun", "ran", "big", "red", "the", "and", "sat", "saw"]
 HOOKS = ["blocks.0.mlp.hook_post", "blocks.1.mlp.hook_post"]
@@ -62,7 +63,7 @@ def best_of(activations, unit, sign, documents, top_k):
 
 
 def near_duplicates(a, b):
-    return (scan_results._min_hashes(a) == scan_results._min_hashes(b)).mean() >= scan_results.NEAR_DUPLICATE
+    return (min_hashes(a) == min_hashes(b)).mean() >= NEAR_DUPLICATE
 
 
 def check_against_brute_force(model, batches, found, hook, top_k, calibration, encode=None):
@@ -79,7 +80,9 @@ def check_against_brute_force(model, batches, found, hook, top_k, calibration, e
         for sign, examples in ((1, unit_scan.top), (-1, unit_scan.bottom)):
             wanted = best_of(activations, unit, sign, documents, top_k)
             n = len(wanted)
-            assert list(zip(examples.document[unit].tolist(), examples.place[unit].tolist(), strict=True))[:n] == wanted
+            assert (
+                list(zip(examples.document[unit].tolist(), examples.position[unit].tolist(), strict=True))[:n] == wanted
+            )
             assert (examples.document[unit, n:] == -1).all()
             assert examples.activation[unit, n:].isnan().all()
             for slot, key in enumerate(wanted):
@@ -133,14 +136,14 @@ def check_bins_and_tenths(found, hook, places, values, calibration):
     numbers = np.array([_number(d, p) for d, p in places])
     per = found.settings.per_tenth
     for unit in range(0, unit_scan.n_units, 7):
-        salt = _salts(found.settings.seed, hook, unit_scan.n_units)[unit]
+        salt = salts(found.settings.random.seed, hook, unit_scan.n_units)[unit]
         with np.errstate(over="ignore"):
             ranks = ((numbers ^ salt) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)
         for which in range(10):
             members = np.flatnonzero(tenth[:, unit].numpy() == which)
             wanted = {places[i] for i in members[np.argsort(ranks[members])[::-1][:per]]}
             slots = slice(which * per, (which + 1) * per)
-            document, at = unit_scan.tenths.document[unit, slots], unit_scan.tenths.place[unit, slots]
+            document, at = unit_scan.tenths.document[unit, slots], unit_scan.tenths.position[unit, slots]
             assert {(d, p) for d, p in zip(document.tolist(), at.tolist(), strict=True) if d >= 0} == wanted
             drawn = unit_scan.tenths.activation[unit, slots][document >= 0]
             assert torch.equal(drawn, drawn.sort(descending=True).values)
@@ -148,8 +151,8 @@ def check_bins_and_tenths(found, hook, places, values, calibration):
 
 def _number(document, place):
     with np.errstate(over="ignore"):
-        start = _mixed(np.array([document], np.uint64)) + np.uint64(place)
-    return _mixed(start)[0]
+        start = mixed(np.array([document], np.uint64)) + np.uint64(place)
+    return mixed(start)[0]
 
 
 @settings(max_examples=12, deadline=None)
@@ -202,7 +205,7 @@ def equal(a, b, tolerance=1e-5):
     for hook, found in a.hooks.items():
         other = b.hooks[hook]
         for mine, theirs in ((found.top, other.top), (found.bottom, other.bottom), (found.tenths, other.tenths)):
-            same = (mine.document == theirs.document) & (mine.place == theirs.place)
+            same = (mine.document == theirs.document) & (mine.position == theirs.position)
             # Documents that begin alike tie but for the last bits, which depend on what shares their batch.
             tied = (mine.activation[:, :, None] - mine.activation[:, None, :]).abs() < tolerance
             assert (same | (tied.sum(dim=2) > 1)).float().mean() > 0.99
@@ -290,7 +293,7 @@ def test_tokens_that_are_masked_never_count(tiny_gpt2):
     found = scan_neurons(model, masked, top_k=9, settings=SMALL)
     for hook in HOOKS:
         for examples in (found.hooks[hook].top, found.hooks[hook].bottom, found.hooks[hook].tenths):
-            assert (examples.place != 2).all()
+            assert (examples.position != 2).all()
     assert found.n_tokens == sum(int(b.mask.sum()) for b in masked)
 
 

@@ -58,7 +58,7 @@ def hostile(tmp_path_factory):
         "evaluation": ["sae", "evaluate", "--sae", root / "sae", "--corpus", root / "texts.jsonl"],
         "features": ["neurons", "scan", *reads, "--sae", root / "sae", "--threads", 1],
         "feature-pages": ["neurons", "pages", "--scan", root / "features"],
-        "spectra": ["spectra", "--network", root / "model", "--corpus", root / "texts.jsonl"],
+        "spectra": ["spectra", "--model", root / "model", "--corpus", root / "texts.jsonl"],
         "concepts": ["concepts", *reads, "--labels", "none", "--concepts", root / "lists.json", "--sae", root / "sae",
                      "--random-lists", 3, "--random-probes", 1, "--permutations", 20],
     }  # fmt: skip

@@ -5,16 +5,17 @@ import time
 
 import pytest
 from robustness.fixtures import FULL
-from robustness.workshop import contents, finish, start
+from robustness.workshop import WRITES_NOTHING, contents, finish, start
 
-from mi_superposition.cli import COMMANDS
-from mi_superposition.runs import MANIFEST, read_json
+from mi_superposition.cli import commands
+from mi_superposition.files import read_json
+from mi_superposition.runs import MANIFEST
 
 KILLS = 20 if FULL else 4
 # One folder is killed so many times in a row before its result is compared.
 IN_A_ROW = 4
 # Answers at once and writes nothing.
-LONG = [name for name in COMMANDS if name != "neurons try"]
+LONG = [name for name in commands() if name not in WRITES_NOTHING]
 
 
 @pytest.mark.parametrize("name", LONG)

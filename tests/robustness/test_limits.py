@@ -13,12 +13,13 @@ import pytest
 import scipy.linalg
 from robustness import workshop
 from robustness.fixtures import FULL
-from robustness.workshop import contents, finish
+from robustness.workshop import WRITES_NOTHING, contents, finish
 
-from mi_superposition.cli import COMMANDS
-from mi_superposition.runs import MANIFEST, PARTIAL, read_json
+from mi_superposition.cli import commands
+from mi_superposition.files import PARTIAL, read_json
+from mi_superposition.runs import MANIFEST
 
-FOLDERS = [name for name in COMMANDS if name != "neurons try"]
+FOLDERS = [name for name in commands() if name not in WRITES_NOTHING]
 # Each begins a process that imports everything anew.
 DISKS = FOLDERS if FULL else ["report", "neurons scan", "sae evaluate"]
 UNSHARE = ["unshare", "--map-root-user"]
@@ -47,14 +48,14 @@ def run_script(script, *arguments, options=()):
 _NO_NETWORK = """
 import socket, sys
 from pathlib import Path
-from mi_superposition.cli import COMMANDS, main
+from mi_superposition.cli import commands, main
 from robustness.workshop import Workshop
 try:
     socket.create_connection(("192.0.2.1", 80), timeout=5)
 except OSError:
     print("no network")
 shop, out = Workshop(Path(sys.argv[1]), Path(sys.argv[2])), Path(sys.argv[3])
-for name in COMMANDS:
+for name in commands():
     print("command", name, main(shop.request(name, out / name.replace(" ", "-"))))
 for number, words in enumerate((
     ["heads", "ablate", "--model", "openai-community/gpt2"],
@@ -62,7 +63,7 @@ for number, words in enumerate((
     ["concepts", "--model", "distilbert/distilbert-base-uncased"],
     # datasets tries for half a minute.
     ["neurons", "scan", "--corpus", "roneneldan/TinyStories"],
-    ["spectra", "--network", "simplenet", "--images", "ylecun/mnist"],
+    ["spectra", "--model", "simplenet", "--images", "ylecun/mnist"],
     ["report", "--full", "--sections", "concepts"],
 )[: int(sys.argv[4])]):
     folder = out / f"hub-{number}"
@@ -77,7 +78,7 @@ def test_every_command_runs_where_there_is_no_network(shop, tmp_path, counts):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "no network" in done.stdout
     codes = [line.split() for line in done.stdout.splitlines() if line.startswith("command ")]
-    assert [code for *_, code in codes] == ["0"] * len(COMMANDS)
+    assert [code for *_, code in codes] == ["0"] * len(commands())
     counts["commands without a network"] += len(codes)
     # What is only on the hub: one line that says so.
     asked = [line.split() for line in done.stdout.splitlines() if line.startswith("hub ")]
@@ -94,7 +95,7 @@ def test_every_command_runs_where_there_is_no_network(shop, tmp_path, counts):
 _SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
-from mi_superposition.runs import PARTIAL
+from mi_superposition.files import PARTIAL
 from robustness.workshop import Workshop, contents, finish
 if __name__ == "__main__":
     name, root, model, place, kept, size = sys.argv[1:]
@@ -149,11 +150,11 @@ def limit_memory(megabytes):
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("addition train", ["--train-problems", "2000000", "--digits", "6"]),
-        ("toy train", ["--instances", "20000", "--batch-size", "4096"]),
+        ("addition train", ["--n-train", "2000000", "--n-digits", "6"]),
+        ("toy train", ["--n-instances", "20000", "--batch-size", "4096"]),
         ("sae train", ["--d-sae", "400000"]),
         ("neurons scan", ["--top-k", "2000", "--reach", "60"]),
-        ("spectra", ["--network", "resnet50"]),
+        ("spectra", ["--model", "resnet50"]),
         ("concepts", ["--permutations", "20000000"]),
     ],
 )

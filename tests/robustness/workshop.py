@@ -15,7 +15,9 @@ from mi_superposition.cli import main
 
 # Processes are forked from one that has imported everything and computed nothing, so that what is killed is the work.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mi_superposition.report", "mi_superposition.cli.__main__", "sklearn.linear_model"])
+PROCESSES.set_forkserver_preload(
+    ["mi_superposition.report.write", "mi_superposition.cli.__main__", "sklearn.linear_model"]
+)
 
 # Seconds after which a small request is taken to hang.
 _LONGEST = 240
@@ -76,6 +78,10 @@ CONCEPTS = {
 }
 
 
+# Commands that answer on the terminal.
+WRITES_NOTHING = {"neurons try"}
+
+
 @dataclass(frozen=True)
 class Workshop:
     """A folder with what small requests read: a model with its texts, and finished runs that later commands take."""
@@ -90,7 +96,7 @@ class Workshop:
 
     def request(self, command: str, out: Path) -> list[str]:
         """The words of a small request."""
-        folder = [] if command == "neurons try" else ["--out", str(out)]
+        folder = [] if command in WRITES_NOTHING else ["--out", str(out)]
         return [*command.split(), *folder, *map(str, self._options(command))]
 
     def _options(self, command: str) -> list[Any]:
@@ -98,10 +104,14 @@ class Workshop:
         match command:
             case "report":
                 return ["--sections", "toy"]
+            case "page":
+                return [self.root / "addition"]
             case "addition train":
                 return [
-                    "--digits", 2, "--heads", 4, "--d-model", 16, "--train-problems", 1000, "--test-problems", 50, "--epochs", 60,
+                    "--n-digits", 2, "--n-heads", 4, "--d-model", 16, "--n-train", 1000, "--n-test", 50, "--epochs", 60,
                 ]  # fmt: skip
+            case "addition evaluate":
+                return ["--model", self.root / "addition", "--n-problems", 1000]
             case "heads ablate":
                 return ["--model", self.root / "addition", "--problems", 200, "--random-sets", 50]
             case "heads project":
@@ -110,14 +120,16 @@ class Workshop:
                 return ["--model", self.model, "--layer", 0, "--controls", 3, "--seconds", 0.05]
             case "neurons scan":
                 return [*reads, "--shard", 20, "--threads", 1]
+            case "neurons contexts":
+                return [*reads, "--shard", 20, "--threads", 1, "--random-directions", 8]
             case "neurons try":
                 return ["--model", self.model, "--neuron", "1.5", "a cat ran"]
             case "neurons pages":
                 return ["--scan", self.root / "scan"]
             case "toy train":
-                return ["--instances", 4, "--steps", 3000, "--probability", 1, 0.1, "--threads", 1]
+                return ["--n-instances", 4, "--n-steps", 3000, "--probability", 1, 0.1, "--threads", 1]
             case "toy study":
-                return ["directions", "--instances", 2, "--steps", 400]
+                return ["directions", "--n-instances", 2, "--n-steps", 400]
             case "sae train":
                 return [
                     *reads, "--hook", "blocks.1.hook_resid_pre", "--d-sae", 64, "--k", 4, "--tokens", 30_000,
@@ -125,8 +137,10 @@ class Workshop:
                 ]  # fmt: skip
             case "sae evaluate":
                 return ["--sae", self.root / "sae", "--corpus", self.texts, "--threads", 1]
+            case "sae recover":
+                return ["--threads", 1]
             case "spectra":
-                return ["--network", "simplenet", "--images", "digits", "--epochs", 4, "--threads", 1]
+                return ["--model", "simplenet", "--images", "digits", "--epochs", 4, "--threads", 1]
             case "concepts":
                 lists = self.root / "concepts.json"
                 options = ["--labels", "none", "--concepts", lists, "--random-lists", 4, "--permutations", 50]

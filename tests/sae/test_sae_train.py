@@ -1,19 +1,32 @@
 import contextlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from sae_lens import SAE
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
 from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.runs import open_run
-from mi_superposition.sae import ActivationStream, SaeConfig, SaeJob, load_sae, save_sae, train_sae, train_saes
-from mi_superposition.sae.config import ARCHITECTURES
+from mi_superposition.sae import (
+    ActivationStream,
+    SaeConfig,
+    SaeJob,
+    SaeTrainConfig,
+    load_sae,
+    save_sae,
+    train_sae,
+    train_saes,
+)
+from mi_superposition.sae import train as training
+from mi_superposition.sae.config import Architecture
 from mi_superposition.sae.train import SaeLearner
 from mi_superposition.training import Stopped
 
+ARCHITECTURES = get_args(Architecture)
 HOOK = "blocks.1.hook_resid_pre"
 TEXTS = [f"a cat {n} ran to dog {n * n} and there was play, said the {n % 7} owl" for n in range(60)]
 SMALL = SaeConfig(d_sae=64, k=4, warmup_steps=3, dead_after=20, learning_rate=5e-3)
@@ -63,7 +76,7 @@ def test_every_architecture_learns_saves_and_loads(architecture, stream, tmp_pat
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_stopped_anywhere_it_ends_with_the_same_weights(architecture, stream, tmp_path):
     job = SaeJob("one", HOOK, config(architecture))
-    request = asdict(job.config)
+    request = job.config
     with open_run(tmp_path / "whole", "sae test", request) as run:
         whole = train_saes([job], stream, 40, run=run)["one"]
     for _ in range(3):
@@ -146,18 +159,77 @@ def test_a_loss_that_is_not_finite_is_named(stream):
         ({"architecture": "topkk"}, r"architecture = 'topkk': give 'standard', 'topk'"),
         ({"k": 65, "d_sae": 64}, r"k = 65: there are only 64 features"),
         ({"k": 0}, r"k = 0: must be at least 1"),
-        ({"architecture": "topk", "sparsity": 1.0}, r"'topk' is made sparse by k alone"),
-        ({"architecture": "standard", "sparsity": -1.0}, r"sparsity = -1.0: must be 0 or more"),
+        ({"architecture": "topk", "sparsity": 1.0}, r"'topk' is made sparse by k"),
+        ({"architecture": "standard", "sparsity": -1.0}, r"sparsity = -1.0: must be at least 0"),
         ({"architecture": "matryoshka", "d_sae": 64, "k": 32}, r"an eighth, must hold k = 32"),
         ({"normalize": "layer_norm"}, r"normalize = 'layer_norm'"),
         ({"normalize": "max"}, r"normalize = 'max': give 'none'"),
         ({"learning_rate": 0.0}, r"learning_rate = 0.0: must be above 0"),
-        ({"decay_share": 1.0}, r"decay_share = 1.0"),
+        ({"decay_share": 1.0}, r"decay_share = 1.0: must be at least 0 and below 1"),
+        ({"seed": -1}, r"seed = -1"),
     ],
 )
 def test_wrong_requests(options, message):
     with pytest.raises(RequestError, match=message):
         SaeConfig(**options)
+
+
+def test_one_and_a_grid_of_them_are_declared_once():
+    """What is said of an option, and its default, are those of one autoencoder."""
+    alone = {option.name: option for option in SaeConfig.options()}
+    of_grid = {option.name: option for option in SaeTrainConfig.options()}
+    assert set(alone) <= set(of_grid)
+    assert {name: option.help for name, option in alone.items()} == {name: of_grid[name].help for name in alone}
+    [job] = SaeTrainConfig().jobs
+    assert job == SaeJob("sae", HOOK, SaeConfig())
+    grid = SaeTrainConfig(architecture="standard", d_sae=(32, 64), sparsity=(0.1, 3.0), learning_rate=1e-3)
+    jobs = grid.replace(seed=5).jobs
+    assert [job.name for job in jobs] == [f"{HOOK}-{d_sae}-s{level}" for d_sae in (32, 64) for level in ("0.1", "3")]
+    assert jobs[-1].config == SaeConfig(architecture="standard", d_sae=64, sparsity=3.0, learning_rate=1e-3, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hook": ()}, r"hook = \(\): give at least one"),
+        ({"d_sae": ()}, r"d_sae = \(\): give at least one"),
+        ({"d_sae": (64, 0)}, r"d_sae = 0: must be at least 1"),
+        ({"k": (4, 65), "d_sae": (64,)}, r"k = 65: there are only 64 features"),
+    ],
+)
+def test_wrong_grids(options, message):
+    with pytest.raises(RequestError, match=message):
+        SaeTrainConfig(**options)
+
+
+def renamed(architecture):
+    """A configuration whose architecture its own check does not know."""
+    config = replace(SMALL, seed=0)
+    object.__setattr__(config, "architecture", architecture)
+    return config
+
+
+def test_an_architecture_that_nothing_trains_is_named(stream, monkeypatch):
+    """Never another one in its place."""
+    with pytest.raises(RequestError, match=r"architecture = 'abstopk': SAELens [\d.]+ can train 'standard', 'topk'"):
+        train_saes([SaeJob("one", HOOK, renamed("abstopk"))], stream, 5)
+    # Nor where SAELens itself has dropped it.
+    monkeypatch.delitem(SAE_TRAINING_CLASS_REGISTRY, "gated")
+    with pytest.raises(
+        RequestError, match=r"architecture = 'gated': SAELens [\d.]+ can train .*'jumprelu', 'matryoshka'"
+    ):
+        train_saes([SaeJob("one", HOOK, config("gated"))], stream, 5)
+
+
+def test_a_further_architecture_of_saelens_is_a_line(stream, monkeypatch):
+    line = training._Architecture("abstopk", lambda config: {"k": config.k})
+    monkeypatch.setitem(training._ARCHITECTURES, "abstopk", line)
+    sae = train_saes([SaeJob("one", HOOK, renamed("abstopk"))], stream, 60)["one"]
+    assert (sae.cfg.architecture(), sae.cfg.k) == ("abstopk", 4)
+
+
+def test_every_architecture_that_can_be_asked_for_has_its_line():
+    assert tuple(training._ARCHITECTURES) == ARCHITECTURES
 
 
 def test_the_door_trains_one(tiny_gpt2, stream):

@@ -5,8 +5,8 @@ import torch
 
 from mi_superposition.neurons import cosine_similarity
 from mi_superposition.site import Page, Section, write_site
-from mi_superposition.site.neuron_records import neuron_address
 from mi_superposition.site.records import MatrixRecord, MatrixView
+from mi_superposition.site.unit_records import neuron_address
 
 pytestmark = pytest.mark.browser
 N = 600
@@ -89,10 +89,10 @@ def test_the_readout_names_both_neurons_and_their_cosine(page, matrix_site, view
     value = float((similarity[a, b] * 127).round() / 127)
     shown = f"{value:.2f}".replace("-", "−")
     assert readout(page) in {
-        f"Neurons {a} and {b}: cosine {shown} (places {row} and {column})",
+        f"Neurons {a} and {b}: cosine {shown} (positions {row} and {column} in the order)",
         # Half a hundredth, rounded the other way by the other language.
-        f"Neurons {a} and {b}: cosine {value + 1e-9:.2f} (places {row} and {column})".replace("-", "−"),
-        f"Neurons {a} and {b}: cosine {value - 1e-9:.2f} (places {row} and {column})".replace("-", "−"),
+        f"Neurons {a} and {b}: cosine {value + 1e-9:.2f} (positions {row} and {column} in the order)".replace("-", "−"),
+        f"Neurons {a} and {b}: cosine {value - 1e-9:.2f} (positions {row} and {column} in the order)".replace("-", "−"),
     }
 
 

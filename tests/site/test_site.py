@@ -7,7 +7,7 @@ import pytest
 
 from mi_superposition.errors import RequestError
 from mi_superposition.figures.style import styled
-from mi_superposition.runs import PARTIAL
+from mi_superposition.files import PARTIAL
 from mi_superposition.site import FigureRecord, ImageRecord, Page, Section, TableRecord, write_site
 
 HOSTILE = [

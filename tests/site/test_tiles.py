@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from mi_superposition.errors import RequestError
-from mi_superposition.site.neuron_records import neuron_address
 from mi_superposition.site.records import MatrixRecord, MatrixView
 from mi_superposition.site.tiles import SHADES, STEPS, TILE, halved, palette, quantised, write_matrix
+from mi_superposition.site.unit_records import neuron_address
 
 
 def similarity(n, seed=0):

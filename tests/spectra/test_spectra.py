@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.models import layer_hooks, load_model
 from mi_superposition.spectra import (
+    LayerSpectra,
     activation_covariances,
     activation_spectrum,
     effective_ranks,
@@ -23,10 +25,11 @@ from mi_superposition.spectra import (
     marchenko_pastur_edge,
     matching,
     samples_by_channel,
+    spectrum_of_activations,
+    spectrum_of_weights,
     weight_matrices,
     weight_spectrum,
 )
-from mi_superposition.spectra.result import of_activations
 from mi_superposition.streaming import CovarianceAccumulator
 
 NAMES = ("energy_rank", "entropy_rank", "participation_ratio", "stable_rank")
@@ -281,11 +284,11 @@ def test_a_single_sample_has_no_variance():
 def test_no_more_values_than_centred_samples_and_true_zeros():
     """20 samples of 50 channels lie in 19 dimensions; 5 inputs make no more than 5."""
     few = activation_covariances(nn.Sequential(nn.Linear(60, 50)), [gaussian(20, 60).float()], ["0"])["0"]
-    spectrum = of_activations(few)
+    spectrum = spectrum_of_activations(few)
     assert len(spectrum.values) == len(spectrum.random(0).values) == 19
     assert float(spectrum.values[-1]) > 0.01
     thin = activation_covariances(nn.Sequential(nn.Linear(5, 50)), [gaussian(400, 5).float()], ["0"])["0"]
-    values = of_activations(thin).values
+    values = spectrum_of_activations(thin).values
     assert float(values[5] / values[0]) < 1e-6 < float(values[4] / values[0])
     assert effective_ranks(values, energy=1 - 1e-9).energy_rank == 5
 
@@ -309,3 +312,21 @@ def test_grouped_queries_and_gates(tmp_path):
     assert shapes["blocks.1.attn.W_Q"] == (16, 16)
     assert shapes["blocks.1.attn.W_K"] == (4, 16)
     assert shapes["blocks.0.mlp.W_gate"] == (24, 16)
+
+
+def test_results_are_short_tables_and_figures():
+    ranks = effective_ranks(torch.tensor([3.0, 2.0, 1.0]), energy=0.9)
+    spectrum = spectrum_of_weights(gaussian(80, 60))
+    layers = LayerSpectra({"fc1": spectrum, "fc2": spectrum}, {})
+    for result, n_rows in ((ranks, 5), (spectrum, 60), (layers, 2)):
+        assert len(repr(result)) < 200
+        assert result._repr_html_().startswith("<p>")
+        assert len(result.to_frame()) == n_rows
+        assert isinstance(result.plot(), go.Figure)
+    assert repr(ranks) == (
+        "EffectiveRanks(2 of 3 singular directions explain 90 % of the sum of squared singular values; entropy rank 2.7)"
+    )
+    assert ranks.to_frame()["rank"].tolist() == [ranks.energy_rank, ranks.sum_rank, *ranks.to_frame()["rank"][2:]]
+    assert layers.to_frame().loc[("fc2", "weights"), "maximum"] == 60
+    assert layers.to_frame().loc[("fc2", "weights"), "energy_rank"] == spectrum.ranks().energy_rank
+    assert LayerSpectra({}, {}).to_frame().empty

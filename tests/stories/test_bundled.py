@@ -8,8 +8,9 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from mi_superposition import load_corpus, load_model
 from mi_superposition.corpora.corpus import BUNDLED_CORPORA
+from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS
-from mi_superposition.runs import METRICS, read_json, read_manifest
+from mi_superposition.runs import METRICS, read_manifest
 from mi_superposition.stories.evaluate import bits_per_character
 
 CARD = (Path(__file__).parent.parent.parent / "mi_superposition" / "bundled" / "README.md").read_text()

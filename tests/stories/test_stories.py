@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from mi_superposition import load_model
 from mi_superposition.errors import RequestError
-from mi_superposition.runs import METRICS, read_history, read_json
+from mi_superposition.files import read_json
+from mi_superposition.runs import METRICS, read_history
 from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.stories.sample import sample_stories
 from mi_superposition.stories.train import StoriesConfig, StoryRows, train_stories

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from mi_superposition.toy.polysemanticity import (
+    active_neurons,
     asymmetric_motifs,
     effective_map,
     features_per_neuron,
     monosemantic,
+    permuted_within_neurons,
     polysemantic_share,
-    relabelled,
     signed_pairs,
-    working,
 )
 
 
@@ -28,7 +28,7 @@ def test_scale_and_order_of_features_do_not_matter():
 def test_monosemantic_and_dead_neurons():
     W = torch.tensor([[1.0, 0.2, 0.0], [1.0, 0.5, 0.0], [0.01, 0.0, 0.0]])
     assert monosemantic(W).tolist() == [True, False, False]
-    assert working(W).tolist() == [True, True, False]
+    assert active_neurons(W).tolist() == [True, True, False]
     assert float(polysemantic_share(W)) == pytest.approx(1 / 2)
 
 
@@ -52,7 +52,7 @@ def test_no_pair_when_signs_are_wrong():
 
 
 def motif():
-    """Neuron 0 is loud for feature 0 and quiet for feature 1; neuron 1 fires for feature 0 and takes the spill back."""
+    """Neuron 0 reads feature 0 strongly and feature 1 weakly; neuron 1 is active for feature 0 and cancels what it adds."""
     W_in = torch.tensor([[2.0, 0.5], [1.0, 0.0]])
     W_out = torch.tensor([[0.5, 0.0], [2.0, -4.0]])
     return W_in, W_out
@@ -66,7 +66,7 @@ def test_the_motif_computes_both_features():
 
 def test_the_motif_is_found():
     [found] = asymmetric_motifs(*motif())
-    assert (found.neuron, found.loud, found.quiet, found.inhibitor) == (0, 0, 1, 1)
+    assert (found.neuron, found.strong, found.weak, found.inhibitor) == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("broken", ["no inhibitor", "inhibitor of the other sign", "even"])
@@ -81,15 +81,15 @@ def test_it_is_not_found_without_one_of_its_parts(broken):
     assert asymmetric_motifs(W_in, W_out) == []
 
 
-def test_features_dealt_anew_keep_every_neuron_and_break_what_neurons_do_together():
+def test_permuted_features_keep_every_neuron_and_break_what_neurons_do_together():
     """The control."""
     W_in, W_out = (torch.block_diag(*(part,) * 4) for part in motif())
     assert len(asymmetric_motifs(W_in, W_out)) == 4
     generator = torch.Generator().manual_seed(0)
     found = 0
     for _ in range(20):
-        dealt_in, dealt_out = relabelled(W_in, W_out, generator)
-        torch.testing.assert_close(dealt_in.sort(dim=1).values, W_in.sort(dim=1).values)
-        torch.testing.assert_close((dealt_in * dealt_out.T).sum(dim=1), (W_in * W_out.T).sum(dim=1))
-        found += len(asymmetric_motifs(dealt_in, dealt_out))
+        permuted_in, permuted_out = permuted_within_neurons(W_in, W_out, generator)
+        torch.testing.assert_close(permuted_in.sort(dim=1).values, W_in.sort(dim=1).values)
+        torch.testing.assert_close((permuted_in * permuted_out.T).sum(dim=1), (W_in * W_out.T).sum(dim=1))
+        found += len(asymmetric_motifs(permuted_in, permuted_out))
     assert found <= 8

@@ -1,11 +1,12 @@
 import itertools
+from typing import get_args
 
 import pytest
 import torch
 from scipy.stats import kstest, norm, uniform
 
-from mi_superposition.toy import ToyConfig, ToySetting, setting_grid
-from mi_superposition.toy.config import INPUTS
+from mi_superposition.toy import ToyConfig
+from mi_superposition.toy.config import Inputs
 from mi_superposition.toy.tasks import InputSampler, targets
 
 CPU = torch.device("cpu")
@@ -14,20 +15,14 @@ N = 20_000
 
 def drawn(**options):
     config = ToyConfig(
-        **{
-            "model": "computation",
-            "n_features": 4,
-            "n_hidden": 3,
-            "settings": setting_grid(probability=[0.3]),
-            **options,
-        }
+        **{"network": "computation", "n_features": 4, "n_hidden": 3, "probability": (0.3,), **options},
     )
     return InputSampler(config, CPU).draw("batch", 0, N)
 
 
-@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("inputs", get_args(Inputs))
 def test_features_are_zero_as_often_as_asked(inputs):
-    x = drawn(inputs=inputs, settings=setting_grid(probability=[1.0, 0.3, 0.01]))
+    x = drawn(inputs=inputs, probability=(1.0, 0.3, 0.01))
     share = (x != 0).float().mean(dim=(1, 2))
     for got, wanted in zip(share.tolist(), (1.0, 0.3, 0.01), strict=True):
         assert abs(got - wanted) < 5 * (wanted * (1 - wanted) / (4 * N)) ** 0.5 + 1e-4
@@ -38,7 +33,7 @@ def test_features_are_zero_as_often_as_asked(inputs):
 )
 @pytest.mark.parametrize("probability", [1.0, 0.3, 0.01])
 def test_values_that_are_not_zero_have_the_right_law(inputs, law, probability):
-    x = drawn(inputs=inputs, settings=setting_grid(probability=[probability]))
+    x = drawn(inputs=inputs, probability=(probability,))
     assert kstest(x[x != 0].numpy(), law.cdf).pvalue > 1e-3
 
 
@@ -54,7 +49,7 @@ def test_the_law_is_that_of_the_usual_two_draws():
     """One uniform number for both, against one for the mask and one for the value."""
     generator = torch.Generator().manual_seed(0)
     mask, value = torch.rand(N, generator=generator) < 0.2, torch.rand(N, generator=generator)
-    ours = drawn(inputs="uniform", settings=setting_grid(probability=[0.2]))[0, 0]
+    ours = drawn(inputs="uniform", probability=(0.2,))[0, 0]
     assert kstest(ours.numpy(), (mask * value).numpy()).pvalue > 1e-3
 
 
@@ -82,13 +77,14 @@ def test_of_anticorrelated_features_one_at_most_is_not_zero():
 
 
 def test_probability_by_feature():
-    x = drawn(settings=(ToySetting(probability=(0.8, 0.4, 0.1, 0.0)),))[0]
-    assert ((x != 0).float().mean(dim=1) - torch.tensor([0.8, 0.4, 0.1, 0.0])).abs().max() < 0.02
+    x = drawn(probability=(0.8, 0.3), probability_ratio=(0.5, 0.0))
+    wanted = torch.tensor([[0.8, 0.4, 0.2, 0.1], [0.3, 0.0, 0.0, 0.0]])
+    assert ((x != 0).float().mean(dim=2) - wanted).abs().max() < 0.02
     assert not x.isnan().any()
 
 
 def test_draws_repeat_and_differ():
-    config = ToyConfig(settings=setting_grid(probability=[0.5, 0.5]))
+    config = ToyConfig(probability=(0.5, 0.5))
     one, other = InputSampler(config, CPU), InputSampler(config, CPU)
     a = one.draw("batch", 3, 64)
     one.draw("batch", 4, 64)

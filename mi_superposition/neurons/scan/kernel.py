@@ -1,4 +1,4 @@
-"""One pass over a batch of activations for a stretch of units, everything at once: compiled.
+"""One pass over a batch of activations for a range of units, everything at once: compiled.
 
 A thousand tokens at a time, each unit's activations are laid side by side: the matrix is read once, in pieces that stay in
 the cache, and all that follows runs along a line. Counts and examples do not depend on where batches are cut, sums only in
@@ -13,25 +13,26 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mi_superposition.neurons.config import N_INTERVALS
+
 # Tokens taken at a time, and the tile of them (by units) that is turned at a time: a line of the cache holds 16 floats.
 _STRETCH, _TILE_TOKENS, _TILE_UNITS = 1024, 64, 16
 # Lines 4096 bytes apart would push each other out of the cache.
 _PADDING = 16
 # Counts of one bin wait for each other; so neighbouring tokens count in separate tables.
 _TABLES = 4
-N_TENTHS = 10
 NOWHERE = -1
 
 
 class Batch(NamedTuple):
-    """What counts in a batch, in its order. A span is a stretch of one document in one row.
+    """What counts in a batch, in its order. A span is a run of tokens of one document in one sequence.
 
     ``at``: rows of the activations that count. ``token``: rows of the table of tokens. ``number``: a random number
-    for each token, by its document and place.
+    for each token, by its document and position.
     """
 
     at: NDArray[np.int64]
-    place: NDArray[np.int64]
+    position: NDArray[np.int64]
     token: NDArray[np.int64]
     number: NDArray[np.uint64]
     span_start: NDArray[np.int64]
@@ -50,7 +51,7 @@ class Bins(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Per unit: powers 1 to 3 of the distance from the centre (``[power, unit]``), how often active, least and largest, counts by bin (the
+    """Per unit: powers 1 to 3 of the distance from the centre (``[power, unit]``), how often active, smallest and largest, counts by bin (the
     first and the last hold what is outside), and sums by token (``[token, unit]``).
     """
 
@@ -63,17 +64,17 @@ class Sums(NamedTuple):
 
 class Slots(NamedTuple):
     """Examples kept of each unit, in no order. ``rank`` is what the best are chosen by: larger first, then the earlier
-    document, then the earlier place. Empty ones have document -1.
+    document, then the earlier position. Empty ones have document -1.
 
     They form groups of equal size, each with examples of its own; below ``floor[unit, group]`` nothing is kept any more.
-    ``value`` is the activation, ``window`` the activations around it (NaN outside the row), ``vector`` where the model
-    was: its representation of the token.
+    ``value`` is the activation, ``window`` the activations around it (NaN outside the sequence), ``vector``
+    the model's representation of the token.
     """
 
     rank: NDArray[np.float64]
     value: NDArray[np.float32]
     document: NDArray[np.int64]
-    place: NDArray[np.int64]
+    position: NDArray[np.int64]
     content: NDArray[np.int64]
     floor: NDArray[np.float64]
     window: NDArray[np.float32]
@@ -82,7 +83,7 @@ class Slots(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _extremes(line, start, end):
-    """Least and largest, by four at a time, which need not wait for each other. A NaN shows in the sums."""
+    """Smallest and largest, by four at a time, which need not wait for each other. A NaN shows in the sums."""
     least = least_1 = least_2 = least_3 = most = most_1 = most_2 = most_3 = line[start]
     whole = start + (end - start) // 4 * 4
     # By comparison: min and max would mind a NaN, which costs sevenfold.
@@ -102,13 +103,13 @@ def _extremes(line, start, end):
 
 
 @njit(cache=True, nogil=True)
-def _before(rank, document, place, other_rank, other_document, other_place):
+def _before(rank, document, position, other_rank, other_document, other_position):
     """Whether an example is better than another one."""
     if rank != other_rank:
         return rank > other_rank
     if document != other_document:
         return document < other_document
-    return place < other_place
+    return position < other_position
 
 
 @njit(cache=True, nogil=True)
@@ -124,10 +125,10 @@ def _worst(slots, unit, first, last):
             and _before(
                 ranks[worst],
                 slots.document[unit, worst],
-                slots.place[unit, worst],
+                slots.position[unit, worst],
                 ranks[slot],
                 slots.document[unit, slot],
-                slots.place[unit, slot],
+                slots.position[unit, slot],
             )
         ):
             worst = slot
@@ -135,7 +136,7 @@ def _worst(slots, unit, first, last):
 
 
 @njit(cache=True, nogil=True)
-def _slot_for(slots, unit, group, rank, document, place, content, alone):
+def _slot_for(slots, unit, group, rank, document, position, content, alone):
     """Where an example goes among the slots of its group, or -1 when it is not kept.
 
     With ``alone`` documents of the same content share one slot, for the best of them.
@@ -150,7 +151,7 @@ def _slot_for(slots, unit, group, rank, document, place, content, alone):
         size = slots.rank.shape[1] // slots.floor.shape[1]
         slot = _worst(slots, unit, group * size, (group + 1) * size)
     if slots.document[unit, slot] == NOWHERE or _before(
-        rank, document, place, slots.rank[unit, slot], slots.document[unit, slot], slots.place[unit, slot]
+        rank, document, position, slots.rank[unit, slot], slots.document[unit, slot], slots.position[unit, slot]
     ):
         return slot
     return -1
@@ -162,7 +163,7 @@ def _keep(slots, unit, slot, rank, document, content, line, start, end, t, from_
     slots.rank[unit, slot] = rank
     slots.value[unit, slot] = line[t]
     slots.document[unit, slot] = document
-    slots.place[unit, slot] = batch.place[from_token + t]
+    slots.position[unit, slot] = batch.position[from_token + t]
     slots.content[unit, slot] = content
     before = slots.window.shape[2] // 2
     for offset in range(slots.window.shape[2]):
@@ -182,7 +183,7 @@ def _raise_floor(slots, unit, group):
 
 @njit(cache=True, nogil=True)
 def _scan_extremes(line, unit, first_span, last_span, from_token, batch, vectors, sums, top, bottom):
-    """The largest and the least activation of each span, for the best examples of both kinds."""
+    """The largest and the smallest activation of each span, for the best examples of both kinds."""
     for span in range(first_span, last_span):
         start, end = batch.span_start[span] - from_token, batch.span_end[span] - from_token
         least, most = _extremes(line, start, end)
@@ -201,7 +202,7 @@ def _offer_first(line, unit, span, start, end, value, rank, from_token, batch, v
     while line[t] != value and t < end - 1:
         t += 1
     document, content = batch.span_document[span], batch.span_content[span]
-    slot = _slot_for(slots, unit, 0, rank, document, batch.place[from_token + t], content, True)
+    slot = _slot_for(slots, unit, 0, rank, document, batch.position[from_token + t], content, True)
     if slot >= 0:
         _keep(slots, unit, slot, rank, document, content, line, start, end, t, from_token, batch, vectors)
         _raise_floor(slots, unit, 0)
@@ -229,7 +230,7 @@ def _draw(numbers, salt, rank_of):
 def _scan_bins(
     line, unit, first_span, last_span, from_token, batch, vectors, bins, sums, drawn, tenth_of, bin_of, rank_of, tables
 ):
-    """Counts by bin and by token, and of each tenth of the range the tokens with the largest random numbers."""
+    """Counts by bin and by token, and of each tenth of the range (one of ten equal intervals) the tokens with the largest random numbers."""
     n_bins = sums.histogram.shape[1] - 2
     n = len(line)
     _find_bins(line, bins.low[unit], bins.high[unit], n_bins, bin_of)
@@ -244,13 +245,13 @@ def _scan_bins(
         start, end = batch.span_start[span] - from_token, batch.span_end[span] - from_token
         for t in range(start, end):
             if rank_of[t] >= floors[bin_of[t]]:
-                document, content, place = (
+                document, content, position = (
                     batch.span_document[span],
                     batch.span_content[span],
-                    batch.place[from_token + t],
+                    batch.position[from_token + t],
                 )
                 tenth = tenth_of[bin_of[t]]
-                slot = _slot_for(drawn, unit, tenth, rank_of[t], document, place, content, False)
+                slot = _slot_for(drawn, unit, tenth, rank_of[t], document, position, content, False)
                 if slot >= 0:
                     _keep(
                         drawn,
@@ -314,7 +315,7 @@ def scan_units(activations, vectors, first, last, active_above, batch, bins, sum
     tables = np.empty((_TABLES, sums.histogram.shape[1]), np.int64)
     n_bins = sums.histogram.shape[1] - 2
     # The bins outside belong to the outermost tenths.
-    tenth_of = np.minimum(np.maximum((np.arange(n_bins + 2) - 1) * N_TENTHS // n_bins, 0), N_TENTHS - 1)
+    tenth_of = np.minimum(np.maximum((np.arange(n_bins + 2) - 1) * N_INTERVALS // n_bins, 0), N_INTERVALS - 1)
     longest = _STRETCH
     for span in range(n_spans):
         longest = max(longest, batch.span_end[span] - batch.span_start[span])
@@ -355,13 +356,13 @@ def merge_slots(into, other, alone):
             document, content = other.document[unit, offered], other.content[unit, offered]
             if document == NOWHERE:
                 continue
-            rank, place, group = other.rank[unit, offered], other.place[unit, offered], offered // size
-            slot = _slot_for(into, unit, group, rank, document, place, content, alone)
+            rank, position, group = other.rank[unit, offered], other.position[unit, offered], offered // size
+            slot = _slot_for(into, unit, group, rank, document, position, content, alone)
             if slot >= 0:
                 into.rank[unit, slot] = rank
                 into.value[unit, slot] = other.value[unit, offered]
                 into.document[unit, slot] = document
-                into.place[unit, slot] = place
+                into.position[unit, slot] = position
                 into.content[unit, slot] = content
                 into.window[unit, slot] = other.window[unit, offered]
                 into.vector[unit, slot] = other.vector[unit, offered]

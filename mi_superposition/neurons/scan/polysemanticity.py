@@ -1,12 +1,12 @@
 """How polysemantic is a unit? The effective number of different contexts among its top examples.
 
-Every example is the place where the model was when the unit acted: its representation of the token (on 64 random
-directions at most), less the mean over the first sample. The effective number is exp of the entropy of the eigenvalues of the examples' cosines over their number (the
-Vendi score; Friedman & Dieng 2023, equation 2): 1 when all point the same way, k when they form k groups at right angles
-of the same size. That it is applied to a neuron's examples in the model's own representation is ours.
+Every example is represented by the model's own representation of the token on which the unit acted (on at most 64 random
+directions), minus the mean over the first sample. The effective number is exp of the entropy of the eigenvalues of the examples'
+cosines over their number (the Vendi score; Friedman & Dieng 2023, equation 2): 1 when all point the same way, k when they form k
+groups of the same size at right angles. That it is applied to a neuron's examples in the model's own representation is ours.
 
-What it does not show: one feature with varied surroundings also counts as several contexts. So it is read against two
-controls: examples dealt at random among units, and an untrained model.
+What it does not show: one feature that occurs in varied text also counts as several contexts. So it is compared with three
+controls: examples permuted across units, random directions, and an untrained model.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def effective_number(
     return torch.where(counted > 0, entropy.exp(), 0.0).float()
 
 
-def shuffled_examples(
+def permuted_examples(
     vectors: Float[Tensor, "unit example d"], present: Bool[Tensor, "unit example"], seed: int
 ) -> tuple[Float[Tensor, "unit example d"], Bool[Tensor, "unit example"]]:
-    """The control: every unit gets as many examples as it has, dealt at random from those of all units."""
-    dealt = vectors.clone()
+    """The control: the examples of all units permuted across them; each keeps its number of examples."""
+    permuted = vectors.clone()
     pool = vectors[present]
-    dealt[present] = pool[torch.randperm(len(pool), generator=seeded_generator(seed, "shuffled examples"))]
-    return dealt, present
+    permuted[present] = pool[torch.randperm(len(pool), generator=seeded_generator(seed, "shuffled examples"))]
+    return permuted, present

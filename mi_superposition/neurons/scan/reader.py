@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,26 +13,23 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError
 from mi_superposition.models import FEATURES, Encode, check_hooks, read_hooks
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.neurons.scan.names import layer_of
+from mi_superposition.parts import ForwardPart
 from mi_superposition.training import seeded_generator
 
 # Pieces of batches have different sizes, so their axes are not bound to one another.
-Found = dict[str, tuple[Float[Tensor, "_batch _pos _unit"], Float[Tensor, "_batch _pos _d"]]]
+Readings = dict[str, tuple[Float[Tensor, "_batch _pos _unit"], Float[Tensor, "_batch _pos _d"]]]
 
 # Enough that cosines are kept to about a tenth (Johnson & Lindenstrauss 1984), few enough to keep one with each example.
 _DIRECTIONS = 64
 
 
-def mlp_hooks(model: Any) -> list[str]:
+def mlp_hooks(model: HookedModel) -> list[str]:
     """The hooks of all MLP neurons' activations. Raises ``RequestError`` for a model without MLP."""
     if getattr(model.cfg, "attn_only", False):
         raise RequestError("the model has attention only, no MLP neurons: name the hooks to scan")
     return [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
-
-
-def layer_of(hook: str) -> int:
-    """The layer in a hook's name, or -1 where it names none."""
-    words = hook.split(".")
-    return int(words[1]) if words[0] == "blocks" and len(words) > 1 and words[1].isdigit() else -1
 
 
 @dataclass(frozen=True)
@@ -41,18 +37,21 @@ class UnitReader:
     """Runs a model up to the last hook needed and gives what its units do.
 
     A hook's units are its last axis (several axes after ``batch pos`` are taken as one), or what ``encode`` makes of it,
-    such as ``sae.encode``: these go by the name ``HOOK.features``. Beside each hook it reads where the model is at every
-    token, its *representation*: the residual stream before the MLP for neurons, the hooked activation itself for anything
-    else, projected on 64 random directions where it has more axes.
+    such as ``sae.encode``: these go by the name ``HOOK.features``. With each hook it reads the model's *representation* of every
+    token: the residual stream before the MLP for neurons, the hooked activation itself for anything else, projected on 64
+    random directions where it has more dimensions.
     """
 
-    model: Any
+    model: HookedModel
     hooks: Mapping[str, Encode | None]
-    precision: str = "float32"
+    precision: str = ForwardPart.precision
 
     @classmethod
     def of(
-        cls, model: Any, hooks: Sequence[str] | Mapping[str, Encode | None] | None = None, precision: str = "float32"
+        cls,
+        model: HookedModel,
+        hooks: Sequence[str] | Mapping[str, Encode | None] | None = None,
+        precision: str = ForwardPart.precision,
     ) -> UnitReader:
         """A reader of named hooks, of all MLP neurons by default. Raises ``RequestError`` for a hook that is not there."""
         if hooks is None:
@@ -61,8 +60,8 @@ class UnitReader:
         if not named:
             raise RequestError("hooks = []: name at least one")
         check_hooks(model, named)
-        if precision not in ("float32", "bfloat16"):
-            raise RequestError(f"precision = {precision!r}: give 'float32' or 'bfloat16'")
+        # Refuses a precision that there is none of.
+        ForwardPart().replace(precision=precision)
         return cls(model, named, precision)
 
     @property
@@ -76,27 +75,27 @@ class UnitReader:
         return self.model.W_E.device
 
     @torch.no_grad()
-    def read(self, tokens: Int[Tensor, "batch pos"]) -> Found:
+    def read(self, tokens: Int[Tensor, "batch pos"]) -> Readings:
         """Activations and representations at every token, float32, on the CPU."""
-        wanted = {*self.hooks, *map(self._representation_of, self.hooks)}
+        wanted = {*self.hooks, *map(self.representation_of, self.hooks)}
         heard = read_hooks(self.model, tokens, wanted, precision=self.precision)
-        found = {}
+        readings = {}
         for name, (hook, encode) in zip(self.names, self.hooks.items(), strict=True):
             units = heard[hook] if encode is None else encode(heard[hook].float())
             if units.shape[:2] != tokens.shape or units.ndim != 3:
                 raise RequestError(
                     f"what encode makes of {hook!r} has the shape {tuple(units.shape)}: give (batch, pos, unit)"
                 )
-            vectors = _projected(heard[self._representation_of(hook)].float())
-            found[name] = (units.float().cpu(), vectors.cpu())
-        return found
+            vectors = _projected(heard[self.representation_of(hook)].float())
+            readings[name] = (units.float().cpu(), vectors.cpu())
+        return readings
 
-    def _representation_of(self, hook: str) -> str:
-        """The hook that says where the model is when units of ``hook`` act."""
+    def representation_of(self, hook: str) -> str:
+        """The hook whose activations represent a token on which units of ``hook`` act."""
         if not hook.endswith((".mlp.hook_post", ".mlp.hook_pre")):
             return hook
-        # Where attention and MLP stand side by side, there is nothing between them.
-        between, before = (f"blocks.{layer_of(hook)}.hook_resid_{place}" for place in ("mid", "pre"))
+        # Where attention and MLP run in parallel, there is nothing between them.
+        between, before = (f"blocks.{layer_of(hook)}.hook_resid_{where}" for where in ("mid", "pre"))
         return between if between in self.model.hook_dict else before
 
 

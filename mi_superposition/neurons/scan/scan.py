@@ -5,56 +5,67 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from mi_superposition.corpora import TokenBatch
+from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.models import Encode
-from mi_superposition.neurons.scan.accumulator import Calibration, RangeAccumulator, ScanAccumulator, ScanSettings
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.neurons.config import ScanSettings
+from mi_superposition.neurons.scan.accumulator import ScanAccumulator
+from mi_superposition.neurons.scan.calibration import Calibration, RangeAccumulator
+from mi_superposition.neurons.scan.finish import documents_needed, scan_result
 from mi_superposition.neurons.scan.reader import UnitReader
-from mi_superposition.neurons.scan.result import NeuronScan, documents_needed, scan_result
+from mi_superposition.neurons.scan.result import NeuronScan
+from mi_superposition.parts import ForwardPart
+from mi_superposition.progress import SILENT, Progress
 
-# Rows from which the range of each unit is found.
+# Sequences on which the range of each unit is measured.
 CALIBRATION_ROWS = 32
 _TOKENS_IN_A_PART = 2**21
 
 
 def scan_neurons(
-    model: Any,
+    model: HookedModel,
     batches: Iterable[TokenBatch],
+    settings: ScanSettings | None = None,
     *,
     hooks: Sequence[str] | Mapping[str, Encode | None] | None = None,
-    top_k: int | None = None,
-    settings: ScanSettings | None = None,
-    precision: str = "float32",
-    on_tokens: Callable[[int], None] = lambda tokens: None,
+    precision: str = ForwardPart.precision,
+    progress: Progress = SILENT,
+    **changes: Any,
 ) -> NeuronScan:
-    """Scan a corpus: for each unit its best examples (``top_k``, default 20, one a document), its least, some of each
-    tenth of its range, histogram, moments, top tokens and partners. One pass; memory does not grow with the corpus.
+    """Scan a corpus: for each unit its largest activations, one per document, its smallest, some of each of ten intervals of its
+    range, histogram, moments, top tokens and partners. One pass; memory does not grow with the corpus.
 
     ``batches`` come from ``token_batches`` (or are a list of its batches), so that they can be read again for the first
-    sample and for the documents shown. Tokens that are masked (BOS, EOS, padding) never count. ``hooks``: names, or names
-    with what encodes each activation into units (``{"blocks.1.hook_resid_pre": sae.encode}``, found as
-    ``blocks.1.hook_resid_pre.features``, with no example where they are 0); default: all MLP neurons. ``settings``: everything else that is kept.
-    ``precision="bfloat16"`` runs the model under autocast. ``on_tokens`` is called with the number of tokens of each batch
-    done.
+    sample and for the documents shown. Tokens that are masked (BOS, EOS, padding) are excluded. ``hooks``: names, or names
+    with what encodes each activation into units (``{"blocks.1.hook_resid_pre": sae.encode}``, named
+    ``blocks.1.hook_resid_pre.features`` in the result, with no example where they are 0); default: all MLP neurons.
+    ``settings`` says what is kept, and ``changes`` changes some of it: ``top_k=5``, ``seed=1``. ``precision="bfloat16"`` runs the
+    model under autocast. ``progress`` counts tokens.
 
-    Raises ``RequestError`` for a hook that is not there, batches that can be read only once or hold no text, and
+    Raises ``RequestError`` for a hook or setting that is not there, batches that can be read only once or hold no text, and
     ``WorkError`` for activations that are not finite.
     """
     if iter(batches) is batches:
         raise RequestError("batches can be read only once: give token_batches(...) or a list")
-    settings = settings or ScanSettings()
-    if top_k is not None:
-        settings = replace(settings, top_k=top_k)
+    settings = (settings or ScanSettings()).replace(**changes)
     reader = UnitReader.of(model, hooks, precision)
-    accumulator = scan_batches(reader, batches, calibrate(reader, batches), settings, on_tokens=on_tokens)
-    return scan_result(accumulator, read_documents(batches, documents_needed(accumulator)))
+    progress.begin("token")
+    accumulator = scan_batches(reader, batches, calibrate(reader, batches), settings, on_tokens=progress.advance)
+    documents = read_documents(batches, documents_needed(accumulator))
+    return scan_result(accumulator, documents, vocabulary_of(model))
+
+
+def vocabulary_of(model: HookedModel) -> list[str]:
+    """What every token of a model looks like, by its number; empty for a model that came without a tokenizer."""
+    return [] if model.tokenizer is None else visible_tokens(model.tokenizer, model.cfg.d_vocab)
 
 
 def calibrate(reader: UnitReader, batches: Iterable[TokenBatch]) -> dict[str, Calibration]:
-    """The range of every unit's activations over the first 32 rows."""
+    """The range of every unit's activations on the first 32 sequences."""
     left = CALIBRATION_ROWS
     ranges: dict[str, RangeAccumulator] = {}
     pieces = itertools.chain.from_iterable(batch.pieces(reader.device) for batch in batches)
@@ -66,8 +77,8 @@ def calibrate(reader: UnitReader, batches: Iterable[TokenBatch]) -> dict[str, Ca
         if left <= 0:
             break
     if not ranges:
-        raise RequestError("the corpus gives no rows: there is nothing to scan")
-    return {hook: found.calibration() for hook, found in ranges.items()}
+        raise RequestError("the corpus is empty: nothing to scan")
+    return {hook: measured.calibration() for hook, measured in ranges.items()}
 
 
 def scan_batches(
@@ -78,7 +89,9 @@ def scan_batches(
     *,
     on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> ScanAccumulator:
-    """What the scan remembers after these batches; parts of a corpus can be merged."""
+    """What the scan remembers after these batches; parts of a corpus can be merged. ``on_tokens`` is called with the number of
+    tokens of each batch done.
+    """
     whole = part = ScanAccumulator(calibrations, settings)
     for batch in batches:
         # Single-precision sums of ever more terms would at some point not move any more: each part has its own.

@@ -54,11 +54,11 @@
     for (const layer of units.layers) {
       const number = name.startsWith(layer.slug.toLowerCase()) ? name.slice(layer.slug.length) : "";
       if (/^\d+$/.test(number) && Number(number) < layer.fires.length) {
-        return [row(`${folder}${layer.slug}${Number(number)}.html`, `${layer.name}, ${Number(number)}`, " · its page")];
+        return [row(`${folder}${layer.slug}${Number(number)}.html`, `${layer.name}, ${Number(number)}`, " · page")];
       }
     }
     if (!units.tokens.some((token) => token.toLowerCase().includes(query.toLowerCase()))) return [];
-    return [row(`${folder}index.html#search=${encodeURIComponent(query)}`, `Neurons and “${query}”`, " · those that fire on it, or raise it")];
+    return [row(`${folder}index.html#search=${encodeURIComponent(query)}`, `Neurons and “${query}”`, " · units that fire on this token or raise its logit")];
   }
 
   function search() {
@@ -85,7 +85,7 @@
     rows.push(...hits.slice(0, MOST).map(([, address, title, where]) => row(address, title, where === title ? "" : ` · ${where}`)));
     list.append(...rows);
     const n = rows.length + Math.max(hits.length - MOST, 0);
-    found.textContent = `${n} ${n === 1 ? "place" : "places"}${hits.length > MOST ? `, the first ${rows.length} shown` : ""}`;
+    found.textContent = `${n} ${n === 1 ? "result" : "results"}${hits.length > MOST ? `, first ${rows.length} shown` : ""}`;
   }
 
   input.addEventListener("focus", load);

@@ -197,7 +197,7 @@
       const shown = value === undefined ? "…" : value.toFixed(2).replace("-", "−");
       this.readout.replaceChildren(
         "Neurons ", this.name(a), " and ", this.name(b), `: ${this.record.what} ${shown}`,
-        ` (places ${this.cell.row} and ${this.cell.column})`,
+        ` (positions ${this.cell.row} and ${this.cell.column} in the order)`,
       );
     }
 
@@ -251,9 +251,9 @@
       const controls = this.root.querySelector(".matrix-controls");
       button(controls, "Zoom in", "+", () => this.zoom(2));
       button(controls, "Zoom out", "−", () => this.zoom(0.5));
-      button(controls, "Show all", "All", () => this.showAll());
+      button(controls, "Show the whole matrix", "All", () => this.showAll());
       button(controls, "Back along the diagonal", "↖", () => this.alongDiagonal(-1));
-      button(controls, "On along the diagonal", "↘", () => this.alongDiagonal(1));
+      button(controls, "Forward along the diagonal", "↘", () => this.alongDiagonal(1));
       if (this.record.spots.length) button(controls, "Next spot", "Next spot", () => this.nextSpot());
       this.show(this.view);
     }

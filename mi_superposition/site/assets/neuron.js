@@ -53,7 +53,7 @@
   function show(span) {
     const value = span.dataset.value;
     const where = `token ${Number(span.dataset.place) + 1} of document ${whereabouts(span.closest("li")).number}`;
-    readout.textContent = `“${span.textContent}” ${value === undefined ? "no activation kept" : value} · ${where}`;
+    readout.textContent = `“${span.textContent}” ${value === undefined ? "activation not stored" : value} · ${where}`;
     document.querySelector(".here")?.classList.remove("here");
     span.classList.add("here");
   }
@@ -147,7 +147,7 @@
         fill(text, tokens, from, item);
         here = peak - from;
         button.setAttribute("aria-expanded", String(!open));
-        button.textContent = open ? "whole document" : "only the surroundings";
+        button.textContent = open ? "whole document" : "short excerpt";
         item.classList.toggle("open", !open);
       } catch (problem) {
         readout.textContent = problem.message;

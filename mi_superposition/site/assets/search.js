@@ -17,7 +17,7 @@
     const script = document.createElement("script");
     script.id = "search-data";
     script.src = input.dataset.search;
-    script.onerror = () => (found.textContent = "the index is missing");
+    script.onerror = () => (found.textContent = "the search index is missing");
     document.head.append(script);
   }
 
@@ -62,14 +62,14 @@
     const numbers = new Set(wanted.map(([, number]) => number));
     let total = 0;
     for (const layer of index.layers) {
-      for (const [title, lists] of [["fires on it", layer.fires], ["raises its logit", layer.raises]]) {
+      for (const [title, lists] of [["fires on this token", layer.fires], ["raises the logit of this token", layer.raises]]) {
         const ranked = hits(lists, numbers);
         total += ranked.length;
         if (ranked.length) results.append(section(title, layer, ranked));
       }
     }
     const names = wanted.slice(0, 5).map(([token]) => `“${token.replaceAll(" ", "·")}”`).join(", ");
-    found.textContent = total ? `${names}${wanted.length > 5 ? ", …" : ""}` : "none has it among its strongest tokens";
+    found.textContent = total ? `${names}${wanted.length > 5 ? ", …" : ""}` : "no unit has this token among its strongest ones";
     return undefined;
   }
 

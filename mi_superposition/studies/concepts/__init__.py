@@ -1,1 +1,1 @@
-"""What a model keeps of concepts, measured beside untrained models, random word lists and permuted labels."""
+"""The study of concepts in a model, compared with untrained models, random word lists and permuted labels."""

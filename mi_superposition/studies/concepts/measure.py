@@ -1,160 +1,162 @@
-"""Everything measured of one layer, and of random word lists at it."""
+"""Concepts of a model into a run folder: the texts are read once, then measured layer by layer with every control."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.concepts.directions import (
-    Separation,
-    concept_directions,
-    principal_coordinates,
-    separation,
+from mi_superposition.concepts.config import ConceptsConfig
+from mi_superposition.concepts.layer import (
+    LayerMeasured,
+    RandomMeasured,
+    measure_features,
+    measure_layer,
+    measure_random,
 )
-from mi_superposition.concepts.material import Material, Side
-from mi_superposition.concepts.overlap import effect_sizes, mean_shared, shared_units, top_units
-from mi_superposition.concepts.probe import balanced_accuracy, probe_accuracy, probe_predictions
-from mi_superposition.concepts.words import NO_CONCEPT
-from mi_superposition.linalg import unit_rows
-from mi_superposition.training import seeded_generator
+from mi_superposition.concepts.pooling import layer_order, pool_texts
+from mi_superposition.concepts.probe import bag_of_words_accuracy
+from mi_superposition.concepts.simple import WordCorrelations, all_words, word_correlations
+from mi_superposition.files import read_tensors, write_tensors
+from mi_superposition.models import FEATURES, device_of
+from mi_superposition.progress import SILENT, Progress
+from mi_superposition.runs import Outcome, open_run, read_manifest
+from mi_superposition.storing import read_record, write_record
+from mi_superposition.studies.concepts.inputs import STATES, ConceptTexts, State, StudyInputs, read_inputs
+from mi_superposition.studies.concepts.result import ConceptsResult
+from mi_superposition.training import Stopped, fixed_arithmetic
 
-_SHUFFLES_OF_UNITS = 10
+COMMAND = "concepts"
+RESULT = "findings.safetensors"
+# Results of this command that come with the package, made by ``scripts/concepts.py``.
+BUNDLED = Path(__file__).parents[2] / "bundled" / "concepts"
+
+# Probes on shuffled labels; one alone may by luck be along what varies most.
+_SHUFFLES = 5
+# Words of each concept that are measured alone.
+_WORDS = 5
 
 
-@dataclass(frozen=True)
-class LayerMeasured:
-    """What one layer keeps of the concepts.
+def measure(config: ConceptsConfig, out: Path, progress: Progress = SILENT) -> Outcome:
+    """Read all texts with the model and its untrained copy, measure every layer, and write the result.
 
-    ``probe`` and ``nearest``: balanced accuracy on held-out texts of a linear probe and of the nearest mean direction; ``predicted``:
-    the concepts that the probe gives to these texts; ``shuffled``: accuracy of a probe trained on shuffled labels. ``cosines``: mean cosine of held-out texts of each concept (rows; the last: of none, if
-    there are such) with each direction, ``uncentred`` with the plain means instead. ``separations``: permutation test of each
-    concept. ``shared``: top units that two concepts share; empty where every text has one of two labels, whose units
-    are the same by construction; ``chance_shared`` its mean with labels shuffled. ``effects``: how much each concept moves each unit. ``coordinates`` of held-out texts along the first two
-    principal components, ``explained`` the share of the variance there.
+    Activations are kept until the run is finished, so one that was stopped resumes. Raises ``RequestError`` for concepts of which
+    there are too few texts, and as the loaders and ``open_run`` do; ``training.Stopped`` when asked to stop.
     """
-
-    n_units: int
-    probe: float
-    predicted: Int[Tensor, " held_out"]
-    shuffled: float
-    nearest: float
-    cosines: Float[Tensor, "label concept"]
-    uncentred: Float[Tensor, "label concept"]
-    separations: tuple[Separation, ...]
-    effects: Float[Tensor, "concept unit"]
-    shared: Int[Tensor, "some some"]
-    chance_shared: float
-    coordinates: Float[Tensor, "text two"]
-    explained: Float[Tensor, " two"]
+    config = config.replace(device=device_of(config.device.device))
+    inputs = read_inputs(config)
+    with open_run(out, COMMAND, config, inputs.identity) as run:
+        finished_already = run.finished
+        if not finished_already:
+            with fixed_arithmetic(config.threads.number):
+                result = _measured(config, inputs, out, progress)
+            write_record(out / RESULT, result)
+            run.finish(result.metrics())
+        for state in STATES:
+            _pooled_file(out, state).unlink(missing_ok=True)
+    return Outcome(out, finished_already)
 
 
-def measure_layer(
-    points: Float[Tensor, "text d"], material: Material, *, top_k: int, permutations: int, seed: int, shuffles: int = 1
-) -> LayerMeasured:
-    """Measure one layer; ``points`` are of all texts. ``shuffled`` is the mean of so many shuffles."""
-    train, test = material.train.of_concepts(), material.test.of_concepts()
-    n = material.n_concepts
-    learnt = concept_directions(points[material.train.places], material.train.labels, n)
-    plain = unit_rows(torch.stack([points[train.places[train.labels == concept]].mean(dim=0) for concept in range(n)]))
-    held_out = points[test.places]
-    cosines = learnt.cosines(held_out)
-    shuffled = [
-        probe_accuracy(points[train.places], train.labels[order], held_out, test.labels)
-        for number in range(shuffles)
-        for order in [torch.randperm(len(train.labels), generator=seeded_generator(seed, "shuffled labels", number))]
-    ]
-    predicted = probe_predictions(points[train.places], train.labels, held_out)
-    effects = concept_effects(points, material)
-    coordinates, explained = principal_coordinates(points[material.test.places])
-    return LayerMeasured(
-        n_units=points.shape[1],
-        probe=balanced_accuracy(predicted, test.labels),
-        predicted=predicted,
-        shuffled=sum(shuffled) / len(shuffled),
-        nearest=balanced_accuracy(cosines.argmax(dim=1), test.labels),
-        cosines=_by_label(learnt.cosines(points[material.test.places]), material.test.labels, n),
-        uncentred=_by_label(unit_rows(points[material.test.places]) @ plain.T, material.test.labels, n),
-        separations=tuple(
-            separation(cosines[:, concept], test.labels == concept, test.groups, permutations=permutations, seed=seed)
-            for concept in range(n)
-        ),
-        effects=effects,
-        shared=_shared(effects, top_k) if _comparable(material) else torch.zeros(0, 0, dtype=torch.long),
-        chance_shared=shared_by_chance(points, material, top_k, seed) if _comparable(material) else 0.0,
-        coordinates=coordinates,
-        explained=explained,
+def load(folder: Path) -> ConceptsResult:
+    """The result in a finished run folder. Raises ``RequestError`` where there is none, ``WorkError`` for damaged files."""
+    read_manifest(folder, COMMAND)
+    return read_record(folder / RESULT, ConceptsResult)
+
+
+def _measured(config: ConceptsConfig, inputs: StudyInputs, out: Path, progress: Progress) -> ConceptsResult:
+    material = inputs.material
+    layers: dict[State, dict[str, LayerMeasured]] = {state: {} for state in STATES}
+    random: dict[str, RandomMeasured] = {}
+    features = None
+    unread = [state for state in STATES if not _pooled_file(out, state).exists()]
+    progress.begin("text", len(unread) * len(material.texts))
+    for state in STATES:
+        pooled = _pooled(state, inputs, out, progress)
+        if state == "trained" and inputs.encode:
+            [name] = (f"{hook}{FEATURES}" for hook in inputs.encode)
+            progress.advance(0, name)
+            features = measure_features(name, pooled.pop(name), material.split, material.random)
+        for name, points in pooled.items():
+            progress.advance(0, f"{state}: {name}")
+            if progress.should_stop():
+                raise Stopped(len(layers[state]), "layer")
+            shuffles = _SHUFFLES if state == "trained" else 1
+            layers[state][name] = measure_layer(points, material.split, config, shuffles=shuffles)
+            if state == "trained" and material.random:
+                random[name] = measure_random(points, material.random, config)
+    test = material.split.test
+    return ConceptsResult(
+        config=config,
+        concepts=tuple(material.concepts),
+        n_texts=len(material.texts),
+        n_train=len(material.split.train.of_concepts().labels),
+        bag_of_words=_bag_of_words(material),
+        trained=layers["trained"],
+        untrained=layers["untrained"],
+        random=random,
+        labels=test.labels,
+        groups=test.groups,
+        words=_words_alone(inputs, list(layers["trained"])),
+        features=features,
     )
 
 
-@dataclass(frozen=True)
-class RandomMeasured:
-    """The same of random word lists: probe accuracies, and mean numbers of shared units, a value for each draw."""
-
-    probes: tuple[float, ...]
-    shared: tuple[float, ...]
-
-
-def measure_random(
-    points: Float[Tensor, "text d"], draws: Sequence[Material], *, top_k: int, n_probes: int
-) -> RandomMeasured:
-    """Of every draw the shared units, of the first ones a probe too."""
-    probes = []
-    for material in draws[:n_probes]:
-        train, test = material.train.of_concepts(), material.test.of_concepts()
-        probes.append(probe_accuracy(points[train.places], train.labels, points[test.places], test.labels))
-    shared = [mean_shared(_shared(concept_effects(points, material), top_k)) for material in draws]
-    return RandomMeasured(tuple(probes), tuple(shared))
+def _bag_of_words(material: ConceptTexts) -> float:
+    """Accuracy without any model, and without the words that define the concepts."""
+    train, test = material.split.train.of_concepts(), material.split.test.of_concepts()
+    return bag_of_words_accuracy(
+        [material.texts[index] for index in train.index.tolist()],
+        train.labels,
+        [material.texts[index] for index in test.index.tolist()],
+        test.labels,
+        without=all_words(material.concepts),
+    )
 
 
-def concept_effects(points: Float[Tensor, "text d"], material: Material) -> Float[Tensor, "concept unit"]:
-    """Of each concept against texts of none, or against all others where every text has a concept.
-
-    Each concept has texts of none for itself: with the same ones for all, their noise would be common, and concepts that are
-    nothing would share units.
-    """
-    places = torch.cat((material.train.places, material.test.places))
-    labels = torch.cat((material.train.labels, material.test.labels))
-    none = (labels == NO_CONCEPT).nonzero().flatten()
-    found = []
-    for concept in range(material.n_concepts):
-        own = (labels == concept).nonzero().flatten()
-        others = none[concept :: material.n_concepts] if len(none) else (labels != concept).nonzero().flatten()
-        some = torch.cat((own, others))
-        found.append(effect_sizes(points[places[some]], torch.arange(len(some)) < len(own)))
-    return torch.stack(found)
+def _words_alone(inputs: StudyInputs, layers: Sequence[str]) -> WordCorrelations | None:
+    """A few words of each concept, each alone; ``None`` where concepts are labels."""
+    words = {concept: some[:_WORDS] for concept, some in inputs.material.concepts.items() if some}
+    if not words:
+        return None
+    # After a space, as in running text: byte-level tokenizers tell a word's beginning by it.
+    texts = [f" {word}" for word in all_words(words)]
+    layer = middle_layer(layers)
+    trained, untrained = (
+        pool_texts(inputs.models[state], texts, tokenizer=inputs.tokenizer)[layer] for state in STATES
+    )
+    return word_correlations(words, layer, trained, untrained)
 
 
-def shared_by_chance(points: Float[Tensor, "text d"], material: Material, top_k: int, seed: int) -> float:
-    """Mean number of shared units with the labels of all texts shuffled: what noise gives at this layer."""
-    n_train = len(material.train.labels)
-    labels = torch.cat((material.train.labels, material.test.labels))
-    found = []
-    for number in range(_SHUFFLES_OF_UNITS):
-        dealt = labels[torch.randperm(len(labels), generator=seeded_generator(seed, "shuffled units", number))]
-        sides = [
-            Side(side.places, some, side.groups)
-            for side, some in zip((material.train, material.test), (dealt[:n_train], dealt[n_train:]), strict=True)
-        ]
-        shuffled = Material(material.n_concepts, sides[0], sides[1])
-        found.append(mean_shared(_shared(concept_effects(points, shuffled), top_k)))
-    return sum(found) / len(found)
+def middle_layer(layers: Sequence[str]) -> str:
+    """The residual stream or hidden state in the middle of the depth."""
+    states = [name for name in layers if "resid" in name or name.startswith("hidden_states")]
+    return states[len(states) // 2]
 
 
-def _comparable(material: Material) -> bool:
-    """Whether concepts have units of their own: of two labels without texts of none, one is the other's rest."""
-    return material.n_concepts > 2 or bool((material.train.labels == NO_CONCEPT).any())
+def _pooled_file(folder: Path, state: State) -> Path:
+    return folder / f"pooled-{state}.safetensors"
 
 
-def _shared(effects: Float[Tensor, "concept unit"], top_k: int) -> Int[Tensor, "some some"]:
-    return shared_units(top_units(effects, min(top_k, effects.shape[1])))
+def _pooled(state: State, inputs: StudyInputs, out: Path, progress: Progress) -> dict[str, Float[Tensor, "text d"]]:
+    """Mean activations of all texts by layer, in the model's order; written, so that the texts are read once."""
+    path, model = _pooled_file(out, state), inputs.models[state]
+    if not path.exists():
+        read = 0
 
+        def on_texts(n: int) -> None:
+            nonlocal read
+            read += n
+            progress.advance(n, f"{state}: reading")
+            if progress.should_stop():
+                raise Stopped(read, "text")
 
-def _by_label(
-    values: Float[Tensor, "text concept"], labels: Int[Tensor, " text"], n_concepts: int
-) -> Float[Tensor, "label concept"]:
-    kinds = [*range(n_concepts), *([NO_CONCEPT] if bool((labels == NO_CONCEPT).any()) else [])]
-    return torch.stack([values[labels == kind].mean(dim=0) for kind in kinds])
+        # The features are the trained model's.
+        encode = inputs.encode if state == "trained" else {}
+        texts = inputs.material.texts
+        write_tensors(path, pool_texts(model, texts, tokenizer=inputs.tokenizer, encode=encode, on_texts=on_texts))
+    pooled, _ = read_tensors(path)
+    # A file keeps them by size.
+    order = [*layer_order(model, list(pooled)), *(name for name in pooled if name.endswith(FEATURES))]
+    return {name: pooled[name] for name in order}

@@ -1,1 +1,1 @@
-"""Sparse autoencoders: trained into run folders, evaluated beside their baselines, told on a page."""
+"""Studies of sparse autoencoders."""

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_superposition.figures.lines import Line, lines
-from mi_superposition.figures.toy import neuron_stacks
-from mi_superposition.site import FigureRecord
-from mi_superposition.site.records import Item, TableRecord
-from mi_superposition.studies.toy.study import Models, ToyStudy
-from mi_superposition.toy import ToyConfig, ToyModels, geometric, setting_grid
+from mi_superposition.studies.toy.result import ToyStudyResult
+from mi_superposition.toy.config import ToyConfig
 from mi_superposition.toy.models import initial_weights
 from mi_superposition.toy.network import ToyWeights
 from mi_superposition.toy.polysemanticity import (
+    AsymmetricMotif,
     asymmetric_motifs,
     effective_map,
     features_per_neuron,
     monosemantic,
+    permuted_within_neurons,
     polysemantic_share,
-    relabelled,
     signed_pairs,
 )
 from mi_superposition.training import seeded_generator
 
 PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-
-
-def configs(full: bool) -> dict[str, ToyConfig]:
-    """100 features and 40 neurons at seven sparsities; 20 and 10 at probability 0.5; 10 and 10 at 0.35."""
-    hundred = ToyConfig(
-        model="computation", task="abs", n_features=100, n_hidden=40, n_instances=16 if full else 4, n_kept=4, n_steps=5000,
-        settings=setting_grid(probability=PROBABILITIES, importance=[geometric(1.0, 0.8, 100)]), learning_rate=5e-3,
-        decay="cosine",
-    )  # fmt: skip
-    pairs = replace(
-        hundred, n_features=20, n_hidden=10, settings=setting_grid(probability=[0.5], importance=[geometric(1.0, 0.8, 20)]),
-        n_instances=1000 if full else 64, n_kept=64, batch_size=512,
-    )  # fmt: skip
-    motif = replace(pairs, n_features=10, settings=setting_grid(probability=[0.35]))
-    return {"hundred": hundred, "pairs": pairs, "motif": motif}
 
 
 def pairs_by_instance(weights: ToyWeights) -> Int[Tensor, " instance"]:
@@ -53,202 +34,122 @@ def pairs_by_instance(weights: ToyWeights) -> Int[Tensor, " instance"]:
     return torch.tensor([len({pair.feature for pair in signed_pairs(*one)}) for one in both])
 
 
-def motifs_by_instance(weights: ToyWeights) -> Int[Tensor, " instance"]:
-    """How many asymmetric motifs each instance of the one setting holds."""
-    return torch.tensor([len(asymmetric_motifs(*both)) for both in zip(weights.W_in[0], weights.W_out[0], strict=True)])
+def motifs_by_instance(weights: ToyWeights) -> list[list[AsymmetricMotif]]:
+    """The asymmetric motifs of each instance of the one setting."""
+    return [asymmetric_motifs(*both) for both in zip(weights.W_in[0], weights.W_out[0], strict=True)]
 
 
-def dealt_anew(weights: ToyWeights) -> ToyWeights:
-    """The control: each neuron's features dealt anew."""
+def permuted(weights: ToyWeights) -> ToyWeights:
+    """The control: features permuted within each neuron."""
     generator = seeded_generator(0, "relabelled")
-    return ToyWeights(*relabelled(weights.W_in, weights.W_out, generator), weights.b)
+    return ToyWeights(*permuted_within_neurons(weights.W_in, weights.W_out, generator), weights.b)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the three models hold, and their controls."""
+class AbsoluteStudy(ToyStudyResult):
+    """100 features and 40 neurons at seven sparsities; 20 and 10 at probability 0.5; 10 and 10 at 0.35."""
 
-    pairs: Int[Tensor, " instance"]
-    pairs_dealt_anew: Int[Tensor, " instance"]
-    motifs: Int[Tensor, " instance"]
-    motifs_dealt_anew: Int[Tensor, " instance"]
-    monosemantic: Int[Tensor, "setting of_hundred"]
-
-    @classmethod
-    def of(cls, models: Models) -> Found:
-        """Measure them."""
-        hundred, pairs, motif = (models[name].weights for name in ("hundred", "pairs", "motif"))
-        return cls(
-            pairs_by_instance(pairs), pairs_by_instance(dealt_anew(pairs)), motifs_by_instance(motif),
-            motifs_by_instance(dealt_anew(motif)), monosemantic(hundred.W_in).sum(dim=-1),
+    @staticmethod
+    def trainings(full: bool) -> dict[str, ToyConfig]:
+        """``hundred``, ``pairs`` and ``motif``."""
+        hundred = ToyConfig(
+            task="abs", n_features=100, n_hidden=40, probability=PROBABILITIES, importance_ratio=(0.8,),
+            n_instances=16 if full else 4, n_kept=4, n_steps=5000, learning_rate=5e-3, decay="cosine",
         )  # fmt: skip
+        pairs = hundred.replace(
+            n_features=20, n_hidden=10, probability=(0.5,), n_instances=1000 if full else 64, n_kept=64, batch_size=512,
+        )  # fmt: skip
+        motif = pairs.replace(n_features=10, probability=(0.35,), importance_ratio=(1.0,))
+        return {"hundred": hundred, "pairs": pairs, "motif": motif}
 
-    @property
-    def with_motif(self) -> int:
-        """Instances with at least one motif."""
-        return int((self.motifs > 0).sum())
+    @cached_property
+    def monosemantic(self) -> Int[Tensor, "setting kept"]:
+        """Monosemantic neurons of 40, the best instance first."""
+        return monosemantic(self.models["hundred"].weights.W_in).sum(dim=-1)
 
-    @property
-    def with_motif_dealt_anew(self) -> int:
+    @cached_property
+    def polysemantic(self) -> Float[Tensor, " setting"]:
+        """Fraction of the active ones of 40 neurons that are polysemantic, best instance."""
+        return polysemantic_share(self.models["hundred"].W_in)
+
+    @cached_property
+    def features_per_neuron(self) -> Float[Tensor, " setting"]:
+        """Effective number of features per neuron of 40, best instance."""
+        return features_per_neuron(self.models["hundred"].W_in).mean(dim=1)
+
+    @cached_property
+    def untrained_features_per_neuron(self) -> float:
+        """The same before training, mean over the instances."""
+        return float(features_per_neuron(initial_weights(self.models["hundred"].config).W_in).mean())
+
+    @cached_property
+    def linear_effect(self) -> Float[Tensor, "setting feature"]:
+        """Diagonal of W2 W1: the effect of each feature on its own output if neurons were linear, best instance."""
+        hundred = self.models["hundred"]
+        return effective_map(hundred.W_out, hundred.W_in).diagonal(dim1=1, dim2=2)
+
+    @cached_property
+    def pairs(self) -> Int[Tensor, " instance"]:
+        """Features computed by pairs of neurons, of 20 features and 10 neurons."""
+        return pairs_by_instance(self.models["pairs"].weights)
+
+    @cached_property
+    def permuted_pairs(self) -> Int[Tensor, " instance"]:
         """The same in the control."""
-        return int((self.motifs_dealt_anew > 0).sum())
+        return pairs_by_instance(permuted(self.models["pairs"].weights))
+
+    @cached_property
+    def motifs(self) -> list[list[AsymmetricMotif]]:
+        """Asymmetric motifs of each instance, of 10 features and 10 neurons."""
+        return motifs_by_instance(self.models["motif"].weights)
+
+    @cached_property
+    def permuted_motifs(self) -> list[list[AsymmetricMotif]]:
+        """The same in the control."""
+        return motifs_by_instance(permuted(self.models["motif"].weights))
+
+    @property
+    def n_with_motif(self) -> int:
+        """Instances with at least one motif."""
+        return sum(map(bool, self.motifs))
+
+    @property
+    def n_permuted_with_motif(self) -> int:
+        """The same in the control."""
+        return sum(map(bool, self.permuted_motifs))
+
+    @property
+    def first_with_motif(self) -> int:
+        """The best instance with a motif; the best of all where none has one."""
+        return next((instance for instance, motifs in enumerate(self.motifs) if motifs), 0)
+
+    def summary(self) -> str:
+        """Pairs and motifs, next to those with permuted features."""
+        return (
+            f"10 neurons compute |x| of {float(self.pairs.float().mean()):.1f} of 20 features by opposite pairs "
+            f"({float(self.permuted_pairs.float().mean()):.1f} with features permuted within each neuron); the asymmetric motif occurs in "
+            f"{self.n_with_motif} of {len(self.motifs)} instances ({self.n_permuted_with_motif} permuted)"
+        )
+
+    def metrics(self) -> dict[str, Any]:
+        """Of the three models."""
+        hundred = self.models["hundred"]
+        return {
+            "probability": list(PROBABILITIES),
+            "hundred_monosemantic_neurons": self.monosemantic[:, 0].tolist(),
+            "hundred_monosemantic_neurons_least": self.monosemantic.amin(dim=1).tolist(),
+            "hundred_monosemantic_neurons_most": self.monosemantic.amax(dim=1).tolist(),
+            "hundred_polysemantic_share": self.polysemantic.tolist(),
+            "hundred_features_per_neuron": self.features_per_neuron.tolist(),
+            "hundred_features_per_neuron_untrained": self.untrained_features_per_neuron,
+            "hundred_loss": hundred.best_loss.tolist(),
+            "hundred_constant_loss": hundred.constant_loss.tolist(),
+            "pairs_of_best": int(self.pairs[0]),
+            "pairs_mean": float(self.pairs.float().mean()),
+            "pairs_mean_dealt_anew": float(self.permuted_pairs.float().mean()),
+            "instances_with_motif": self.n_with_motif,
+            "instances_with_motif_dealt_anew": self.n_permuted_with_motif,
+            "instances": len(self.motifs),
+        }
 
 
-def metrics(models: Models) -> dict[str, Any]:
-    """Of the three models."""
-    hundred, found = models["hundred"], Found.of(models)
-    return {
-        "probability": list(PROBABILITIES),
-        "hundred_monosemantic_neurons": found.monosemantic[:, 0].tolist(),
-        "hundred_monosemantic_neurons_least": found.monosemantic.amin(dim=1).tolist(),
-        "hundred_monosemantic_neurons_most": found.monosemantic.amax(dim=1).tolist(),
-        "hundred_polysemantic_share": polysemantic_share(hundred.W_in).tolist(),
-        "hundred_features_per_neuron": features_per_neuron(hundred.W_in).mean(dim=1).tolist(),
-        "hundred_features_per_neuron_untrained": float(
-            features_per_neuron(initial_weights(hundred.config).W_in).mean()
-        ),
-        "hundred_loss": hundred.best_loss.tolist(),
-        "hundred_constant_loss": hundred.constant_loss.tolist(),
-        "pairs_of_best": int(found.pairs[0]),
-        "pairs_mean": float(found.pairs.float().mean()),
-        "pairs_mean_dealt_anew": float(found.pairs_dealt_anew.float().mean()),
-        "instances_with_motif": found.with_motif,
-        "instances_with_motif_dealt_anew": found.with_motif_dealt_anew,
-        "instances": len(found.motifs),
-    }
-
-
-def outcome(models: Models) -> str:
-    """What was found."""
-    found = Found.of(models)
-    alone = ", ".join(_range(row) for row in found.monosemantic)
-    return (
-        f"Of 40 neurons {alone} serve one feature alone as features get sparser (best of {found.monosemantic.shape[1]} instances, in "
-        f"brackets all). With 10 neurons for 20 features at probability 0.5 the best instance computes {int(found.pairs[0])} "
-        f"features by pairs of neurons with opposite input, {float(found.pairs.float().mean()):.1f} on average (features dealt anew: "
-        f"{float(found.pairs_dealt_anew.float().mean()):.1f}). The asymmetric motif stands in {found.with_motif} of {len(found.motifs)} instances "
-        f"with 10 features and 10 neurons at 0.35 ({found.with_motif_dealt_anew} with features dealt anew)."
-    )
-
-
-def _range(values: Int[Tensor, " instance"]) -> str:
-    return f"{int(values[0])} ({int(values.min())}-{int(values.max())})"
-
-
-def items(models: Models) -> Sequence[Item]:
-    """Stacked weights of the three models, and how features and neurons go together."""
-    hundred, pairs, motif = (models[name] for name in ("hundred", "pairs", "motif"))
-    sparsities = [f"{1 - p:.3f}" for p in PROBABILITIES]
-    found = Found.of(models)
-    shown = int((found.motifs > 0).int().argmax())
-    per_neuron = features_per_neuron(hundred.W_in).mean(dim=1)
-    linear = effective_map(hundred.W_out, hundred.W_in).diagonal(dim1=1, dim2=2)
-    return [
-        FigureRecord(
-            id="toy-abs-stacks",
-            title="Forty neurons that compute |x| of a hundred features",
-            look_at="One bar a neuron, its input weights stacked, one colour a feature. Sparser features share neurons.",
-            number=f"{float(per_neuron[0]):.1f} features a neuron (effective number) when dense, {float(per_neuron[-1]):.1f} at sparsity {sparsities[-1]}.",
-            control=f"{float(features_per_neuron(initial_weights(hundred.config).W_in).mean()):.0f} before training.",
-            figure=neuron_stacks(
-                {name: {"": W} for name, W in zip(sparsities, hundred.W_in, strict=True)}, "sparsity",
-                y_title="Σ |input weight| over features",
-            ),
-        ),
-        FigureRecord(
-            id="toy-abs-share",
-            title="Loss against the best constant, and neurons that serve several features",
-            look_at=(
-                "A model that learnt nothing has a loss ratio of 1. The diagonal of W2 W1 is what the network would do to a feature "
-                "if neurons were linear: 0 for a pair of opposite neurons, away from 0 where one sign is served by another neuron."
-            ),
-            number=f"Loss {float(hundred.best_loss[0] / hundred.constant_loss[0]):.2f} of the best constant's when dense, {float(hundred.best_loss[-1] / hundred.constant_loss[-1]):.2f} at sparsity {sparsities[-1]}.",
-            control="1 for the best constant output.",
-            figure=lines(
-                {
-                    "loss / loss of the best constant": _over(hundred.best_loss / hundred.constant_loss),
-                    "polysemantic share of neurons": _over(polysemantic_share(hundred.W_in)),
-                    "|diagonal of W2 W1|, mean of the first ten": _over(linear[:, :10].abs().mean(dim=1)),
-                },
-                x_title="1 / probability (sparser →)", y_title="dimensionless", log_x=True,
-            ),
-        ),
-        FigureRecord(
-            id="toy-abs-pairs",
-            title="Ten neurons, twenty features, probability 0.5: a pair for each feature that is kept",
-            look_at=(
-                "Two neurons of one colour: one reads x, the other -x, and both write with a positive weight: relu(x) + relu(-x) = "
-                "|x|. Hover for the signs."
-            ),
-            number=(
-                f"{int(found.pairs[0])} pairs in the best instance, {float(found.pairs.float().mean()):.1f} on average of "
-                f"{len(found.pairs)}; 5 is the most ten neurons can form."
-            ),
-            control=f"{float(found.pairs_dealt_anew.float().mean()):.1f} on average where each neuron is dealt its features anew.",
-            figure=neuron_stacks(
-                {"best": {"input weights": pairs.W_in[0], "output weights": pairs.W_out[0].T}}, "instance",
-                y_title="Σ |weight| over features",
-            ),
-        ),
-        FigureRecord(
-            id="toy-abs-motif",
-            title="The asymmetric motif",
-            look_at=(
-                "A neuron with a large weight from one feature and a small one from another, and the other way round at its "
-                "output; a second neuron takes back what the first feature spills into the second's output. Shown is the best "
-                "instance that has one."
-            ),
-            number=f"Found in {found.with_motif} of {len(found.motifs)} trained instances, by the criterion below.",
-            control=f"In {found.with_motif_dealt_anew} of them where each neuron is dealt its features anew.",
-            figure=neuron_stacks(
-                {
-                    f"{shown}": {
-                        "input weights": motif.weights.W_in[0, shown],
-                        "output weights": motif.weights.W_out[0, shown].T,
-                    }
-                },
-                "instance",
-                y_title="Σ |weight| over features",
-            ),
-        ),
-        _motif_table(motif, shown),
-    ]  # fmt: skip
-
-
-def _over(values: Float[Tensor, " setting"]) -> Line:
-    return Line([1 / p for p in PROBABILITIES], values.tolist())
-
-
-def _motif_table(motif: ToyModels, shown: int) -> TableRecord:
-    W_in, W_out = motif.weights.W_in[0, shown], motif.weights.W_out[0, shown]
-    return TableRecord(
-        id="toy-motifs",
-        title="The motifs of that instance, in weights",
-        look_at=(
-            "Criterion (ours): both features served (input times output weight at least 0.25); input weights two to one, output "
-            "weights one to two; the inhibitor takes back at least half of what is spilled."
-        ),
-        columns=["neuron", "loud: in, out", "quiet: in, out", "inhibitor: in from loud, out to quiet"],
-        rows=[
-            [
-                f"{found.neuron}",
-                f"feature {found.loud}: {float(W_in[found.neuron, found.loud]):.2f}, {float(W_out[found.loud, found.neuron]):.2f}",
-                f"feature {found.quiet}: {float(W_in[found.neuron, found.quiet]):.2f}, {float(W_out[found.quiet, found.neuron]):.2f}",
-                f"neuron {found.inhibitor}: {float(W_in[found.inhibitor, found.loud]):.2f}, {float(W_out[found.quiet, found.inhibitor]):.2f}",
-            ]
-            for found in asymmetric_motifs(W_in, W_out)
-        ],
-        words=("loud: in, out", "quiet: in, out", "inhibitor: in from loud, out to quiet"),
-    )
-
-
-STUDY = ToyStudy(
-    name="absolute",
-    title="Computing |x| in superposition",
-    question="Can neurons compute something of more features than there are neurons?",
-    source="Elhage et al. 2022, Toy Models of Superposition, computation in superposition",
-    configs=configs,
-    metrics=metrics,
-    outcome=outcome,
-    items=items,
-)
+STUDY = AbsoluteStudy

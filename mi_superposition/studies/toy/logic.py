@@ -2,192 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from mi_superposition.figures.toy import loss_spread, neuron_stacks
-from mi_superposition.site import FigureRecord
-from mi_superposition.site.records import Item, TableRecord
-from mi_superposition.studies.toy.study import Models, ToyStudy
-from mi_superposition.toy import ToyConfig, setting_grid
-from mi_superposition.toy.models import ToyModels
+from mi_superposition.studies.toy.result import Models, ToyStudyResult
+from mi_superposition.toy.config import Activation, Task, ToyConfig
 from mi_superposition.toy.polysemanticity import features_per_neuron
 
-TASKS = {"and": "x AND y", "or": "x OR y", "max": "max(|x|, |y|)", "square": "x²"}
-ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU"}
+TASKS: tuple[Task, ...] = ("and", "or", "max", "square")
+ACTIVATIONS: tuple[Activation, ...] = ("relu", "gelu")
 PROBABILITIES = (0.5, 0.2, 0.05)
 # Over all comparisons together.
-_SURE = 0.01
-
-
-def configs(full: bool) -> dict[str, ToyConfig]:
-    """Twenty inputs, ten neurons, three sparsities for each task and activation; each run with a seed of its own."""
-    return {
-        f"{task}-{activation}": ToyConfig(
-            model="computation", task=task, activation=activation, n_features=20, n_hidden=10,
-            settings=setting_grid(probability=PROBABILITIES), n_instances=200 if full else 40, n_steps=4000, batch_size=256,
-            learning_rate=5e-3, decay="cosine", seed=number,
-        )
-        for number, (task, activation) in enumerate((task, activation) for task in TASKS for activation in ACTIVATIONS)
-    }  # fmt: skip
+_SIGNIFICANT = 0.01
 
 
 class Comparison(NamedTuple):
-    """Of one task at one sparsity: the activation with the lower median loss, whether a rank test over instances is sure of
-    it, and the activation with the lower best loss.
+    """Of one task at one sparsity: the activation with the lower median loss, whether a rank test over instances is significant, and
+    the activation with the lower best loss.
     """
 
-    median: str
-    sure: bool
-    best: str
+    median: Activation
+    significant: bool
+    best: Activation
 
 
-def comparisons(models: Models) -> dict[tuple[str, int], Comparison]:
-    """ReLU against GELU by task and place of the probability, by losses in units of the best constant's on the same inputs: every
+def comparisons(models: Models) -> dict[tuple[Task, int], Comparison]:
+    """ReLU against GELU by task and index of the probability, by losses relative to the best constant output on the same inputs: every
     run has held-out inputs of its own.
 
     Source of the test: Mann & Whitney 1947; at 1 % over all comparisons by Holm 1979.
     """
-    found, chances = {}, {}
+    found: dict[tuple[Task, int], Comparison] = {}
+    p_values: dict[tuple[Task, int], float] = {}
     for task in TASKS:
         for setting in range(len(PROBABILITIES)):
-            losses = {label: _relative(models[f"{task}-{name}"])[setting] for name, label in ACTIVATIONS.items()}
-            chances[task, setting] = float(mannwhitneyu(*(values.numpy() for values in losses.values())).pvalue)
-            median = min(losses, key=lambda label: float(losses[label].median()))
-            best = min(losses, key=lambda label: float(losses[label].min()))
+            losses = {name: models[f"{task}-{name}"].loss_ratio[setting] for name in ACTIVATIONS}
+            p_values[task, setting] = float(mannwhitneyu(*(values.numpy() for values in losses.values())).pvalue)
+            median = min(losses, key=lambda name: float(losses[name].median()))
+            best = min(losses, key=lambda name: float(losses[name].min()))
             found[task, setting] = Comparison(median, False, best)
-    for passed, key in enumerate(sorted(chances, key=chances.__getitem__)):
-        if chances[key] * (len(chances) - passed) > _SURE:
+    for passed, key in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        if p_values[key] * (len(p_values) - passed) > _SIGNIFICANT:
             break
-        found[key] = found[key]._replace(sure=True)
+        found[key] = found[key]._replace(significant=True)
     return found
 
 
-def _relative(trained: ToyModels) -> Float[Tensor, "setting instance"]:
-    return trained.loss / trained.constant_loss[:, None]
+class LogicStudy(ToyStudyResult):
+    """Twenty inputs, ten neurons, three sparsities for each task and activation; each run with a seed of its own."""
 
-
-def metrics(models: Models) -> dict[str, Any]:
-    """Losses in units of the best constant's, by probability."""
-    found: dict[str, Any] = {"probability": list(PROBABILITIES)}
-    for name, trained in models.items():
-        key = name.replace("-", "_")
-        found[f"{key}_best"] = (trained.best_loss / trained.constant_loss).tolist()
-        found[f"{key}_median"] = _relative(trained).median(dim=1).values.tolist()
-        found[f"{key}_worst"] = _relative(trained).amax(dim=1).tolist()
-    return found
-
-
-def outcome(models: Models) -> str:
-    """What was found."""
-    found = comparisons(models)
-
-    def said(winner: str, sure: bool) -> str:
-        by_task = {
-            name: [
-                f"{1 - PROBABILITIES[setting]:.2f}"
-                for (of, setting), one in found.items()
-                if of == task and one.sure == sure and (one.median == winner or not sure)
-            ]
-            for task, name in TASKS.items()
+    @staticmethod
+    def trainings(full: bool) -> dict[str, ToyConfig]:
+        """``and-relu``, ``and-gelu``, ``or-relu``, …"""
+        usual = ToyConfig(
+            task="and", n_features=20, n_hidden=10, probability=PROBABILITIES, n_instances=200 if full else 40, n_steps=4000,
+            batch_size=256, learning_rate=5e-3, decay="cosine",
+        )  # fmt: skip
+        names = [(task, activation) for task in TASKS for activation in ACTIVATIONS]
+        return {
+            f"{task}-{activation}": usual.replace(task=task, activation=activation, seed=number)
+            for number, (task, activation) in enumerate(names)
         }
-        return ", ".join(f"{name} at sparsity {' and '.join(at)}" for name, at in by_task.items() if at) or "nothing"
 
-    n = next(iter(models.values())).loss.shape[1]
-    return (
-        f"By a rank test over {n} instances each, ReLU computes better: {said('ReLU', True)}; GELU: {said('GELU', True)}. Not shown "
-        f"either way: {said('', False)}."
-    )
+    @cached_property
+    def comparisons(self) -> dict[tuple[Task, int], Comparison]:
+        """ReLU against GELU by task and index of the probability."""
+        return comparisons(self.models)
 
+    @cached_property
+    def inputs_per_neuron(self) -> dict[str, Float[Tensor, " setting"]]:
+        """Effective number of inputs per neuron of the best instance, by run."""
+        return {name: features_per_neuron(trained.W_in).mean(dim=1) for name, trained in self.models.items()}
 
-def items(models: Models) -> Sequence[Item]:
-    """Losses of all instances, and weights side by side."""
-    groups = {
-        f"{TASKS[task]}<br>{1 - probability:.2f}": {
-            label: _relative(models[f"{task}-{name}"])[setting].tolist()
-            for name, label in ACTIVATIONS.items()
-        }
-        for task in TASKS
-        for setting, probability in enumerate(PROBABILITIES)
-    }  # fmt: skip
-    first = models["and-relu"]
-    untrained = float((first.untrained_loss / first.constant_loss[:, None]).median())
-    stacks = [
-        FigureRecord(
-            id=f"toy-logic-{task}",
-            title=f"The neurons that compute {said}",
-            look_at="Input weights of the ten neurons of the best instance, stacked; the two inputs of a pair share a hue.",
-            number=" ".join(
-                f"{label}: {_inputs(models, task, name, 0):.1f} inputs a neuron (effective number) at sparsity "
-                f"{1 - PROBABILITIES[0]:.2f}, {_inputs(models, task, name, -1):.1f} at {1 - PROBABILITIES[-1]:.2f}."
-                for name, label in ACTIVATIONS.items()
-            ),
-            control=f"{1 if task == 'square' else 2} for neurons that serve one output alone.",
-            figure=neuron_stacks(
-                {
-                    f"{1 - probability:.2f}": {
-                        label: models[f"{task}-{name}"].W_in[setting] for name, label in ACTIVATIONS.items()
-                    }
-                    for setting, probability in enumerate(PROBABILITIES)
-                },
-                "sparsity",
-                y_title="Σ |input weight|",
-                paired=True,
-            ),
+    def summary(self) -> str:
+        """How many comparisons each activation wins."""
+        won = [one.median for one in self.comparisons.values() if one.significant]
+        return (
+            f"of {len(self.comparisons)} comparisons of task and sparsity ReLU has the lower median loss in {won.count('relu')}, GELU in "
+            f"{won.count('gelu')} (rank test over {next(iter(self.models.values())).loss.shape[1]} instances each, 1 % over all); the others are "
+            "not significant"
         )
-        for task, said in TASKS.items()
-    ]
-    return [
-        FigureRecord(
-            id="toy-logic-losses",
-            title="ReLU or GELU",
-            look_at=(
-                "Held-out loss of every instance in units of the best constant's, logarithmic, by task and sparsity. Where the "
-                "two clouds overlap, the activation hardly matters."
-            ),
-            number=outcome(models),
-            control=f"1 for the best constant; {untrained:.1f} for untrained models (median, AND).",
-            figure=loss_spread(groups, y_title="loss / loss of the best constant"),
-        ),
-        *stacks,
-        _table(models),
-    ]
+
+    def metrics(self) -> dict[str, Any]:
+        """Losses relative to the best constant output, by probability."""
+        metrics: dict[str, Any] = {"probability": list(PROBABILITIES)}
+        for name, trained in self.models.items():
+            key, ratio = name.replace("-", "_"), trained.loss_ratio
+            metrics[f"{key}_best"] = ratio.amin(dim=1).tolist()
+            metrics[f"{key}_median"] = ratio.median(dim=1).values.tolist()
+            metrics[f"{key}_worst"] = ratio.amax(dim=1).tolist()
+        return metrics
 
 
-def _inputs(models: Models, task: str, activation: str, setting: int) -> float:
-    return float(features_per_neuron(models[f"{task}-{activation}"].W_in[setting]).mean())
-
-
-def _table(models: Models) -> TableRecord:
-    rows = []
-    for (task, setting), found in comparisons(models).items():
-        row = [f"{TASKS[task]}, sparsity {1 - PROBABILITIES[setting]:.2f}"]
-        for name in ACTIVATIONS:
-            trained = models[f"{task}-{name}"]
-            ratio = _relative(trained)[setting]
-            row += [f"{float(value):.3f}" for value in (ratio.min(), ratio.median())]
-        rows.append([*row, found.best, found.median if found.sure else f"{found.median}, not sure"])
-    return TableRecord(
-        id="toy-logic-table",
-        title="Best and median loss in units of the best constant's",
-        look_at="The last column: the lower median, and whether a rank test over instances is sure at 1 % over all twelve.",
-        columns=["task", *(f"{label} {kind}" for label in ACTIVATIONS.values() for kind in ("best", "median")), "lower best", "lower median"],
-        rows=rows,
-        words=("lower best", "lower median"),
-    )  # fmt: skip
-
-
-STUDY = ToyStudy(
-    name="logic",
-    title="AND, OR, max and x²",
-    question="Which activation computes which function better, in superposition or out of it?",
-    source="ours, after the toy chapters on computing neurons",
-    configs=configs,
-    metrics=metrics,
-    outcome=outcome,
-    items=items,
-)
+STUDY = LogicStudy

@@ -2,128 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
-from mi_superposition.figures.lines import Line, lines
-from mi_superposition.site import FigureRecord
-from mi_superposition.site.records import Item, TableRecord
-from mi_superposition.studies.toy.study import Models, ToyStudy
-from mi_superposition.toy import ToyConfig, ToyModels, setting_grid
-from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic, polysemantic_share
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_superposition.studies.toy.result import ToyStudyResult
+from mi_superposition.toy.config import ToyConfig
+from mi_superposition.toy.polysemanticity import polysemantic_share
 
 N = 32
 WIDTHS = (20, 40, 60, 80, 100, 120)
 PROBABILITY, L1 = 0.1, 1e-3
 SNAPSHOTS = (0, 10, 100, 300, 1000, 2000, 5000)
-_PLAIN, _PENALISED = 0, 1
+# Settings: without L1 and with it.
+PLAIN, PENALISED = 0, 1
 
 
-def configs(full: bool) -> dict[str, ToyConfig]:
+class WidthStudy(ToyStudyResult):
     """32 features reconstructed by 20 to 120 neurons, without and with L1; 32 neurons are enough for one each."""
-    return {
-        f"m{width}": ToyConfig(
-            model="neuron", n_features=N, n_hidden=width, settings=setting_grid(probability=[PROBABILITY], l1=[0.0, L1]),
-            n_instances=50 if full else 8, n_kept=4, n_steps=5000, batch_size=512, learning_rate=5e-3, decay="cosine",
-            snapshots=SNAPSHOTS,
+
+    @staticmethod
+    def trainings(full: bool) -> dict[str, ToyConfig]:
+        """``m20``, ``m40``, …"""
+        usual = ToyConfig(
+            network="neuron", n_features=N, probability=(PROBABILITY,), l1=(0.0, L1), n_instances=50 if full else 8, n_kept=4,
+            n_steps=5000, batch_size=512, learning_rate=5e-3, decay="cosine", snapshots=SNAPSHOTS,
+        )  # fmt: skip
+        return {f"m{width}": usual.replace(n_hidden=width) for width in WIDTHS}
+
+    @cached_property
+    def polysemantic(self) -> dict[str, Float[Tensor, " setting"]]:
+        """Fraction of active neurons that are polysemantic, mean over the kept instances, by run."""
+        return {name: polysemantic_share(trained.weights.W_in).mean(dim=1) for name, trained in self.models.items()}
+
+    @cached_property
+    def polysemantic_over_training(self) -> dict[str, dict[int, Float[Tensor, " kept"]]]:
+        """The same of each kept instance without L1, by run and number of steps."""
+        return {
+            name: {step: polysemantic_share(weights.W_in[PLAIN]) for step, weights in trained.snapshots.items()}
+            for name, trained in self.models.items()
+        }
+
+    @cached_property
+    def loss_ratio(self) -> dict[str, Float[Tensor, " setting"]]:
+        """Loss of the best instance relative to the best constant output, by run."""
+        return {name: trained.loss_ratio.amin(dim=1) for name, trained in self.models.items()}
+
+    @property
+    def untrained_polysemantic(self) -> float:
+        """Fraction of polysemantic neurons before training, of the narrowest layer."""
+        first, *_ = self.polysemantic_over_training.values()
+        return float(first[0].mean())
+
+    def summary(self) -> str:
+        """Polysemantic neurons of the widest layer."""
+        name, trained = list(self.models.items())[-1]
+        plain, penalised = (100 * float(share) for share in self.polysemantic[name])
+        return (
+            f"{plain:.0f} % of {trained.config.n_hidden} neurons for {N} features are polysemantic ({100 * self.untrained_polysemantic:.0f} % "
+            f"before training of {WIDTHS[0]}; {penalised:.0f} % with L1 {L1:g})"
         )
-        for width in WIDTHS
-    }  # fmt: skip
+
+    def metrics(self) -> dict[str, Any]:
+        """By width; the fraction of polysemantic neurons over training too."""
+        metrics: dict[str, Any] = {"width": [one.config.n_hidden for one in self.models.values()], "l1": [0.0, L1]}
+        for name, by_step in self.polysemantic_over_training.items():
+            metrics[f"{name}_step"] = list(by_step)
+            metrics[f"{name}_polysemantic_share"] = [float(share.mean()) for share in by_step.values()]
+        for key, setting in (("plain", PLAIN), ("l1", PENALISED)):
+            metrics[f"polysemantic_share_{key}"] = [float(share[setting]) for share in self.polysemantic.values()]
+            metrics[f"loss_over_constant_{key}"] = [float(ratio[setting]) for ratio in self.loss_ratio.values()]
+        return metrics
 
 
-def _share(trained: ToyModels, setting: int) -> float:
-    """Polysemantic share of the working neurons, mean over the kept instances."""
-    return float(polysemantic_share(trained.weights.W_in[setting]).mean())
-
-
-def metrics(models: Models) -> dict[str, Any]:
-    """By width; the share over training too."""
-    found: dict[str, Any] = {"width": [trained.config.n_hidden for trained in models.values()], "l1": [0.0, L1]}
-    for name, trained in models.items():
-        found[f"{name}_step"] = list(trained.snapshots)
-        found[f"{name}_polysemantic_share"] = [
-            float(polysemantic_share(weights.W_in[_PLAIN]).mean()) for weights in trained.snapshots.values()
-        ]
-    for key, setting in (("plain", _PLAIN), ("l1", _PENALISED)):
-        found[f"polysemantic_share_{key}"] = [_share(trained, setting) for trained in models.values()]
-        found[f"loss_over_constant_{key}"] = [
-            float(trained.best_loss[setting] / trained.constant_loss[setting]) for trained in models.values()
-        ]
-    return found
-
-
-def outcome(models: Models) -> str:
-    """What was found."""
-    first, *_, last = models.values()
-    least = min(models.values(), key=lambda trained: _share(trained, _PLAIN))
-    return (
-        f"{100 * _share(first, _PLAIN):.0f} % of {first.config.n_hidden} neurons are polysemantic after training, "
-        f"{100 * _share(least, _PLAIN):.0f} % of {least.config.n_hidden}, and {100 * _share(last, _PLAIN):.0f} % of {last.config.n_hidden}, "
-        f"though {N} would be enough and the loss there is {float(last.best_loss[_PLAIN] / last.constant_loss[_PLAIN]):.0e} of the best "
-        f"constant's: room alone does not make neurons monosemantic. With L1 {L1:g} it is {100 * _share(last, _PENALISED):.0f} %."
-    )
-
-
-def items(models: Models) -> Sequence[Item]:
-    """Polysemantic neurons over training, and at its end."""
-    curves = {}
-    for trained in models.values():
-        at_steps = [polysemantic_share(weights.W_in[_PLAIN]) for weights in trained.snapshots.values()]
-        curves[f"{trained.config.n_hidden} neurons"] = Line(
-            # Step 0 has no place on a logarithmic axis: it stands at 3.
-            [float(max(step, 3)) for step in trained.snapshots],
-            [float(share.mean()) for share in at_steps],
-            [float(share.min()) for share in at_steps],
-            [float(share.max()) for share in at_steps],
-        )
-    first = next(iter(models.values()))
-    untrained = float(polysemantic_share(first.snapshots[0].W_in[_PLAIN]).mean())
-    shares = {trained.config.n_hidden: _share(trained, _PLAIN) for trained in models.values()}
-    least = min(shares, key=shares.__getitem__)
-    kept = f"the best {first.weights.W_in.shape[1]} of {first.loss.shape[1]} instances"
-    return [
-        FigureRecord(
-            id="toy-width-training",
-            title="Polysemantic neurons over training",
-            look_at=(
-                f"{N} features at sparsity {1 - PROBABILITY:.1f}; a line a width, mean of {kept} (band: all of those). Neurons start "
-                "out polysemantic; where there is room for more than the features need, nothing pushes them to become "
-                "anything else."
-            ),
-            number=f"{100 * shares[least]:.0f} % at the end with {least} neurons, {100 * shares[max(shares)]:.0f} % with {max(shares)}.",
-            control=f"{100 * untrained:.0f} % at step 0; {100 * _share(models[f'm{max(shares)}'], _PENALISED):.0f} % of {max(shares)} with L1 {L1:g}.",
-            figure=lines(curves, x_title="step (leftmost: 0)", y_title="polysemantic share of neurons", log_x=True),
-        ),
-        TableRecord(
-            id="toy-width-table",
-            title="At the end of training",
-            look_at=f"Means over {kept}; losses are the best instance's, in units of the best constant's.",
-            columns=[
-                "neurons", "polysemantic", "features a neuron", "loss", "with L1: polysemantic", "monosemantic neurons", "loss with L1",
-            ],
-            rows=[
-                [
-                    str(trained.config.n_hidden),
-                    f"{100 * _share(trained, _PLAIN):.0f} %",
-                    f"{float(features_per_neuron(trained.weights.W_in[_PLAIN]).mean()):.1f}",
-                    f"{float(trained.best_loss[_PLAIN] / trained.constant_loss[_PLAIN]):.2g}",
-                    f"{100 * _share(trained, _PENALISED):.0f} %",
-                    f"{float(monosemantic(trained.weights.W_in[_PENALISED]).float().sum(dim=1).mean()):.1f}",
-                    f"{float(trained.best_loss[_PENALISED] / trained.constant_loss[_PENALISED]):.2g}",
-                ]
-                for trained in models.values()
-            ],
-        ),
-    ]  # fmt: skip
-
-
-STUDY = ToyStudy(
-    name="width",
-    title="Room for every feature",
-    question="Do neurons become monosemantic when there are enough of them?",
-    source="ours, after the toy chapters on hidden width",
-    configs=configs,
-    metrics=metrics,
-    outcome=outcome,
-    items=items,
-)
+STUDY = WidthStudy

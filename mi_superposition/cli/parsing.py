@@ -1,0 +1,154 @@
+"""From words to a configuration: one option for each of its fields, over a preset or a file if one is named."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from mi_superposition.config import Config
+from mi_superposition.errors import RequestError
+from mi_superposition.subjects import Study, Tool
+
+OUT_HELP = "Run folder to write. The page is page/index.html in it."
+USUAL_OUT_HELP = "Run folder to write. Default: 'evaluation' in the autoencoder's folder."
+
+
+class Request(NamedTuple):
+    """A parsed command line. ``out`` is ``None`` where the configuration says itself where the result goes."""
+
+    config: Config
+    out: Path | None
+    print_config: bool
+
+
+def parse(command: Study | Tool, words: Sequence[str]) -> Request:
+    """The request that the words make. Raises ``RequestError`` for words that make none."""
+    cls = command.load_config()
+    words = _todays_words(command, cls, words)
+    words, print_config = _without_flag(words, "--print-config")
+    words, defaults = _starting_point(command, cls, words)
+    fields: list[tuple[str, Any, Any]] = []
+    if isinstance(command, Study):
+        fields.append(_out_field(cls, Path("run") if print_config else dataclasses.MISSING))
+    for option in cls.options():
+        fields.append(_field(option.name, option.annotation, option.help, defaults.get(option.name, option.default)))
+    # Required options first, as dataclasses want them.
+    fields.sort(key=lambda field: field[2].default is not dataclasses.MISSING)
+    parsed = vars(_parsed(command.command, dataclasses.make_dataclass("Options", fields), cls, words))
+    out = parsed.pop("out") if isinstance(command, Study) else None
+    return Request(cls.from_flat(parsed), out, print_config)
+
+
+def config_json(command: Study | Tool, config: Config) -> str:
+    """A configuration as ``--config FILE`` reads it."""
+    return json.dumps({"command": command.command, "config": config.flat()}, indent=2)
+
+
+def _out_field(cls: type[Config], default: Any) -> tuple[str, Any, Any]:
+    """Where the result goes: to be said, unless the configuration knows a place."""
+    if hasattr(cls, "usual_out"):
+        return _field("out", Path | None, USUAL_OUT_HELP, None)
+    return _field("out", Path, OUT_HELP, default)
+
+
+def _field(name: str, annotation: Any, said: str, default: Any) -> tuple[str, Any, Any]:
+    return name, Annotated[annotation, tyro.conf.arg(help=said)], dataclasses.field(default=default)
+
+
+def _parsed(name: str, options: type, cls: type[Config], words: Sequence[str]) -> Any:
+    """Parse with tyro. Its boxed complaint becomes one line like every other error of ours: it has no public way to ask for
+    the complaint alone.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(options, prog=f"mi-superposition {name}", args=list(words), description=_description(cls))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # The box's first line is its title, the last ones point to the help; what is between is the complaint.
+        inside = [line.strip("\u2502 ") for line in complaint.getvalue().splitlines()[1:]]
+        text = " ".join(line for line in inside if line and not line.startswith("\u2500"))
+        text = text.split("For full helptext")[0].strip("\u2500\u256d\u256e\u2570\u256f ")
+        raise RequestError(f"{name}: {text} (see --help)") from None
+
+
+def _description(cls: type[Config]) -> str:
+    presets = f"\n\n--preset: {', '.join(cls.PRESETS)}." if cls.PRESETS else ""
+    return (
+        f"{inspect.cleandoc(cls.__doc__ or '')}{presets}\n\n--config FILE takes the options from a file (such as a run's manifest.json), "
+        "which other options then change; --print-config prints such a file and does nothing else."
+    )
+
+
+def _todays_words(command: Study | Tool, cls: type[Config], words: Sequence[str]) -> list[str]:
+    """Options of version 0.1 under their names of today, and ``--no-X`` for options that are true, false or left open.
+
+    Raises ``RequestError`` for an option that is no more.
+    """
+    known = {option.name: option for option in cls.options()}
+    todays = []
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("_", "-")
+        if not word.startswith("--"):
+            todays.append(word)
+            continue
+        if name in command.removed:
+            raise RequestError(f"--{name} is no option any more: give {command.removed[name]}")
+        name = command.renamed.get(name, name)
+        opposite = known.get(name.removeprefix("no-").replace("-", "_")) if name.startswith("no-") else None
+        if opposite is not None and bool in typing.get_args(opposite.annotation):
+            todays += [f"--{name.removeprefix('no-')}", "False"]
+        else:
+            todays.append(f"--{name}{equals}{value}")
+    return todays
+
+
+def _without_flag(words: list[str], flag: str) -> tuple[list[str], bool]:
+    return [word for word in words if word != flag], flag in words
+
+
+def _starting_point(command: Study | Tool, cls: type[Config], words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Values that stand in for the defaults: those of ``--config FILE``, else those of ``--preset NAME``."""
+    words, file = _without_value(words, "--config")
+    if file is not None:
+        return words, _from_file(command, cls, Path(file))
+    _, preset = _without_value(words, "--preset")
+    return words, cls.PRESETS[preset].values() if preset is not None and preset in cls.PRESETS else {}
+
+
+def _without_value(words: list[str], option: str) -> tuple[list[str], str | None]:
+    for place, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return words[:place] + words[place + 1 :], word.partition("=")[2]
+        if word == option:
+            if place + 1 == len(words):
+                raise RequestError(f"{option}: name a value after it")
+            return words[:place] + words[place + 2 :], words[place + 1]
+    return words, None
+
+
+def _from_file(command: Study | Tool, cls: type[Config], file: Path) -> dict[str, Any]:
+    from mi_superposition.files import read_json
+    from mi_superposition.runs import recorded_config
+
+    if not file.is_file():
+        raise RequestError(f"config = {str(file)!r}: there is no such file")
+    values = read_json(file)
+    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
+        raise RequestError(f"config = {str(file)!r}: holds no configuration; give a run's manifest.json")
+    if values.get("command") != command.command:
+        raise RequestError(f"config = {str(file)!r} is one of {values.get('command')!r}, not of {command.command!r}")
+    known = {option.name for option in cls.options()}
+    recorded = recorded_config({"format": 2, "inputs": {}, **values})
+    return cls.from_flat({name: value for name, value in recorded.items() if name in known}).values()

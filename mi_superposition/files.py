@@ -1,0 +1,159 @@
+"""Files that are whole or not there: written beside their place and then moved to it. Nothing is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mi_superposition.errors import WorkError
+
+# How the name of a file ends while it is being written: like nobody else's, as what is left of one is removed.
+PARTIAL = ".mi-superposition-partial"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing. Raises ``WorkError`` naming the file when the disk refuses."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        # Where even this fails there is nothing left to tidy: the first error is the one to report.
+        if partial.exists() and os.access(partial.parent, os.W_OK):
+            partial.unlink()
+        raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def clear_partial(folder: Path) -> None:
+    """Remove what a killed process was writing there."""
+    for leftover in folder.rglob("*" + PARTIAL):
+        leftover.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole; NaN and infinity are refused because JSON has neither."""
+    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; ``WorkError`` when it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise WorkError(f"cannot read {str(path)!r}: {_one_line(error)}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file whole."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_file(path, save(contiguous, dict(metadata or {})))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; ``WorkError`` when it is missing, truncated or damaged."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WorkError(f"cannot read tensors from {str(path)!r}: {_one_line(error)}") from error
+
+
+def write_state(path: Path, state: Any) -> None:
+    """Write nested dicts, lists and tuples of tensors and JSON values as one safetensors file.
+
+    The tensors go in as tensors, everything around them as JSON in the file's metadata, so the state of any
+    torch optimizer is kept exactly without pickle.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tensors[str(len(tensors))] = value.clone()
+            return {"tensor": str(len(tensors) - 1)}
+        if isinstance(value, Mapping):
+            return {"dict": [[strip(key), strip(item)] for key, item in value.items()]}
+        if isinstance(value, list | tuple):
+            return {type(value).__name__: [strip(item) for item in value]}
+        return {"value": value}
+
+    skeleton = json.dumps(strip(state))
+    write_tensors(path, tensors, {"state": skeleton})
+
+
+def read_state(path: Path) -> Any:
+    """Inverse of ``write_state``."""
+    tensors, metadata = read_tensors(path)
+
+    def fill(node: dict[str, Any]) -> Any:
+        [(kind, content)] = node.items()
+        match kind:
+            case "tensor":
+                return tensors[content]
+            case "dict":
+                return {fill(key): fill(item) for key, item in content}
+            case "list":
+                return [fill(item) for item in content]
+            case "tuple":
+                return tuple(fill(item) for item in content)
+            case _:
+                return content
+
+    if "state" not in metadata:
+        raise WorkError(f"{str(path)!r} holds tensors but no saved state: it was not written as a checkpoint")
+    return fill(json.loads(metadata["state"]))
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes: equal exactly when the tensors are."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes. Raises ``WorkError`` when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WorkError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def text_hash(documents: Iterable[str]) -> str:
+    """SHA-256 over texts in their order: equal exactly when all of them are."""
+    digest = hashlib.sha256()
+    for document in documents:
+        text = document.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(text)}|".encode() + text)
+    return digest.hexdigest()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file. Raises ``WorkError`` naming the file when the disk refuses."""
+    try:
+        with path.open("ab") as file:
+            file.write((line + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,11 @@
+from .ablation import ablate_heads as ablate_heads
+from .ablation import head_logits as head_logits
+from .ablation import head_outputs as head_outputs
+from .ablation import keep_only as keep_only
+from .ablation import leave_out as leave_out
+from .patterns import attention_pattern as attention_pattern
+from .projection import Circularity as Circularity
+from .projection import HeadProjections as HeadProjections
+from .projection import circularity as circularity
+from .projection import digit_circularity as digit_circularity
+from .projection import project_heads as project_heads

@@ -1,0 +1,64 @@
+"""``load_model``: a language model by name, on the device and in the precision asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformer_lens import HookedTransformer
+
+from mi_superposition.errors import RequestError
+from mi_superposition.models.attention_only import MODEL_CONFIG, load_attention_only
+from mi_superposition.models.catalogue import hub_id, model_folder
+from mi_superposition.models.device import device_of
+from mi_superposition.models.hub import fetch_model
+from mi_superposition.models.hugging_face import load_hugging_face
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = torch.float32,
+    n_ctx: int | None = None,
+    process_weights: bool = False,
+) -> HookedTransformer:
+    """A model in eval mode: bundled, from a folder, or from the Hugging Face hub.
+
+    ``name`` is ``"addition"``, ``"addition-exact"`` or ``"stories"``; a run folder that holds a model; a folder in
+    Hugging Face layout; or an id on the hub such as ``"roneneldan/TinyStories-33M"`` (TransformerLens's short names
+    work too). What is not in the local hub cache is downloaded after a line on standard error that says how large it
+    is.
+
+    ``device`` is ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``: cuda where there is one, else cpu. ``n_ctx`` shortens
+    the context; TinyStories models get 512, the longest text they saw. The weights are those of the file, so logits
+    are those of transformers; with ``process_weights`` layer norms are folded in and what cannot matter is centred, as
+    TransformerLens's ``from_pretrained`` does. It does nothing to an addition model, which has no layer norms.
+
+    Raises ``RequestError`` for a name, device or dtype that is not there, a model that is not open to this user or an
+    architecture TransformerLens cannot hold, and ``WorkError`` for damaged files or a network that fails.
+    """
+    place = device_of(device)
+    precision = _dtype(dtype)
+    folder = model_folder(name)
+    asked = str(name)
+    if folder is None:
+        asked = hub_id(asked)
+        folder = fetch_model(asked)
+    if (folder / MODEL_CONFIG).is_file():
+        if n_ctx is not None:
+            raise RequestError(f"n_ctx = {n_ctx}: {asked!r} keeps the context it was trained with")
+        model = load_attention_only(folder).to(precision, print_details=False)
+    else:
+        model = load_hugging_face(folder, asked, dtype=precision, n_ctx=n_ctx, process_weights=process_weights)
+    # Without TransformerLens's word on it to standard output.
+    return model.to(place, print_details=False).eval()
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise RequestError(f"dtype = {str(dtype)!r}: give {' or '.join(map(repr, _DTYPES))}")
+    return found

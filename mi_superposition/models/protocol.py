@@ -1,0 +1,47 @@
+"""What a measurement needs of a language model: TransformerLens's ``HookedTransformer`` and ``TransformerBridge`` both have it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """A model with TransformerLens's hook names, configuration and weights."""
+
+    cfg: Any
+    tokenizer: Any
+
+    if TYPE_CHECKING:
+        # A submodule: from Python 3.12 on, `isinstance` does not find it on an instance.
+        blocks: Any
+
+    @property
+    def W_E(self) -> Tensor:
+        """Embedding, (d_vocab, d_model)."""
+        ...
+
+    @property
+    def W_U(self) -> Tensor:
+        """Unembedding, (d_model, d_vocab_out)."""
+        ...
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]:
+        """Hook points by name."""
+        ...
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Logits of every position."""
+        ...
+
+    def run_with_hooks(self, *inputs: Any, **options: Any) -> Any:
+        """Logits with functions put in at hook points."""
+        ...
+
+    def named_parameters(self) -> Iterable[tuple[str, Any]]:
+        """Every weight by its name."""
+        ...

@@ -1,0 +1,60 @@
+"""The report's chapter on what makes each neuron fire: the pages of all neurons and features, and how many contexts they respond to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mi_superposition.neurons.config import ContextsConfig
+from mi_superposition.pages.neurons import contexts
+from mi_superposition.pages.neurons.related import related_units
+from mi_superposition.pages.neurons.scan import scan_record, write_scan_pages
+from mi_superposition.pages.neurons.scanned import open_scan
+from mi_superposition.pages.request import ChapterRequest, Job, Runs
+from mi_superposition.site import Page, Section
+from mi_superposition.site.records import UNITS
+from mi_superposition.studies.neurons.contexts import COMMAND, load
+
+_SLUG, _TITLE, _JOB = "neuroscope", "What makes each neuron fire", "contexts"
+_MODEL = "stories"
+# Of real stories; of the bundled ones as many as the command reads.
+_FULL_DOCUMENTS = 5000
+
+
+def jobs(request: ChapterRequest) -> dict[str, Job]:
+    """The neurons of the bundled story model and the features of its autoencoder, on bundled or on real stories."""
+    config = ContextsConfig().replace(model=_MODEL, sae=_MODEL, correlation_share=1 / 32, device="cpu")
+    if request.real is not None:
+        corpus, split = request.real.texts("tinystories", "validation")
+        config = config.replace(corpus=corpus, split=split, documents=_FULL_DOCUMENTS)
+    return {_JOB: Job(COMMAND, config, kept=request.real is not None)}
+
+
+def section(runs: Runs, request: ChapterRequest) -> Section:
+    """The chapter, from the folders of its run, with links to the chapters of the order and of concepts."""
+    folder = runs[_SLUG][_JOB]
+    result = load(folder)
+    scanned, config = open_scan(folder, device="cpu")
+    record = scan_record(scanned, config)
+    related = related_units(runs, scanned)
+    corpus = "the bundled corpus" if request.real is None else "TinyStories, validation"
+    n_features = sum(sae.W_dec.shape[0] for sae in scanned.saes.values())
+    page = Page(
+        slug=_SLUG,
+        title=_TITLE,
+        intro=f"The bundled story model on {result.n_documents:,} documents ({result.n_tokens:,} tokens) of {corpus}: one page for each of its {scanned.scan.n_units - n_features:,} neurons and each of the {n_features:,} features of the bundled sparse autoencoder. The pages follow Neuroscope (N. Nanda 2022).",
+        items=contexts.items(result, scanned, linked=True),
+    )
+    return replace(
+        contexts.section(result, page, title=_TITLE),
+        summary="One page per neuron: the texts with its largest and smallest activations, examples from its whole range, a histogram, the tokens it promotes, and similar neurons. How many different contexts does one neuron respond to?",
+        write_more=lambda out, title: write_scan_pages(
+            scanned,
+            record,
+            out,
+            site_title=title,
+            index=f"{UNITS}/index.html",
+            related=related,
+            progress=request.progress,
+        ),
+        folders=(UNITS,),
+    )

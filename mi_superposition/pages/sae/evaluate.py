@@ -1,0 +1,157 @@
+"""The page of an evaluation of autoencoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from mi_superposition.figures.lines import Line, lines
+from mi_superposition.pages.sae.features import feature_items
+from mi_superposition.site import FigureRecord, Page, Section
+from mi_superposition.site.records import Item, TableRecord
+from mi_superposition.studies.sae.evaluate import SaeEvaluation, load
+from mi_superposition.studies.sae.rows import (
+    AUTOENCODER,
+    COLUMNS,
+    FOREIGN,
+    KINDS,
+    LARGEST,
+    PCA,
+    RANDOM,
+    SHUFFLED,
+    Row,
+    cell,
+    cells,
+    losses_without,
+)
+
+_DESCRIPTIONS = {
+    PCA: "The first principal components of the training text's activations, the same for every token.",
+    LARGEST: "For each token, the dimensions that differ most from their mean.",
+    RANDOM: "For each token, the random directions (from as many as the SAE has features) with the largest projections, with least-squares coefficients.",
+    FOREIGN: "An SAE trained with the same settings on the model with the entries of each weight matrix shuffled. It reads this model's activations, rescaled to the mean and norm it was trained on.",
+    SHUFFLED: "The same SAE on the shuffled model itself: how well an SAE reconstructs a model that learnt nothing.",
+}
+_EXPLAINED, _LOSS = "explained_variance", "ce"
+
+
+def sections(folder: Path) -> list[Section]:
+    """A finished run as a page."""
+    evaluation = load(folder)
+    ours = [row for row in evaluation.rows if row.kind == AUTOENCODER]
+    main = evaluation.main.numbers
+    components = evaluation.of(evaluation.main.sae)[PCA]
+    hooks = ", ".join(dict.fromkeys(row.hook for row in ours))
+    model, corpus = (Path(str(name)).name for name in (evaluation.config.model, evaluation.config.text.corpus))
+    page = Page(
+        slug="sae",
+        title="Sparse autoencoders",
+        intro=(
+            f"{hooks} of {model}, on held-out documents of {corpus}. Every number is compared with baselines that need no training and with "
+            "an SAE trained on a weight-shuffled model."
+        ),
+        items=items(evaluation),
+    )
+    compared = "compared with baselines with as many features per token."
+    return [
+        Section(
+            slug="sae",
+            title=page.title,
+            summary=f"{len(ours)} of them, {compared}" if len(ours) > 1 else compared.capitalize(),
+            number=f"{cell(main, _EXPLAINED)} explained",
+            number_is=f"of the variance, with {cell(main, 'l0')} features per token",
+            control=f"{cell(components, _EXPLAINED)} by as many principal components",
+            page=page,
+        )
+    ]
+
+
+def figure(evaluation: SaeEvaluation) -> go.Figure:
+    """Explained variance of every reconstruction by how many features it has per token."""
+    return _by_sparsity(evaluation, _EXPLAINED, "explained variance")
+
+
+def items(evaluation: SaeEvaluation) -> list[Item]:
+    """Table and figures of an evaluation."""
+    shown: list[Item] = [_table(evaluation.rows), _kinds(evaluation.rows)]
+    if len([row for row in _at(evaluation, _EXPLAINED) if row.kind == AUTOENCODER]) > 1:
+        shown += [_frontier(evaluation, quantity) for quantity in (_EXPLAINED, _LOSS)]
+    return shown + ([] if evaluation.features is None else feature_items(evaluation.features))
+
+
+def _table(rows: Sequence[Row]) -> TableRecord:
+    """Every autoencoder next to its baselines."""
+    tokens = next(row.numbers["tokens"] for row in rows if row.kind == AUTOENCODER)
+    several = len({row.sae for row in rows}) > 1
+    return TableRecord(
+        id="held-out",
+        title="Held-out text: the SAE and its baselines",
+        look_at=(
+            f"{tokens:,} tokens of held-out documents. Explained variance: relative to the mean. Norm ratio: the factor by which "
+            "reconstructions are too long, measured from the mean (below 1: shrinkage; Rajamanoharan et al. 2024). Cross-entropy: in nats per "
+            f"token, with the activations replaced by the reconstruction. {'; '.join(losses_without(rows))}. Loss recovered: 1 for the model "
+            "itself, 0 for mean ablation. Dense features: active on more than 10 % of the tokens."
+        ),
+        columns=["reconstruction", *(name for name, _ in COLUMNS.values())],
+        rows=[
+            [
+                f"{row.sae}: {KINDS[row.kind]}" if several and row.kind == AUTOENCODER else KINDS[row.kind],
+                *cells(row.numbers),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _kinds(rows: Sequence[Row]) -> TableRecord:
+    """What the lines of the table are."""
+    present = {row.kind for row in rows}
+    return TableRecord(
+        id="kinds",
+        title="Baselines and controls",
+        look_at="All use as many features per token as the SAE, rounded up. An SAE of a weight-shuffled model whose architecture does not fix that number uses at most as many; on its own model it uses the number it was trained with.",
+        columns=["reconstruction", "what it is"],
+        rows=[[KINDS[kind], text] for kind, text in _DESCRIPTIONS.items() if kind in present],
+        words={"what it is"},
+    )
+
+
+def _at(evaluation: SaeEvaluation, quantity: str) -> list[Row]:
+    """The lines that have a number, of the hook of the autoencoder that is shown."""
+    hook = evaluation.main.hook
+    return [row for row in evaluation.rows if row.hook == hook and quantity in row.numbers]
+
+
+def _by_sparsity(evaluation: SaeEvaluation, quantity: str, y_title: str) -> go.Figure:
+    series = {}
+    for kind, label in KINDS.items():
+        some = [row.numbers for row in _at(evaluation, quantity) if row.kind == kind]
+        some.sort(key=lambda numbers: numbers["l0"])
+        if some:
+            series[label] = Line([float(one["l0"]) for one in some], [float(one[quantity]) for one in some])
+    marks = {"the model itself": float(evaluation.main.numbers["ce_clean"])} if quantity == _LOSS else {}
+    return lines(series, x_title="L0: active features per token", y_title=y_title, marks=marks)
+
+
+def _frontier(evaluation: SaeEvaluation, quantity: str) -> FigureRecord:
+    numbers = evaluation.of(evaluation.main.sae)
+    others = {
+        kind: one[quantity] for kind, one in numbers.items() if kind not in (AUTOENCODER, SHUFFLED) and quantity in one
+    }
+    best = (max if quantity == _EXPLAINED else min)(others, key=lambda kind: others[kind])
+    shuffled = numbers.get(SHUFFLED, {}).get(quantity)
+    title, y_title = {
+        _EXPLAINED: ("Explained variance by sparsity", "explained variance"),
+        _LOSS: ("Cross-entropy by sparsity", "cross-entropy (nats per token)"),
+    }[quantity]
+    return FigureRecord(
+        id=f"frontier-{quantity.replace('_', '-')}",
+        title=title,
+        look_at="Each point is one reconstruction of the held-out activations; x axis: mean number of active features per token (L0).",
+        number=f"{numbers[AUTOENCODER][quantity]:.3f} at L0 {numbers[AUTOENCODER]['l0']:.0f}",
+        control=f"{others[best]:.3f}: {KINDS[best]}, the best baseline that was not trained on this model"
+        + ("" if shuffled is None else f"; {shuffled:.3f}: SAE of a weight-shuffled model, evaluated on its own model"),
+        figure=_by_sparsity(evaluation, quantity, y_title),
+    )

@@ -1,0 +1,173 @@
+"""The report's chapter on effective rank: a classifier trained here, runs on real images that come with the package, and the bundled
+language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mi_superposition.pages.request import ChapterRequest, Job, Runs
+from mi_superposition.pages.spectra.measure import CAUTION, intro, items
+from mi_superposition.runs import read_config
+from mi_superposition.site import Page, Section
+from mi_superposition.site.records import Item, Link, TableRecord
+from mi_superposition.spectra import SpectraConfig, effective_ranks, weight_spectrum
+from mi_superposition.spectra.result import KINDS
+from mi_superposition.studies.spectra.measure import BUNDLED, COMMAND, RANDOM, SpectraResult, load
+from mi_superposition.studies.spectra.network import STATES
+from mi_superposition.toy import bundled_study, load_toy
+from mi_superposition.toy.geometry import represented
+
+_TITLE = "Effective rank"
+# Runs made by scripts/effective_rank.py.
+_STORIES = "stories"
+_MNIST = "simplenet-mnist"
+_REAL = {_MNIST: "SimpleNet on MNIST", "resnet50-cifar100": "ResNet-50 on CIFAR-100"}
+# Stringer's network and rank.
+_LAYERS, _ENERGY = ("fc1", "fc2"), 0.99
+# Of the weights, 99 % of squares, one fewer than ours; 113 in her text.
+_STRINGER = {"fc1": "110 (113)", "fc2": "54"}
+# 1 - sparsity of the toy models that are compared.
+_TOY_PROBABILITY = 0.1
+
+
+def jobs(request: ChapterRequest) -> dict[str, Job]:
+    """The digits are measured; the others come with the package, those on real images unless these are at hand."""
+    jobs = {
+        "digits": Job(COMMAND, SpectraConfig()),
+        _STORIES: Job(COMMAND, bundled=BUNDLED / _STORIES),
+    }
+    for name in _REAL:
+        if request.real is None:
+            jobs[name] = Job(COMMAND, bundled=BUNDLED / name)
+        else:
+            config = read_config(BUNDLED / name, SpectraConfig, COMMAND)
+            assert config.images is not None, name
+            jobs[name] = Job(COMMAND, config.replace(images=request.real.images(config.images)), kept=True)
+    return jobs
+
+
+def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
+    """The chapter, from the folders of its runs."""
+    results = {name: load(folder) for name, folder in runs["spectra"].items()}
+    digits, mnist = results["digits"], results[_MNIST]
+    further = {_STORIES: "The bundled story model", **_REAL}
+    ranks = {state: spectra.weights["fc1"].ranks(_ENERGY) for state, spectra in mnist.all_spectra.items()}
+    page_items: list[Item] = [
+        _networks(results, further),
+        _reproduction(mnist),
+        _counterexample(runs),
+        *items(digits),
+    ]
+    page = Page(
+        slug="spectra",
+        title=_TITLE,
+        intro=(
+            f"{CAUTION} The comparison follows R. A. Stringer, “Unravelling Superposition” (chapter on effective rank). Figures below the "
+            f"tables: {intro(digits)}"
+        ),
+        items=page_items,
+    )
+    return Section(
+        slug="spectra",
+        title=_TITLE,
+        summary="Effective rank of weights and activations per layer, compared with the same layers before training.",
+        number=f"{ranks['trained'].energy_rank} of {ranks['trained'].n}",
+        number_is="energy rank (99 %) of the first layer's weights, SimpleNet trained on MNIST",
+        control=f"{ranks['untrained'].energy_rank} untrained, {ranks[RANDOM].energy_rank} random matrix",
+        page=page,
+        more=[
+            Page(
+                slug=f"spectra-{name}",
+                title=f"Effective rank: {title}",
+                intro=intro(results[name]),
+                items=items(results[name]),
+            )
+            for name, title in further.items()
+        ],
+    )
+
+
+def _networks(results: Mapping[str, SpectraResult], further: Mapping[str, str]) -> TableRecord:
+    rows: list[list[str | Link]] = []
+    for name in ("digits", *further):
+        accuracy = results[name].numbers.get("test_accuracy")
+        rows.append(
+            [
+                Link(further[name], f"spectra-{name}.html") if name in further else "SimpleNet on digits (below)",
+                "–" if accuracy is None else f"{100 * accuracy:.1f} %",
+                *(f"{results[name].mean_ratio(state, kind):.2f}" for kind in KINDS for state in (*STATES, RANDOM)),
+            ]
+        )
+    return TableRecord(
+        id="networks",
+        title="The networks",
+        look_at=(
+            "Energy rank divided by the maximum possible rank, mean over all layers, for weights and activations of the trained network, "
+            "the untrained network and random matrices of the same shapes. Each link opens the network's figures."
+        ),
+        columns=["network", "test accuracy", "weights", "untrained", "random", "activations", "untrained", "random"],
+        rows=rows,
+    )
+
+
+def _counterexample(runs: Runs) -> TableRecord:
+    """Toy models whose features are known: one in superposition and one not, of the same rank."""
+    study = runs.get("toy", {}).get("directions") or bundled_study("directions")
+    rows = []
+    for name, label in (("linear", "without ReLU"), ("relu", "with ReLU")):
+        models = load_toy(study / "runs" / name)
+        setting = [one.probability for one in models.config.settings].index(_TOY_PROBABILITY)
+        W = models.W_in[setting]
+        ranks = effective_ranks(weight_spectrum(W))
+        rows.append(
+            [
+                label,
+                f"{int(represented(W))}",
+                f"{ranks.energy_rank} of {ranks.n}",
+                f"{ranks.entropy_rank:.2f}",
+                f"{ranks.stable_rank:.2f}",
+            ]
+        )
+    return TableRecord(
+        id="same-rank",
+        title="The same rank with and without superposition",
+        look_at=(
+            "Two toy models with five features in two dimensions, at sparsity 0.9. One represents two orthogonal features, the other all "
+            "five as a pentagon. Their weights have the same ranks, so rank cannot tell superposition from its absence."
+        ),
+        columns=["toy model", "features represented", "energy rank", "entropy rank", "stable rank"],
+        rows=rows,
+    )
+
+
+def _reproduction(mnist: SpectraResult) -> TableRecord:
+    rows = []
+    for kind in KINDS:
+        for layer in _LAYERS:
+            ranks = {state: spectra.of(kind)[layer].ranks(_ENERGY) for state, spectra in mnist.all_spectra.items()}
+            rows.append(
+                [
+                    f"{layer}, {kind}",
+                    f"{ranks['trained'].n}",
+                    _STRINGER[layer] if kind == "weights" else "–",
+                    *(f"{one.energy_rank}" for one in ranks.values()),
+                    *(f"{one.sum_rank}" for one in ranks.values()),
+                ]
+            )
+    return TableRecord(
+        id="reproduction",
+        title="Comparison with Stringer's chapter",
+        look_at=(
+            "R. A. Stringer, “Unravelling Superposition”, trains this network on MNIST and reports one rank per layer, of the weights, from "
+            "squared singular values at 99 %: 110 for fc1 (113 in its text) and 54 for fc2. The chapter counts the directions below 99 %, "
+            "which is one fewer than the energy rank here. Activations and the same rank for the sum of the values are shown for "
+            "comparison. Compare trained with untrained to see what training changes; the difference is larger when small values count "
+            "less."
+        ),
+        columns=[
+            "layer", "maximum", "chapter", "99 % of squares, trained", "untrained", "random", "99 % of the sum, trained", "untrained",
+            "random",
+        ],
+        rows=rows,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pages about toy models: of a training, of each of the nine studies, and the report's chapter."""

@@ -1,0 +1,1 @@
+"""The whole study as one static site, composed of the chapters of all subjects."""

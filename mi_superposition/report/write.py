@@ -1,0 +1,175 @@
+"""Measuring every chapter's runs, and writing the site from their folders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mi_superposition.errors import WorkError
+from mi_superposition.files import read_json, write_json
+from mi_superposition.pages.request import ChapterRequest, Job, RealData
+from mi_superposition.progress import SILENT, Progress
+from mi_superposition.report.config import ReportConfig
+from mi_superposition.runs import MANIFEST, Outcome, locked, versions
+from mi_superposition.site.records import Card, Link
+from mi_superposition.site.write import check_site_folder, remove_stale, write_assets, write_index, write_section
+from mi_superposition.subjects import Chapter, chapters, find_study
+from mi_superposition.training import Stopped
+
+RUNS = "runs"
+
+TITLE = "mi_superposition"
+LEAD = (
+    "How neural networks represent more features than they have dimensions: from toy models with known features to the concepts of a "
+    "language model. Every number is shown with its control: an untrained model, a random baseline, or a chance level."
+)
+_RUNNING, _FINISHED = "running", "finished"
+
+
+class _ChapterProgress(Progress):
+    """Says where in the report the work is, and stops between stages."""
+
+    def __init__(self, outer: Progress, place: str, n_done: int):
+        self.outer, self.place, self.n_done = outer, place, n_done
+
+    def advance(self, by: int = 1, state: str = "") -> None:  # noqa: ARG002
+        """What a study counts is no chapter."""
+        self.outer.advance(0, f"{self.place}: {state}")
+
+    def stage(self, name: str) -> None:
+        """Another stage of the report."""
+        if self.should_stop():
+            raise Stopped(self.n_done, "chapter")
+        self.outer.advance(1, f"{self.place}: {name}")
+
+    def should_stop(self) -> bool:
+        """As whoever runs the report says."""
+        return self.outer.should_stop()
+
+
+def run(config: ReportConfig, progress: Progress) -> str:
+    """The command ``report``."""
+    outcome = write_report(config, progress)
+    return f"{'finished already' if outcome.finished_already else 'report'}: {config.out / 'index.html'}"
+
+
+def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
+    """Measure the runs of every chapter, or of those named, and write the site from them.
+
+    What is shown was measured here from the bundled models or comes with the package; with ``full`` also what takes real texts and
+    images is measured here. A site that was stopped goes on after its last finished run and chapter. Does nothing where ``out``
+    already holds this very site, made by this very package. Raises ``RequestError`` when ``out`` holds other files or is being
+    written, ``WorkError`` when the disk refuses, and ``training.Stopped`` when asked to stop.
+    """
+    out, chosen = config.out, config.chosen
+    real = None
+    if config.full:
+        real = RealData(config.data, out.resolve().with_name(f"{out.resolve().name}-runs"), chosen)
+    check_site_folder(out)
+    made_from = {
+        "package": _package_hash(),
+        "versions": versions(),
+        "sections": chosen,
+        "real": None if real is None else real.identity(),
+    }
+    with locked(out):
+        before = _manifest(out)
+        same = before["made_from"] == made_from
+        if same and before["status"] == _FINISHED and _whole(out, before):
+            return Outcome(out, finished_already=True)
+        if not same:
+            # Measured by another package, or on other data.
+            remove_stale(out, [RUNS] if RUNS in _addresses(before) else [])
+        done: dict[str, Any] = before["sections"] if same else {}
+        earlier = _addresses(before)
+        manifest = {
+            "made_from": made_from, "status": _RUNNING, "sections": done, "earlier": sorted({*earlier, RUNS}),
+        }  # fmt: skip
+        # Before the work, so that a place where nothing can be written is found at once.
+        write_assets(out)
+        write_json(out / MANIFEST, manifest)
+        known = chapters()
+        nav = [Link(known[name].title, f"{name}.html") for name in chosen]
+        requests = {
+            name: ChapterRequest(
+                chosen, real, _ChapterProgress(progress, f"{number}/{len(chosen)} {known[name].title}", len(done))
+            )
+            for number, name in enumerate(chosen, start=1)
+        }
+        runs = {name: _measured(known[name], requests[name], out) for name in chosen}
+        for name in chosen:
+            if name in done:
+                continue
+            chapter, request = known[name], requests[name]
+            section = chapter.showing().section(runs, request)
+            request.progress.stage("pages")
+            files = write_section(section, out, title=TITLE, nav=nav)
+            done[name] = {"card": asdict(section.card(chapter.story, chapter.reported)), "files": files}
+            write_json(out / MANIFEST, manifest)
+        write_index([Card(**done[name]["card"]) for name in chosen], out, title=TITLE, lead=LEAD, nav=nav)
+        # After the index, which now leads to none of them.
+        remove_stale(out, earlier - {RUNS} - {file for name in chosen for file in done[name]["files"]})
+        write_json(out / MANIFEST, {"made_from": made_from, "status": _FINISHED, "sections": done, "earlier": [RUNS]})
+    return Outcome(out, finished_already=False)
+
+
+def _measured(chapter: Chapter, request: ChapterRequest, out: Path) -> Mapping[str, Path]:
+    """The folders of a chapter's runs, made where they are not there."""
+    folders = {}
+    jobs: Mapping[str, Job] = chapter.showing().jobs(request)
+    for name, job in jobs.items():
+        request.progress.stage(name)
+        if job.bundled is not None:
+            folders[name] = job.bundled
+        elif job.kept and request.real is not None:
+            folders[name] = _made(job, request.real.run_folder(chapter.name, name), request)
+        else:
+            folders[name] = _made(job, out / RUNS / f"{chapter.name}-{name}", request)
+    return folders
+
+
+def _made(job: Job, folder: Path, request: ChapterRequest) -> Path:
+    assert job.config is not None, folder
+    if job.measured_by is not None:
+        measuring: Any = import_module(job.measured_by)
+    else:
+        study = find_study(job.command)
+        assert study is not None, job.command
+        measuring = study.measuring()
+    return measuring.measure(job.config, folder, request.progress).folder
+
+
+def _manifest(out: Path) -> dict[str, Any]:
+    """That of an earlier site; one of nothing where there is none that can be read."""
+    nothing: dict[str, Any] = {"made_from": None, "status": _RUNNING, "sections": {}}
+    try:
+        found = read_json(out / MANIFEST)
+    except WorkError:
+        return nothing
+    readable = isinstance(found, dict) and nothing.keys() <= found.keys() and isinstance(found["sections"], dict)
+    return found if readable else nothing
+
+
+def _addresses(manifest: dict[str, Any]) -> set[str]:
+    """All that the sections of a site wrote, and what a site before it had left to remove."""
+    return {file for section in manifest["sections"].values() for file in section["files"]} | set(
+        manifest.get("earlier", ())
+    )
+
+
+def _whole(out: Path, manifest: dict[str, Any]) -> bool:
+    """Whether everything that a finished site is made of is still there."""
+    return all((out / address).exists() for address in ("index.html", *_addresses(manifest)))
+
+
+def _package_hash() -> str:
+    """SHA-256 over the package's own files: code, templates and bundled models."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,9 @@
+"""Autoencoders that come with the package, by name. Imports no torch, so that a command line can be checked without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BUNDLED_SAES = {"stories": Path(__file__).parent.parent / "bundled" / "stories-sae"}
+# The folder of an autoencoder's evaluation, in its own.
+EVALUATION_FOLDER = "evaluation"

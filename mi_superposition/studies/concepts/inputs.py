@@ -1,0 +1,139 @@
+"""What a run reads: the model with its control, the texts by concept, random word lists, and a sparse autoencoder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mi_superposition.concepts.config import AUTO, NONE, ConceptsConfig
+from mi_superposition.concepts.split import ConceptSplit, split_by_labels, split_by_words
+from mi_superposition.concepts.words import load_concepts, random_lists, sentences, words_of
+from mi_superposition.corpora import load_corpus, load_labelled_texts
+from mi_superposition.corpora.labelled import columns_of
+from mi_superposition.errors import RequestError
+from mi_superposition.files import content_hash
+from mi_superposition.models import Encode, load_model, untrained_copy, weights_of
+from mi_superposition.models.encoders import Encoder, is_encoder, load_encoder
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.sae import check_sae, load_sae
+from mi_superposition.sae.files import one_sae_folder, sae_identity
+
+State = Literal["trained", "untrained"]
+STATES: tuple[State, ...] = ("trained", "untrained")
+
+_LABEL = "label"
+# Draws of random word lists tried for each that is wanted.
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class ConceptTexts:
+    """Texts by concept. ``concepts`` has the words of each, none for labels; ``random`` has the same texts by random word lists."""
+
+    texts: tuple[str, ...]
+    concepts: Mapping[str, tuple[str, ...]]
+    split: ConceptSplit
+    random: list[ConceptSplit]
+    identity: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StudyInputs:
+    """Everything a run reads. ``encode``: what makes features of the activations at a hook; ``identity``: names and hashes of all."""
+
+    models: Mapping[State, HookedModel | Encoder]
+    tokenizer: Any
+    material: ConceptTexts
+    encode: Mapping[str, Encode]
+    identity: dict[str, Any]
+
+
+def read_inputs(config: ConceptsConfig) -> StudyInputs:
+    """Load them. Raises ``RequestError`` for concepts of which there are too few texts, and as the loaders do."""
+    material = _read_texts(config)
+    models, tokenizer, identity = _read_models(config)
+    identity |= {"corpus": material.identity, "words": dict(material.concepts)}
+    encode: dict[str, Encode] = {}
+    if config.sae is not None:
+        if isinstance(models["trained"], Encoder):
+            raise RequestError(
+                f"sae = {config.sae!r}: {config.model.name!r} is an encoder; sparse autoencoders need a TransformerLens language model"
+            )
+        sae = load_sae(config.sae, device=config.device.device)
+        encode[check_sae(sae, models["trained"])] = sae.encode
+        identity["sae"] = {"name": config.sae, "sha256": sae_identity(one_sae_folder(config.sae))}
+    return StudyInputs(models, tokenizer, material, encode, identity)
+
+
+def _read_models(config: ConceptsConfig) -> tuple[dict[State, HookedModel | Encoder], Any, dict[str, Any]]:
+    """The model and its untrained copy, their tokenizer, and the model's identity."""
+    name, device, seed = config.model.name, config.device.device, config.random.seed
+    models: dict[State, HookedModel | Encoder]
+    if is_encoder(name):
+        encoder = load_encoder(name, device=device)
+        weights = dict(encoder.network.state_dict())
+        models = {"trained": encoder, "untrained": encoder.untrained(seed)}
+        tokenizer = encoder.tokenizer
+    else:
+        model = load_model(name, device=device)
+        if model.tokenizer is None:
+            raise RequestError(f"{name!r} came without a tokenizer: it cannot read text")
+        weights = dict(weights_of(model))
+        models = {"trained": model, "untrained": untrained_copy(model, seed)}
+        tokenizer = model.tokenizer
+    return models, tokenizer, {"model": {"name": name, "sha256": content_hash(weights)}}
+
+
+def _read_texts(config: ConceptsConfig) -> ConceptTexts:
+    text, seed = config.text, config.random.seed
+    labels = config.labels
+    if labels == AUTO:
+        labels = _LABEL if _LABEL in columns_of(text.corpus, text.split) else NONE
+    if labels != NONE:
+        if config.concepts is not None:
+            raise RequestError(
+                f"concepts = {config.concepts!r}: the texts have labels; give --labels none to use word lists"
+            )
+        labelled = load_labelled_texts(
+            text.corpus, label_column=labels, column=text.column, split=text.split, limit=text.documents
+        )
+        names = [labelled.classes[label] for label in sorted(set(labelled.labels))]
+        split = split_by_labels(labelled.labels, names=labelled.classes, per_concept=config.per_concept, seed=seed)
+        return ConceptTexts(labelled.texts, dict.fromkeys(names, ()), split, [], labelled.identity())
+    concepts = load_concepts(config.concepts or ("stories" if text.corpus == "stories" else "sentiment"))
+    corpus = load_corpus(text.corpus, split=text.split, column=text.column)
+    texts = tuple(itertools.islice(_different(sentences(corpus)), text.documents))
+    words = [words_of(one) for one in texts]
+    lists = list(concepts.values())
+    split = split_by_words(words, lists, names=list(concepts), per_concept=config.per_concept, seed=seed)
+    return ConceptTexts(texts, concepts, split, _random_splits(config, words, lists), corpus.identity())
+
+
+def _different(texts: Iterable[str]) -> Iterator[str]:
+    """Each text once, read as far as is asked for."""
+    seen = set()
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def _random_splits(
+    config: ConceptsConfig, words: Sequence[set[str]], lists: Sequence[Sequence[str]]
+) -> list[ConceptSplit]:
+    """Texts by random word lists; a draw with too few texts is drawn again. Raises ``RequestError`` where most are so."""
+    seed = config.random.seed
+    names = [f"random {number}" for number in range(len(lists))]
+    splits: list[ConceptSplit] = []
+    for number in itertools.count():
+        try:
+            drawn = random_lists(words, lists, seed + number)
+            splits.append(split_by_words(words, drawn, names=names, per_concept=config.per_concept, seed=seed))
+        except RequestError as error:
+            if number >= _TRIES * config.random_lists:
+                raise RequestError(f"too few texts for random word lists ({error}): give more --documents") from error
+        if len(splits) == config.random_lists:
+            break
+    return splits

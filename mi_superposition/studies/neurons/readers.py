@@ -1,0 +1,65 @@
+"""What is read of a model in a scan: its neurons and the features of an autoencoder, or what these are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sae_lens import SAE
+from transformer_lens import HookedTransformer
+
+from mi_superposition.errors import RequestError
+from mi_superposition.models import FEATURES, Encode, hook_widths, untrained_copy
+from mi_superposition.neurons.config import ContextsConfig, ScanConfig
+from mi_superposition.neurons.scan import UnitReader, along_random_directions, mlp_hooks
+from mi_superposition.sae import check_sae, load_sae
+
+State = Literal["trained", "untrained", "random directions"]
+
+
+def scanned_saes(name: str | None, model: HookedTransformer) -> dict[str, SAE[Any]]:
+    """An autoencoder whose features are scanned, by the name the scan has for them. Raises as ``load_sae`` and ``check_sae``."""
+    if name is None:
+        return {}
+    sae = load_sae(name, device=model.W_E.device)
+    return {f"{check_sae(sae, model)}{FEATURES}": sae}
+
+
+def reader_of(model: HookedTransformer, config: ScanConfig, state: State = "trained") -> UnitReader:
+    """Reads the units asked for in the trained model, the same neurons in an untrained one, or random directions of what the units
+    of each hook read.
+
+    Raises ``RequestError`` for a hook that is not there or is asked for twice, and as ``scanned_saes`` does.
+    """
+    precision, seed = config.forward.precision, config.kept.random.seed
+    if state == "untrained":
+        return UnitReader.of(untrained_copy(model, seed), _neuron_hooks(model, config), precision)
+    encoders: dict[str, Encode | None] = dict.fromkeys(_neuron_hooks(model, config))
+    for features, sae in scanned_saes(config.sae, model).items():
+        hook = features.removesuffix(FEATURES)
+        if hook in encoders:
+            raise RequestError(
+                f"hook {hook!r}: --sae already scans the features of this hook: scan its dimensions in another run"
+            )
+        encoders[hook] = sae.encode
+    reader = UnitReader.of(model, encoders, precision)
+    if state == "trained":
+        return reader
+    assert isinstance(config, ContextsConfig), config
+    widths = hook_widths(model, set(spaces(reader).values()))
+    directions: dict[str, Encode | None] = {
+        space: along_random_directions(width, config.random_directions, seed=seed) for space, width in widths.items()
+    }
+    return UnitReader.of(model, directions, precision)
+
+
+def _neuron_hooks(model: HookedTransformer, config: ScanConfig) -> Sequence[str]:
+    """The hooks whose own dimensions are read."""
+    if config.hook or (config.sae is not None and not isinstance(config, ContextsConfig)):
+        return config.hook
+    return mlp_hooks(model)
+
+
+def spaces(reader: UnitReader) -> dict[str, str]:
+    """For the units of each hook, by its name in the scan, the hook of the activations that they read."""
+    return {name: reader.representation_of(hook) for name, hook in zip(reader.names, reader.hooks, strict=True)}

@@ -1,0 +1,271 @@
+"""A scan in shards: parts of the corpus, scanned here or by Ray's workers and merged in their order.
+
+The result is the same bytes with either engine and however often the work was stopped or killed.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from transformer_lens import HookedTransformer
+
+from mi_superposition.corpora import Corpus, TokenBatches, model_batches
+from mi_superposition.engine import name_for_workers, results_of
+from mi_superposition.errors import WorkError
+from mi_superposition.files import content_hash, read_state, read_tensors, write_state, write_tensors
+from mi_superposition.models import BUNDLED_MODELS, load_model, weights_of
+from mi_superposition.neurons import NeuronScan
+from mi_superposition.neurons.config import ScanConfig
+from mi_superposition.neurons.scan import (
+    Calibration,
+    ScanAccumulator,
+    UnitReader,
+    calibrate,
+    documents_needed,
+    read_documents,
+    scan_batches,
+    scan_result,
+)
+from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS, vocabulary_of
+from mi_superposition.progress import Progress
+from mi_superposition.sae.files import BUNDLED_SAES
+from mi_superposition.studies.neurons.readers import State, reader_of
+from mi_superposition.studies.neurons.stored import SCAN, read_scan, write_scan
+from mi_superposition.training import Stopped, fixed_arithmetic
+
+CALIBRATION, CHECKPOINT, SHARDS = "calibration.safetensors", "checkpoint.safetensors", "shards"
+# Between two checkpoints, in seconds: writing one takes a fraction of a second to a few.
+_CHECKPOINT_EVERY = 30.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some documents of the corpus, with everything a worker needs to scan them; ``out`` is where it leaves the result."""
+
+    number: int
+    first_document: int
+    documents: list[str]
+    config: ScanConfig
+    state: State
+    calibrations: dict[str, Calibration]
+    model_sha256: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """What a scan reads: how ``reader`` reads the units of a model (in the state given), and the texts as ``model`` reads them,
+    whose weights have the hash ``model_sha256``.
+    """
+
+    model: HookedTransformer
+    model_sha256: str
+    corpus: Corpus
+    reader: UnitReader
+    state: State = "trained"
+
+
+def scan_in_shards(
+    folder: Path, source: ScanSource, config: ScanConfig, progress: Progress, *, stage: str = "calibration"
+) -> NeuronScan:
+    """Scan a corpus into ``folder``, or resume; a scan that is there is read.
+
+    ``config`` has a number of threads, and the device of the model. Raises ``Stopped`` after it was asked to stop and had saved the
+    shards done, and ``WorkError`` when a worker is lost, or has another model.
+    """
+    if (folder / SCAN).exists():
+        _tidy(folder)
+        return read_scan(folder, config.kept)
+    progress.begin("document", config.text.documents)
+    progress.stage(stage)
+    work = _Work(folder, source, _for_workers(config), _calibrations(folder, source, config), progress)
+    accumulator = work.merged()
+    progress.advance(0, "reading examples")
+    documents = _documents_of(source, config, documents_needed(accumulator))
+    scan = scan_result(accumulator, documents, vocabulary_of(source.model))
+    write_scan(folder, scan)
+    _tidy(folder)
+    return scan
+
+
+def batches_of(
+    model: HookedTransformer,
+    documents: Iterable[str],
+    config: ScanConfig,
+    first_document: int = 0,
+    *,
+    by_length: bool = True,
+) -> TokenBatches:
+    """Documents as the scan reads them."""
+    return model_batches(
+        model,
+        documents,
+        config.forward.forward_batch,
+        context=config.forward.context,
+        by_length=by_length,
+        first_document=first_document,
+    )
+
+
+def scan_shard(shard: Shard) -> tuple[int, Path]:
+    """What a worker does: scan a shard and write the result to ``shard.out``; how many documents, and where.
+
+    A result that is there already, of a run that was stopped, is left as it is. Raises ``WorkError`` when the worker's
+    model is another one than the driver's.
+    """
+    if not shard.out.exists():
+        config = shard.config
+        model, reader, sha256 = _worker_reader(config, shard.state)
+        if sha256 != shard.model_sha256:
+            raise WorkError(
+                f"{config.model.name!r}: the model on a worker differs from the one the scan was started with"
+            )
+        with fixed_arithmetic(config.threads.number):
+            write_state(shard.out, _scan_here(model, reader, shard, lambda tokens: None).state())
+    return len(shard.documents), shard.out
+
+
+@functools.lru_cache(maxsize=1)
+def _worker_reader(config: ScanConfig, state: State) -> tuple[HookedTransformer, UnitReader, str]:
+    """A worker loads its model once for all its shards; with the hash of its weights."""
+    model = load_model(config.model.name, device=config.device.device)
+    return model, reader_of(model, config, state), content_hash(weights_of(model))
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what is kept only to resume, once the scan is written; a killed process leaves that to the next one."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    for path in (folder / SHARDS).glob("*.safetensors"):
+        path.unlink()
+    if (folder / SHARDS).exists():
+        (folder / SHARDS).rmdir()
+
+
+def _for_workers(config: ScanConfig) -> ScanConfig:
+    """The same request for workers in other folders, and perhaps on machines with other devices of the kind."""
+    return config.replace(
+        model=name_for_workers(config.model.name, BUNDLED_MODELS),
+        sae=None if config.sae is None else name_for_workers(config.sae, BUNDLED_SAES),
+        device=config.device.device.split(":")[0],
+    )
+
+
+def _calibrations(folder: Path, source: ScanSource, config: ScanConfig) -> dict[str, Calibration]:
+    """Ranges from the first documents, written down: whoever resumes uses the same."""
+    path = folder / CALIBRATION
+    if not path.exists():
+        first = itertools.islice(source.corpus, min(CALIBRATION_ROWS, config.text.documents or CALIBRATION_ROWS))
+        measured = calibrate(source.reader, batches_of(source.model, list(first), config))
+        write_tensors(
+            path, {f"{hook}/{name}": value for hook, c in measured.items() for name, value in vars(c).items()}
+        )
+    tensors, _ = read_tensors(path)
+    names = [field.name for field in fields(Calibration)]
+    return {hook: Calibration(**{name: tensors[f"{hook}/{name}"] for name in names}) for hook in source.reader.names}
+
+
+def _documents_of(source: ScanSource, config: ScanConfig, needed: set[int]) -> dict[int, list[int]]:
+    """The tokens of the documents shown, read a second time."""
+    numbers = sorted(needed)
+    texts = (text for number, text in enumerate(source.corpus) if number in needed)
+    batches = batches_of(source.model, itertools.islice(texts, len(numbers)), config, by_length=False)
+    documents = read_documents(batches, set(range(len(numbers))))
+    return {numbers[index]: tokens for index, tokens in documents.items()}
+
+
+def _scan_here(
+    model: HookedTransformer, reader: UnitReader, shard: Shard, on_tokens: Callable[[int], None]
+) -> ScanAccumulator:
+    batches = batches_of(model, shard.documents, shard.config, shard.first_document)
+    return scan_batches(reader, batches, shard.calibrations, shard.config.kept, on_tokens=on_tokens)
+
+
+@dataclass
+class _Work:
+    """The shards of one scan: which are done, and what they gave."""
+
+    folder: Path
+    source: ScanSource
+    config: ScanConfig
+    calibrations: dict[str, Calibration]
+    progress: Progress
+    done: int = 0
+
+    def merged(self) -> ScanAccumulator:
+        """All shards, from the first that is not done; those before are in the checkpoint."""
+        accumulator = ScanAccumulator(self.calibrations, self.config.kept)
+        checkpoint = self.folder / CHECKPOINT
+        if checkpoint.exists():
+            saved = read_state(checkpoint)
+            accumulator.load_state(saved["scan"])
+            self.done = saved["shards"]
+            self.progress.advance(accumulator.n_documents, "resuming")
+        saved_at = time.monotonic()
+
+        def scan_here(shard: Shard) -> tuple[int, ScanAccumulator]:
+            return len(shard.documents), _scan_here(
+                self.source.model, self.source.reader, shard, lambda tokens: self._stop_if_asked(accumulator)
+            )
+
+        engine, threads = self.config.workers.engine, self.config.threads.number
+        work: Callable[[Shard], tuple[int, ScanAccumulator | Path]] = scan_here if engine == "local" else scan_shard
+        results = results_of(
+            work,
+            self._shards(self.done),
+            engine=engine,
+            address=self.config.workers.ray_address,
+            cpus=threads,
+            gpus=int(self.config.device.device == "cuda"),
+        )
+        for n_documents, part in results:
+            accumulator.merge(self._read(part) if isinstance(part, Path) else part)
+            self.done += 1
+            self.progress.advance(n_documents, f"{accumulator.n_tokens:,} tokens")
+            if time.monotonic() - saved_at > _CHECKPOINT_EVERY:
+                self._save(accumulator)
+                saved_at = time.monotonic()
+            self._stop_if_asked(accumulator)
+        return accumulator
+
+    def _shards(self, first: int) -> Iterator[Shard]:
+        documents = itertools.islice(iter(self.source.corpus), self.config.text.documents)
+        # Absolute: a worker stands in another folder.
+        folder = self.folder.resolve() / SHARDS
+        for number in itertools.count():
+            texts = list(itertools.islice(documents, self.config.shard))
+            if not texts:
+                return
+            if number >= first:
+                yield Shard(
+                    number=number,
+                    first_document=number * self.config.shard,
+                    documents=texts,
+                    config=self.config,
+                    state=self.source.state,
+                    calibrations=self.calibrations,
+                    model_sha256=self.source.model_sha256,
+                    out=folder / f"{number:06d}.safetensors",
+                )
+
+    def _save(self, accumulator: ScanAccumulator) -> None:
+        write_state(self.folder / CHECKPOINT, {"shards": self.done, "scan": accumulator.state()})
+        for path in (self.folder / SHARDS).glob("*.safetensors"):
+            if int(path.stem) < self.done:
+                path.unlink()
+
+    def _stop_if_asked(self, accumulator: ScanAccumulator) -> None:
+        if self.progress.should_stop():
+            self._save(accumulator)
+            raise Stopped(self.done, "shard")
+
+    def _read(self, path: Path) -> ScanAccumulator:
+        if not path.exists():
+            raise WorkError(f"{str(path)!r} is not there: all workers must share the file system of the run folder")
+        part = ScanAccumulator(self.calibrations, self.config.kept)
+        part.load_state(read_state(path))
+        return part

@@ -1,0 +1,201 @@
+"""Evaluating autoencoders into a run folder: on held-out text, each next to its baselines and its control."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+from mi_superposition.files import read_json, write_json
+from mi_superposition.progress import SILENT, Progress
+from mi_superposition.results import Result
+from mi_superposition.runs import Outcome, open_run, read_config
+from mi_superposition.sae import SaeEvaluateConfig, evaluate_reconstructions
+from mi_superposition.sae.baselines import brought_to, largest_dimensions, principal_components, random_dictionary
+from mi_superposition.sae.evaluate import Reconstruct, activation_statistics, reconstruct_with
+from mi_superposition.sae.files import read_sae, sae_folders, sae_identity
+from mi_superposition.sae.train import CHECKPOINT
+from mi_superposition.storing import read_record, write_record
+from mi_superposition.studies.sae.controls import Controls, trained_controls
+from mi_superposition.studies.sae.features import LearnedFeatures, learned_features
+from mi_superposition.studies.sae.opened import OpenEvaluation, open_evaluation
+from mi_superposition.studies.sae.rows import (
+    AUTOENCODER,
+    COLUMNS,
+    FOREIGN,
+    KINDS,
+    LARGEST,
+    PCA,
+    RANDOM,
+    SHUFFLED,
+    Row,
+    cell,
+)
+from mi_superposition.training import Stopped, fixed_arithmetic
+
+COMMAND = "sae evaluate"
+EVALUATION = "evaluation.json"
+FEATURES = "features.safetensors"
+# Tokens of the text trained on from which the baselines are made.
+_BASELINE_TOKENS = 2**16
+
+
+@dataclass(frozen=True, repr=False)
+class SaeEvaluation(Result):
+    """The table of an evaluation, and the features of one of its autoencoders (``None`` in a run of version 0.1)."""
+
+    DRAWN_BY: ClassVar[str] = "mi_superposition.pages.sae.evaluate:figure"
+
+    config: SaeEvaluateConfig
+    rows: Sequence[Row]
+    features: LearnedFeatures | None
+
+    @property
+    def main(self) -> Row:
+        """The autoencoder whose features are shown: the bundled one, or the one that explains most."""
+        ours = [row for row in self.rows if row.kind == AUTOENCODER]
+        if self.features is not None:
+            return next(row for row in ours if row.sae == self.features.sae)
+        return best_of(ours)
+
+    def of(self, sae: str) -> dict[str, dict[str, float | int]]:
+        """The numbers of an autoencoder and of all that it is compared with, by kind."""
+        return {row.kind: row.numbers for row in self.rows if row.sae == sae}
+
+    def summary(self) -> str:
+        """Explained variance next to its controls, and cross-entropy next to those of the model and of mean ablation."""
+        main, numbers = self.main, self.of(self.main.sae)
+        own = main.numbers
+        controls = [f"{cell(numbers[PCA], 'explained_variance')} by principal components"]
+        if SHUFFLED in numbers:
+            controls.append(
+                f"{cell(numbers[SHUFFLED], 'explained_variance')} by an SAE of a weight-shuffled model, of that model"
+            )
+        losses = f"; cross-entropy {cell(own, 'ce')} nats per token"
+        if "ce_clean" in own:
+            losses += f" (model {own['ce_clean']:.3f}, mean ablation {own['ce_mean']:.3f})"
+        return (
+            f"{main.sae}: {cell(own, 'explained_variance')} of the variance of {own['tokens']:,} held-out tokens at L0 {cell(own, 'l0')} "
+            f"({', '.join(controls)}){losses}"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per reconstruction: every autoencoder, and its baselines and controls."""
+        index = pd.MultiIndex.from_tuples(
+            [(row.sae, KINDS[row.kind]) for row in self.rows], names=["autoencoder", "reconstruction"]
+        )
+        return pd.DataFrame([{name: row.numbers.get(name) for name in COLUMNS} for row in self.rows], index=index)
+
+
+def best_of(rows: Sequence[Row]) -> Row:
+    """The one that explains most of the variance."""
+    return max(rows, key=lambda row: row.numbers.get("explained_variance", -math.inf))
+
+
+def measure(config: SaeEvaluateConfig, out: Path, progress: Progress = SILENT) -> Outcome:
+    """Evaluate every autoencoder of a run next to its baselines.
+
+    The control autoencoders are trained with checkpoints and kept; an interrupted run resumes from there, and
+    evaluates anew. Raises ``RequestError`` for an autoencoder of another model, and ``training.Stopped`` when asked to stop.
+    """
+    folders = sae_folders(config.sae)
+    opened = open_evaluation(config, {name: read_sae(folder) for name, folder in folders.items()})
+    inputs = opened.text.identity() | {"saes": {name: sae_identity(folder) for name, folder in folders.items()}}
+    opened.text.check_held_out()
+    with open_run(out, COMMAND, opened.config, inputs) as run:
+        # A run of version 0.1 lacks the features: they are added.
+        if run.finished and (out / FEATURES).exists():
+            return Outcome(out, finished_already=True)
+        progress.begin("token")
+        with fixed_arithmetic(config.threads.number):
+            if not (out / EVALUATION).exists():
+                _write_rows(out, opened, trained_controls(run, opened, progress), progress)
+            table = read_rows(out)
+            progress.stage("features")
+            best = best_of([row for row in table if row.kind == AUTOENCODER])
+            sae = opened.saes[best.sae].cpu()
+            write_record(out / FEATURES, learned_features(opened.text.model, sae, best.sae, best.hook))
+        run.finish({f"{row.sae}/{row.kind}/{name}": value for row in table for name, value in row.numbers.items()})
+        (run.path / CHECKPOINT).unlink(missing_ok=True)
+    return Outcome(out, finished_already=False)
+
+
+def load(folder: Path) -> SaeEvaluation:
+    """The result in a finished run folder. Raises ``RequestError`` where there is none."""
+    config = read_config(folder, SaeEvaluateConfig, COMMAND)
+    features = read_record(folder / FEATURES, LearnedFeatures) if (folder / FEATURES).exists() else None
+    return SaeEvaluation(config, read_rows(folder), features)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The table in a run folder."""
+    return [Row(**row) for row in read_json(folder / EVALUATION)["rows"]]
+
+
+def _write_rows(out: Path, opened: OpenEvaluation, controls: Controls | None, progress: Progress) -> None:
+    on_tokens = _on_tokens(progress)
+    hooks = dict.fromkeys(opened.hooks.values())
+    rows = [asdict(row) for hook in hooks for row in _rows(opened, hook, controls, on_tokens)]
+    write_json(out / EVALUATION, {"model": opened.text.model_name, "corpus": opened.text.text.corpus, "rows": rows})
+
+
+def _on_tokens(progress: Progress) -> Callable[[int, str], None]:
+    """Tells how many tokens were read, and raises ``Stopped`` when asked to stop."""
+    tokens = 0
+
+    def on_tokens(n: int, state: str) -> None:
+        nonlocal tokens
+        tokens += n
+        progress.advance(n, state)
+        if progress.should_stop():
+            raise Stopped(tokens, "token")
+
+    return on_tokens
+
+
+def _rows(
+    opened: OpenEvaluation, hook: str, controls: Controls | None, on_tokens: Callable[[int, str], None]
+) -> list[Row]:
+    """The autoencoders of one hook, and the baselines of each with as many features per token."""
+    model, held_out = opened.text.model, opened.text.batches(held_out=True, documents=opened.config.text.documents)
+    trained_on = opened.text.batches(held_out=False)
+    statistics = activation_statistics(model, trained_on, hook, most_tokens=_BASELINE_TOKENS)
+    mean, saes = statistics.mean.float(), {name: sae for name, sae in opened.saes.items() if opened.hooks[name] == hook}
+    ways: dict[tuple[str, str], Reconstruct] = {
+        (name, AUTOENCODER): reconstruct_with(sae) for name, sae in saes.items()
+    }
+    # How sparse they are decides how sparse the baselines have to be.
+    alone = evaluate_reconstructions(
+        model, held_out, hook, ways, mean, losses=False, on_tokens=lambda n: on_tokens(n, "autoencoders")
+    )
+    own: dict[tuple[str, str], Reconstruct] = {}
+    if controls is not None:
+        reread = activation_statistics(controls.model, trained_on, hook, most_tokens=_BASELINE_TOKENS)
+    for name, sae in saes.items():
+        # Rounded up, and so never less than the autoencoder has.
+        k = min(max(math.ceil(alone[name, AUTOENCODER].l0), 1), len(mean))
+        ways[name, PCA] = principal_components(statistics, k)
+        ways[name, LARGEST] = largest_dimensions(statistics, k)
+        ways[name, RANDOM] = random_dictionary(statistics, sae.cfg.d_sae, k, seed=opened.config.random.seed)
+        if controls is not None and name in controls.saes:
+            ways[name, FOREIGN] = brought_to(reconstruct_with(controls.saes[name], k), statistics, reread)
+            own[name, SHUFFLED] = reconstruct_with(controls.saes[name])
+    fidelities = evaluate_reconstructions(
+        model, held_out, hook, ways, mean, on_tokens=lambda n: on_tokens(n, "autoencoders and baselines")
+    )
+    if controls is not None and own:
+        # What a shuffled model expects of text means nothing: no losses.
+        fidelities |= evaluate_reconstructions(
+            controls.model, held_out, hook, own, reread.mean.float(), losses=False,
+            on_tokens=lambda n: on_tokens(n, "control, on its own model"),
+        )  # fmt: skip
+    return [
+        Row(*key, hook, fidelities[key].numbers())
+        for name in saes
+        for kind in KINDS
+        if (key := (name, kind)) in fidelities
+    ]

@@ -1,3 +1,4 @@
+from .addition import AdditionConfig as AdditionConfig
 from .addition import encode_sums as encode_sums
 from .addition import train_addition as train_addition
 from .concepts import concept_directions as concept_directions
@@ -10,19 +11,19 @@ from .heads import keep_only as keep_only
 from .heads import leave_out as leave_out
 from .heads import project_heads as project_heads
 from .loading import load_run as load_run
+from .loading import run as run
 from .models import load_model as load_model
 from .models import save_model as save_model
 from .models import untrained_copy as untrained_copy
-from .neurons import cosine_similarity as cosine_similarity
 from .neurons import neuron_vectors as neuron_vectors
 from .neurons import order_neurons as order_neurons
 from .neurons import scan_neurons as scan_neurons
 from .pages.render import write_page as write_page
+from .sae import SaeConfig as SaeConfig
 from .sae import evaluate_sae as evaluate_sae
 from .sae import load_sae as load_sae
 from .sae import train_sae as train_sae
 from .spectra import effective_ranks as effective_ranks
 from .spectra import weight_spectrum as weight_spectrum
 from .toy import ToyConfig as ToyConfig
-from .toy import load_toy as load_toy
 from .toy import train_toy as train_toy

@@ -58,13 +58,23 @@ class Config:
 
     # Whether the result depends on these options. Where not, a run folder is gone on with under other values.
     AFFECTS_RESULT: ClassVar[bool] = True
-    # Starting points that ``--preset NAME`` names: other options change one of them.
+    # Starting points that ``--preset NAME`` names, the first being the defaults: other options change one of them.
     PRESETS: ClassVar[Mapping[str, Config]] = {}
+    PRESET_HELP: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations(type(self)).items():
-            if not _is_part(annotation):
-                _check_value(name, getattr(self, name), annotation)
+            value = getattr(self, name)
+            if _is_part(annotation):
+                if not isinstance(value, annotation):
+                    raise RequestError(
+                        f"{name} = {value!r}: give options by name, {type(self).__name__}.of(OPTION=VALUE)"
+                    )
+            else:
+                if isinstance(value, list):
+                    value = tuple(value)
+                    object.__setattr__(self, name, value)
+                _check_value(name, value, annotation)
         self.check()
 
     def check(self) -> None:
@@ -86,6 +96,14 @@ class Config:
     def identity(self) -> dict[str, Any]:
         """The options that the result depends on, as JSON values."""
         return json.loads(json.dumps(dict(_values(self, affecting_only=True)), allow_nan=False))
+
+    @classmethod
+    def of(cls: type[_Own], **options: Any) -> _Own:
+        """A configuration from options by their names, those of parts too: ``ToyConfig.of(n_steps=500, seed=3)``.
+
+        Raises as ``from_flat``.
+        """
+        return cls.from_flat(options)
 
     @classmethod
     def from_flat(cls: type[_Own], values: Mapping[str, Any]) -> _Own:

@@ -37,7 +37,7 @@ class TextPart(Config):
     column: str | None = None
     """Text column of the corpus. Default: 'text', or 'sentence' if there is no 'text'."""
     documents: AtLeast1 | None = None
-    """Number of documents, from the first on. Default: all."""
+    """Number of documents to use, from the start of the corpus. Default: all."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,21 @@ class ThreadsPart(Config):
     """How many threads."""
 
     threads: Threads | None = 2
-    """CPU threads, of each worker; 'None' for all cores (1 with --engine ray). On a CPU, results are bit-identical for the same number."""
+    """CPU threads; 'None' for all cores. On a CPU, results are bit-identical for the same number of threads."""
 
     @property
     def number(self) -> int:
         """The number of threads: where none is named, as many as there are cores."""
         return self.threads or os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class WorkerThreadsPart(ThreadsPart):
+    """How many threads each worker has."""
+
+    threads: Threads | None = None
+    """CPU threads per worker; 'None' for all cores (1 with --engine ray). On a CPU, results are bit-identical for the same number of
+    threads."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ class SeedPart(Config):
 
 @dataclass(frozen=True)
 class WorkersPart(Config):
-    """Who does the work. The result is the same bytes either way."""
+    """Where the work runs. The result is bit-identical either way."""
 
     AFFECTS_RESULT: ClassVar[bool] = False
 

@@ -90,7 +90,8 @@ class Chapter:
     """A part of the report: ``story`` leads on to it from the chapter before, ``reported`` is what the source says.
 
     ``pages`` names the module with ``jobs(request) -> dict[str, Job]``, the runs that it is made of, and
-    ``section(runs, request) -> Section``, made of their folders.
+    ``section(runs, request) -> Section``, made of their folders. ``files``: what ``report --full`` reads of real data, as files of the
+    folder that ``--data`` names.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Chapter:
     story: str
     reported: str
     pages: str
+    files: tuple[str, ...] = ()
 
     def showing(self) -> Any:
         """The module that shows."""
@@ -162,7 +164,7 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         name="addition",
-        question="Train a model that adds, and see which digits it gets right.",
+        question="Which digits does a model that adds get right?",
         studies=(
             Study(
                 "addition train",
@@ -180,7 +182,7 @@ SUBJECTS: tuple[Subject, ...] = (
             Chapter(
                 "addition",
                 "Addition by 32 heads",
-                "Next, a small transformer with a task of its own: 32 attention heads with two dimensions each have to represent ten digits and their sums.",
+                "Next, a small transformer that is trained on one task: 32 attention heads with two dimensions each have to represent ten digits and their sums.",
                 "98.0 % of the digits of 2,000 test problems (Thaman, Rigg, Oozeer & David, Experiments in Superposition)",
                 "mi_superposition.pages.addition.chapter",
             ),
@@ -218,7 +220,7 @@ SUBJECTS: tuple[Subject, ...] = (
             Chapter(
                 "neuron-order",
                 "The order of neurons",
-                "The features of a language model are not known in advance. First, its weights alone: is there an order of the neurons in them, or does any matrix look ordered after it is ordered?",
+                "The features of a language model are not known in advance. First, only its weights: do they show an order of the neurons, or would any matrix look like this after the same ordering?",
                 "the ordered W^T W shows structure; no number was given, and one random matrix was compared by eye (Thaman, Rigg, Oozeer & David, Experiments in Superposition)",
                 "mi_superposition.pages.neurons.order_chapter",
             ),
@@ -228,6 +230,7 @@ SUBJECTS: tuple[Subject, ...] = (
                 "Weights do not show what a neuron responds to; text does. If there are more features than neurons, some neurons must respond to several contexts.",
                 "pages of examples, many of them polysemantic (Neuroscope, Nanda 2022); no comparable number",
                 "mi_superposition.pages.neurons.neuroscope_chapter",
+                ("tinystories/validation.parquet",),
             ),
         ),
         python=("ms.order_neurons", "ms.scan_neurons"),
@@ -248,6 +251,7 @@ SUBJECTS: tuple[Subject, ...] = (
                 "If neurons mix features, the features may be other directions, of which only a few are active at a time. A sparse autoencoder searches for such directions.",
                 "more features than dimensions, easier to interpret than neurons (Cunningham et al. 2023, Bricken et al. 2023)",
                 "mi_superposition.pages.sae.chapter",
+                ("tinystories/train.parquet",),
             ),
         ),
         python=("ms.train_sae", "ms.evaluate_sae", "ms.load_sae"),
@@ -264,6 +268,7 @@ SUBJECTS: tuple[Subject, ...] = (
                 "How many dimensions does a layer use? Effective rank counts the directions in use; it does not show how many features share them.",
                 "weights: 110 (113 in the text) of 128 and 54 of 64 (R. A. Stringer, Unravelling Superposition)",
                 "mi_superposition.pages.spectra.chapter",
+                ("mnist/train.parquet", "mnist/test.parquet", "cifar100/train.parquet", "cifar100/test.parquet"),
             ),
         ),
         python=("ms.effective_ranks", "ms.weight_spectrum"),
@@ -277,9 +282,10 @@ SUBJECTS: tuple[Subject, ...] = (
             Chapter(
                 "concepts",
                 "Concepts",
-                "Finally, from the other side: concepts that people have. Are they directions in the model, and do they share neurons?",
+                "Finally, the opposite approach: start from human concepts. Are they directions in the model, and do they share neurons?",
                 "correlations of texts with three concepts: 0.335, 0.339 and 0.372, not centred (R. A. Stringer, Unravelling Superposition)",
                 "mi_superposition.pages.concepts.chapter",
+                ("sst2/train.parquet", "sst2/validation.parquet", "distilbert-tokenizer/tokenizer.json"),
             ),
         ),
         python=("ms.concept_directions", "ms.probe_accuracy"),

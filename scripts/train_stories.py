@@ -10,7 +10,6 @@ model that knows only how often each token occurs and of the untrained model.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import shutil
@@ -18,62 +17,66 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import torch
-from mi_superposition.cli.command import StoppedByUser, stop_on_signal
-from tqdm import tqdm
-from transformers import AutoTokenizer
+import tyro
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mi_superposition import load_corpus
+from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
+from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS
+from mi_superposition.progress import Steps
 from mi_superposition.runs import HISTORY, MANIFEST, METRICS
+from mi_superposition.stories.config import StoriesConfig
 from mi_superposition.stories.evaluate import bits_per_character
-from mi_superposition.stories.train import StoriesConfig, train_stories, untrained_story_model
+from mi_superposition.stories.train import train_stories, untrained_story_model
 
 HUB = "roneneldan/TinyStories"
 
 
-def main() -> None:
-    """Train what is missing, measure, bundle if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--train", default=HUB, help="corpus to train on (default: %(default)s)")
-    parser.add_argument("--held-out", default=HUB, help="corpus to measure on (default: its validation split)")
-    parser.add_argument("--documents", type=int, help="train on the first so many documents")
-    parser.add_argument("--steps", type=int, default=StoriesConfig.n_steps)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--no-compile", action="store_true", help="where there is no C++ compiler; half as fast")
-    parser.add_argument("--bundle", action="store_true", help="replace the bundled model")
-    options = parser.parse_args()
+def main(
+    config: StoriesConfig,
+    out: Path,
+    train: str = HUB,
+    held_out: str = HUB,
+    documents: int | None = None,
+    bundle: bool = False,
+) -> None:
+    """Train what is missing, measure, bundle if asked.
 
-    documents = list(itertools.islice(load_corpus(options.train), options.documents))
-    known = set(documents)
-    held_out = [d for d in itertools.islice(load_corpus(options.held_out, split="validation"), 1000) if d not in known]
-    config = StoriesConfig(
-        seed=options.seed, n_steps=options.steps, device=options.device, compile=not options.no_compile
-    )
-    with stop_on_signal() as stopping, tqdm(total=config.n_steps, unit="step") as bar:
+    Args:
+        config: How to train.
+        out: Run folder.
+        train: Corpus to train on.
+        held_out: Corpus to measure on; its split 'validation' if it has several.
+        documents: Number of documents to train on, from the first on. Default: all.
+        bundle: Replace the bundled model.
+    """
+    trained_on = list(itertools.islice(load_corpus(train), documents))
+    known = set(trained_on)
+    measured_on = [d for d in itertools.islice(load_corpus(held_out, split="validation"), 1000) if d not in known]
+    with terminal_progress() as progress:
+        progress.begin("step", config.n_steps)
+        steps = Steps(progress)
 
         def on_log(row: dict[str, float]) -> None:
-            bar.set_postfix_str(f"{row['held_out_bits_per_character']:.3f} bits per character", refresh=False)
-            bar.update(int(row["step"]) - bar.n)
+            steps.at(int(row["step"]), f"{row['held_out_bits_per_character']:.3f} bits per character")
 
-        train_stories(config, documents, held_out, options.out, on_log=on_log, should_stop=stopping)
+        train_stories(config, trained_on, measured_on, out, on_log=on_log, should_stop=progress.should_stop)
 
-    tokenizer = AutoTokenizer.from_pretrained(options.out)
-    metrics = read_json(options.out / METRICS)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    metrics = read_json(out / METRICS)
     untrained = untrained_story_model(config, tokenizer.eos_token_id)
-    print(f"bits per character on {len(held_out)} held-out stories")
+    print(f"bits per character on {len(measured_on)} held-out stories")
     print(f"  trained          {metrics['held_out_bits_per_character']:.4f}")
-    print(f"  token frequency  {unigram_bits_per_character(tokenizer, documents, held_out):.4f}")
-    print(f"  untrained        {bits_per_character(untrained, tokenizer, held_out):.4f}")
-    if options.bundle:
-        bundle(options.out, BUNDLED_MODELS["stories"])
+    print(f"  token frequency  {unigram_bits_per_character(tokenizer, trained_on, measured_on):.4f}")
+    print(f"  untrained        {bits_per_character(untrained, tokenizer, measured_on):.4f}")
+    if bundle:
+        copy_into_package(out, BUNDLED_MODELS["stories"])
         print("bundled")
 
 
-def unigram_bits_per_character(tokenizer, documents: list[str], held_out: list[str]) -> float:
+def unigram_bits_per_character(tokenizer: PreTrainedTokenizerBase, documents: list[str], held_out: list[str]) -> float:
     """The loss of predicting every token by how often it occurs in the training text (add-one smoothing)."""
     count = Counter(token for tokens in tokenizer(documents)["input_ids"] for token in tokens)
     count[tokenizer.eos_token_id] += len(documents)
@@ -82,7 +85,7 @@ def unigram_bits_per_character(tokenizer, documents: list[str], held_out: list[s
     return -sum(math.log2((count[token] + 1) / total) for token in predicted) / sum(map(len, held_out))
 
 
-def bundle(run: Path, place: Path) -> None:
+def copy_into_package(run: Path, place: Path) -> None:
     """Copy a finished run into the package."""
     if place.exists():
         shutil.rmtree(place)
@@ -94,6 +97,6 @@ def bundle(run: Path, place: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main()
-    except StoppedByUser as stop:
+        tyro.cli(main, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    except (StoppedByUser, RequestError, WorkError) as stop:
         sys.exit(str(stop))

@@ -75,7 +75,6 @@ def pytest_xdist_make_scheduler(config, log):
 def small_config(**changes) -> AdditionConfig:
     """Two-digit additions with four heads: trains in a second."""
     fields = dict(
-        preset="paper",
         n_digits=2,
         n_heads=4,
         d_head=2,

@@ -350,7 +350,9 @@ def test_a_configuration_is_printed_and_read_back(tiny_run, tmp_path, capsys):
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert main([*again, "--seed", "1", "--out", str(tmp_path / "three")]) == 0
     assert read_json(tmp_path / "three" / "manifest.json")["config"]["seed"] == 1
+    (tmp_path / "typo.json").write_text('{"command": "heads ablate", "config": {"problemz": 5}}')
     for file, quoted in (
+        (tmp_path / "typo.json", "option 'problemz'"),
         (tmp_path / "none.json", "there is no such file"),
         (tiny_run / "manifest.json", "'addition train'"),
     ):

@@ -12,7 +12,7 @@ import pytest
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError
 from mi_superposition.files import read_json
-from mi_superposition.pages.request import FILES, RealData
+from mi_superposition.pages.request import RealData
 from mi_superposition.progress import Progress
 from mi_superposition.report.config import ReportConfig
 from mi_superposition.report.write import write_report
@@ -20,7 +20,7 @@ from mi_superposition.runs import MANIFEST, locked
 from mi_superposition.site import Page, Section
 from mi_superposition.site.records import TableRecord
 from mi_superposition.site.write import remove_stale
-from mi_superposition.subjects import chapters
+from mi_superposition.subjects import Chapter, chapters
 from mi_superposition.training import Stopped
 
 
@@ -105,12 +105,13 @@ def test_a_section_alone_links_to_no_other(name, tmp_path):
     assert (tmp_path / "site" / "index.html").read_text().count('class="card"') == 1
 
 
-class SmallChapter:
+class SmallChapter(Chapter):
     """A chapter that says when it is told, and has no runs."""
 
     def __init__(self, name, told, stop_at):
-        self.name, self.title, self.story, self.reported = name, name.title(), f"on to {name}", f"{name} was reported"
-        self.told, self.stop_at = told, stop_at
+        super().__init__(name, name.title(), f"on to {name}", f"{name} was reported", "")
+        object.__setattr__(self, "told", told)
+        object.__setattr__(self, "stop_at", stop_at)
 
     def showing(self):
         return self
@@ -345,6 +346,9 @@ def test_from_the_order_to_a_neuron_and_to_the_search(report_site, browser):
     page.close()
 
 
+READS = tuple(name for name, chapter in chapters().items() if chapter.files)
+
+
 class AtAnEpoch(Progress):
     """Asks to stop once a classifier is being trained."""
 
@@ -365,7 +369,7 @@ class AtAnEpoch(Progress):
 def test_full_on_the_start_of_real_data(tmp_path):
     """Every section that reads real data, on a few rows of them, asked to stop in the midst of one and gone on with."""
     rows, data = {"tinystories": 800, "sst2": 3000, "mnist": 600, "cifar100": 300}, tmp_path / "data"
-    for name in sorted({name for files in FILES.values() for name in files}):
+    for name in sorted({name for chapter in chapters().values() for name in chapter.files}):
         source, copy = Path(os.environ["REAL_DATA"]) / name, data / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".parquet":
@@ -373,16 +377,36 @@ def test_full_on_the_start_of_real_data(tmp_path):
         else:
             shutil.copytree(source.parent, copy.parent, dirs_exist_ok=True)
     site = tmp_path / "site"
-    request = {"sections": tuple(FILES), "full": True, "data": data}
+    request = {"sections": READS, "full": True, "data": data}
     progress = AtAnEpoch()
     with pytest.raises(Stopped):
         build(site, progress, **request)
     progress.stopping = False
     assert build(site, progress, **request)
-    assert set(read_json(site / MANIFEST)["sections"]) == set(FILES)
-    real = RealData(data, tmp_path / "site-runs", list(FILES))
+    assert set(read_json(site / MANIFEST)["sections"]) == set(READS)
+    real = RealData(data, tmp_path / "site-runs", list(READS))
     assert "TinyStories, validation" in (tmp_path / "site" / "neuroscope.html").read_text()
     # Other data are another report.
     pq.write_table(pq.read_table(data / "mnist" / "test.parquet")[:10], data / "mnist" / "test.parquet")
     assert real.identity() != RealData(data, tmp_path / "runs", ["neuroscope"]).identity()
     assert read_json(tmp_path / "site" / MANIFEST)["made_from"]["real"] != real.identity()
+
+
+def test_words_are_mended_without_measuring_again(tmp_path, monkeypatch):
+    """Runs go when what measures has changed, not when what shows has, nor when other sections are asked for."""
+    site = tmp_path / "site"
+    chapters_of(["one", "two"], monkeypatch, [])
+    versions = {"measuring": "1", "all": "1"}
+    monkeypatch.setattr(
+        "mi_superposition.report.write._package_hash", lambda without=(): versions["measuring" if without else "all"]
+    )
+    assert build(site)
+    (site / "runs").mkdir()
+    (site / "runs" / "kept.txt").write_text("measured")
+    versions["all"] = "2"
+    assert build(site)
+    assert build(site, sections=("two",))
+    assert (site / "runs" / "kept.txt").exists()
+    versions["measuring"] = "2"
+    assert build(site)
+    assert not (site / "runs").exists()

@@ -71,7 +71,7 @@ def test_stories_are_trained_measured_and_sampled(tmp_path):
     ]
     (tmp_path / "train.txt").write_text("<|endoftext|>".join(stories))
     (tmp_path / "held-out.txt").write_text("Once there was a hen.<|endoftext|>" + stories[0])
-    options = ["--train", "train.txt", "--held-out", "held-out.txt", "--steps", 2, "--no-compile"]
+    options = ["--train", "train.txt", "--held-out", "held-out.txt", "--n-steps", 2, "--no-compile"]
     said = run_script("train_stories.py", "--out", "run", *options, cwd=tmp_path)
     # The held-out story that is also trained on does not count.
     assert "on 1 held-out stories" in said

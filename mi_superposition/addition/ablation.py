@@ -24,7 +24,8 @@ from mi_superposition.addition.problems import (
 from mi_superposition.errors import RequestError
 from mi_superposition.heads import ablate_heads, head_logits, head_outputs, keep_only, leave_out
 from mi_superposition.heads.ablation import logits_and_head_changes
-from mi_superposition.heads.config import Replacement
+from mi_superposition.heads.config import AblateConfig, Replacement
+from mi_superposition.parts import SeedPart
 from mi_superposition.results import Result
 from mi_superposition.training import seeded_generator
 
@@ -139,7 +140,11 @@ def ablation_conditions(n_heads: int) -> tuple[list[str], Bool[Tensor, "conditio
 
 
 def ablation_maps(
-    model: HookedTransformer, *, replace_with: Replacement = "zero", n_problems: int = 2000, seed: int = 0
+    model: HookedTransformer,
+    *,
+    replace_with: Replacement = AblateConfig.replace_with,
+    n_problems: int = AblateConfig.problems,
+    seed: int = SeedPart.seed,
 ) -> AblationMaps:
     """The maps and accuracies of every head kept alone and left out."""
     n_digits = digits_of(model)
@@ -180,10 +185,10 @@ def smallest_head_sets(
     model: HookedTransformer,
     *,
     share: float = 0.95,
-    replace_with: Replacement = "zero",
-    n_random: int = 500,
-    n_problems: int = 2000,
-    seed: int = 0,
+    replace_with: Replacement = AblateConfig.replace_with,
+    n_random: int = AblateConfig.random_sets,
+    n_problems: int = AblateConfig.problems,
+    seed: int = SeedPart.seed,
 ) -> HeadSets:
     """Greedy backward elimination for each answer digit: drop the head whose going costs least accuracy (cross-entropy
     decides ties), and again, while accuracy stays at ``share`` of that of all heads.

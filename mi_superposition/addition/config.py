@@ -23,9 +23,8 @@ class AdditionConfig(Config):
     """Train a one-layer attention-only transformer on addition. Run again to resume."""
 
     PRESETS: ClassVar[Mapping[str, AdditionConfig]]
+    PRESET_HELP = "Recipe that sets the other defaults: 'paper' trains on 25,000 fixed problems, 'exact' on new problems at every step."
 
-    preset: Literal["paper", "exact"] = "paper"
-    """Recipe that sets the other defaults: 'paper' trains on 25,000 fixed problems, 'exact' on new problems at every step."""
     answer: Answer = "masked"
     """'masked': predict all answer digits at once at '=' positions. 'autoregressive': predict each digit from those before it."""
     n_digits: Annotated[int, Interval(ge=1, le=9)] = 6
@@ -57,17 +56,18 @@ class AdditionConfig(Config):
     warmup_steps: AtLeast0 = 500
     """Steps in which the learning rate rises from 0 to its peak."""
     decay: Literal["linear", "cosine"] = "cosine"
-    """How the learning rate then falls to 0."""
+    """Schedule with which the learning rate falls to 0 after warm-up."""
     restart_learning_rate: NonNegative = 0.0
-    """Peak learning rate of a second descent, on fresh problems only; 0 for a single descent."""
+    """Peak learning rate after a restart of the schedule (with fresh problems only); 0 for no restart."""
     restart_epoch: AtLeast1 | None = None
-    """Epoch at which the second descent begins. Default: after eight ninths of the epochs."""
+    """Epoch at which the schedule restarts. Default: after eight ninths of the epochs."""
     restart_batch_size: AtLeast0 = 0
-    """Problems in each step of the second descent; larger batches make its steps less noisy."""
+    """Problems per step after the restart; larger batches make the gradient less noisy."""
     digit_focus: NonNegative = 0.0
-    """Weight each answer digit's loss by itself to this power: 0 for the plain mean, 1 to work on the digits that lag."""
+    """Exponent p in the weight loss^p of each answer digit's loss: 0 for the plain mean, 1 for more weight on digits with a
+    high loss."""
     log_every_epochs: AtLeast1 = 5
-    """Epochs between two rows of the history."""
+    """Epochs between two logged rows of the training history."""
     threads: ThreadsPart = ThreadsPart(threads=1)
     random: SeedPart = SeedPart()
 
@@ -75,7 +75,7 @@ class AdditionConfig(Config):
         """A second descent changes the batch, which a fixed set of problems does not allow."""
         if self.restart_learning_rate and self.n_train is not None:
             raise RequestError(
-                f"restart_learning_rate = {self.restart_learning_rate}: a second descent needs fresh problems (--preset exact)"
+                f"restart_learning_rate = {self.restart_learning_rate}: a restart needs fresh problems (--preset exact)"
             )
 
     @property
@@ -102,7 +102,6 @@ class AdditionConfig(Config):
 AdditionConfig.PRESETS = {
     "paper": AdditionConfig(),
     "exact": AdditionConfig(
-        preset="exact",
         n_train=None,
         n_test=10_000,
         batch_size=1024,
@@ -120,7 +119,7 @@ AdditionConfig.PRESETS = {
 
 @dataclass(frozen=True)
 class AdditionEvaluateConfig(Config):
-    """Measure which digits an addition model gets right on fresh problems, and where it fails, beside its untrained copy."""
+    """Measure which digits an addition model gets right on fresh problems, and where it fails, compared with its untrained copy."""
 
     model: ModelPart = ModelPart(model="addition")
     n_problems: Annotated[int, Interval(ge=100, le=10**8)] = 100_000

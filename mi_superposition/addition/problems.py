@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.errors import RequestError
 
 EQUALS_TOKEN = 10
@@ -112,7 +113,7 @@ def masked(tokens: Int[Tensor, "problem pos"]) -> Int[Tensor, "problem pos"]:
 
 
 def sample_operands(
-    n: int, *, n_digits: int = 6, part: Part, generator: torch.Generator
+    n: int, *, n_digits: int = AdditionConfig.n_digits, part: Part, generator: torch.Generator
 ) -> Int[Tensor, "problem operand_digit"]:
     """``n`` distinct problems drawn uniformly from a part, in random order, without listing the space.
 
@@ -135,14 +136,14 @@ def sample_operands(
 
 
 def fresh_operands(
-    n: int, *, n_digits: int = 6, part: Part, generator: torch.Generator
+    n: int, *, n_digits: int = AdditionConfig.n_digits, part: Part, generator: torch.Generator
 ) -> Int[Tensor, "problem operand_digit"]:
     """``n`` problems drawn uniformly *with* replacement from a part: the cheap stream for endless training."""
     rank = torch.randint(n_problems(n_digits, part), (n,), generator=generator)
     return _operands(_index_in_part(rank, part), n_digits)
 
 
-def encode(a: Sequence[int], b: Sequence[int], n_digits: int = 6) -> Int[Tensor, "problem pos"]:
+def encode(a: Sequence[int], b: Sequence[int], n_digits: int = AdditionConfig.n_digits) -> Int[Tensor, "problem pos"]:
     """Tokens of the problems ``a[i] + b[i]``, answers included.
 
     Raises ``RequestError`` for a number that is negative or has more than ``n_digits`` digits.
@@ -157,7 +158,9 @@ def encode(a: Sequence[int], b: Sequence[int], n_digits: int = 6) -> Int[Tensor,
     return with_answers(_operands(index, n_digits))
 
 
-def encode_sums(a: Sequence[int], b: Sequence[int], n_digits: int = 6) -> Int[Tensor, "problem pos"]:
+def encode_sums(
+    a: Sequence[int], b: Sequence[int], n_digits: int = AdditionConfig.n_digits
+) -> Int[Tensor, "problem pos"]:
     """Tokens of a + b as a model reads them to add: both numbers, ones first, and '=' where the answer goes.
 
     Raises as ``encode``.

@@ -57,7 +57,7 @@ class AdditionAccuracy:
 
 
 def answer_logits(
-    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = "masked"
+    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = AdditionConfig.answer
 ) -> Float[Tensor, "problem digit d_vocab_out"]:
     """Logits (nats) for the n + 1 answer digits, least significant first.
 
@@ -73,7 +73,7 @@ def answer_logits(
 
 @torch.no_grad()
 def right_answers(
-    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = "masked"
+    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = AdditionConfig.answer
 ) -> Bool[Tensor, "problem digit"]:
     """Which answer digits come out right."""
     return torch.cat(
@@ -85,7 +85,7 @@ def right_answers(
 
 
 def evaluate_addition(
-    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = "masked"
+    model: HookedTransformer, operands: Int[Tensor, "problem operand_digit"], answer: Answer = AdditionConfig.answer
 ) -> AdditionAccuracy:
     """Accuracy per digit and of whole sums. In autoregressive mode a whole sum is right exactly when greedy
     decoding would have written it: up to the first wrong digit both read the same tokens.

@@ -71,7 +71,7 @@ def run(command: Study | Tool, request: Request) -> str:
         out = request.out if request.out is not None else Path(request.config.usual_out())  # type: ignore[attr-defined]
         before = (out / MANIFEST).read_bytes() if (out / MANIFEST).is_file() else b""
         outcome = command.measuring().measure(request.config, out, progress)
-        if command.pages is not None and command.shown_at_once:
+        if command.shown_at_once:
             from mi_superposition.pages.render import is_shown, write_page
 
             # Shown anew where the run is new or how it is to be shown has changed.

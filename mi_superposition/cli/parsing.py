@@ -10,7 +10,7 @@ import json
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -19,7 +19,6 @@ from mi_superposition.errors import RequestError
 from mi_superposition.subjects import Study, Tool
 
 OUT_HELP = "Run folder to write. The page is page/index.html in it."
-USUAL_OUT_HELP = "Run folder to write. Default: 'evaluation' in the autoencoder's folder."
 
 
 class Request(NamedTuple):
@@ -39,12 +38,18 @@ def parse(command: Study | Tool, words: Sequence[str]) -> Request:
     fields: list[tuple[str, Any, Any]] = []
     if isinstance(command, Study):
         fields.append(_out_field(cls, Path("run") if print_config else dataclasses.MISSING))
+    if cls.PRESETS:
+        names = tuple(cls.PRESETS)
+        fields.append(_field("preset", Literal[names], cls.PRESET_HELP, names[0]))
     for option in cls.options():
         fields.append(_field(option.name, option.annotation, option.help, defaults.get(option.name, option.default)))
     # Required options first, as dataclasses want them.
     fields.sort(key=lambda field: field[2].default is not dataclasses.MISSING)
     parsed = vars(_parsed(command.command, dataclasses.make_dataclass("Options", fields), cls, words))
     out = parsed.pop("out") if isinstance(command, Study) else None
+    if cls.PRESETS:
+        # Its values are the defaults of the other options by now.
+        parsed.pop("preset")
     return Request(cls.from_flat(parsed), out, print_config)
 
 
@@ -56,7 +61,8 @@ def config_json(command: Study | Tool, config: Config) -> str:
 def _out_field(cls: type[Config], default: Any) -> tuple[str, Any, Any]:
     """Where the result goes: to be said, unless the configuration knows a place."""
     if hasattr(cls, "usual_out"):
-        return _field("out", Path | None, USUAL_OUT_HELP, None)
+        usual = (inspect.getdoc(cls.usual_out) or "").splitlines()[0]
+        return _field("out", Path | None, f"{OUT_HELP} Default: {usual}", None)
     return _field("out", Path, OUT_HELP, default)
 
 
@@ -83,9 +89,8 @@ def _parsed(name: str, options: type, cls: type[Config], words: Sequence[str]) -
 
 
 def _description(cls: type[Config]) -> str:
-    presets = f"\n\n--preset: {', '.join(cls.PRESETS)}." if cls.PRESETS else ""
     return (
-        f"{inspect.cleandoc(cls.__doc__ or '')}{presets}\n\n--config FILE takes the options from a file (such as a run's manifest.json), "
+        f"{inspect.cleandoc(cls.__doc__ or '')}\n\n--config FILE takes the options from a file (such as a run's manifest.json), "
         "which other options then change; --print-config prints such a file and does nothing else."
     )
 
@@ -121,9 +126,11 @@ def _without_flag(words: list[str], flag: str) -> tuple[list[str], bool]:
 def _starting_point(command: Study | Tool, cls: type[Config], words: list[str]) -> tuple[list[str], dict[str, Any]]:
     """Values that stand in for the defaults: those of ``--config FILE``, else those of ``--preset NAME``."""
     words, file = _without_value(words, "--config")
-    if file is not None:
-        return words, _from_file(command, cls, Path(file))
     _, preset = _without_value(words, "--preset")
+    if file is not None:
+        if preset is not None and cls.PRESETS:
+            raise RequestError(f"preset = {preset!r}: the options are those of --config {file}; give one of the two")
+        return words, _from_file(command, cls, Path(file))
     return words, cls.PRESETS[preset].values() if preset is not None and preset in cls.PRESETS else {}
 
 
@@ -149,6 +156,9 @@ def _from_file(command: Study | Tool, cls: type[Config], file: Path) -> dict[str
         raise RequestError(f"config = {str(file)!r}: holds no configuration; give a run's manifest.json")
     if values.get("command") != command.command:
         raise RequestError(f"config = {str(file)!r} is one of {values.get('command')!r}, not of {command.command!r}")
+    if "status" not in values:
+        # Written by hand or by --print-config: every option counts.
+        return cls.from_flat(values["config"]).values()
     known = {option.name for option in cls.options()}
     recorded = recorded_config({"format": 2, "inputs": {}, **values})
     return cls.from_flat({name: value for name, value in recorded.items() if name in known}).values()

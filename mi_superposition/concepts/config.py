@@ -22,7 +22,7 @@ class ConceptTextPart(TextPart):
     """Which text, in sentences where concepts are word lists."""
 
     documents: AtLeast1 | None = 8000
-    """Number of texts (sentences, with word lists), from the first on; None for all."""
+    """Number of texts (sentences, with word lists) to use, from the start of the corpus; None for all."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class ConceptsConfig(Config):
     sae: str | None = None
     """Sparse autoencoder of the model, whose features are measured too: run of 'sae train', SAELens folder, or 'stories'."""
     per_concept: AtLeast1 = 300
-    """Maximum number of texts per concept, for training and for testing each."""
+    """Maximum number of texts per concept, separately for training and for testing."""
     units_per_concept: AtLeast1 = 20
     """Units with the largest effect per concept, compared between concepts."""
     random_lists: AtLeast1 = 50
     """Draws of random word lists (control)."""
     random_probes: AtLeast1 = 3
-    """Draws for which a probe is trained as well."""
+    """Number of these draws for which a probe is also trained."""
     permutations: AtLeast1 = 1000
     """Permutations per permutation test."""
     random: SeedPart = SeedPart()
@@ -85,7 +85,7 @@ class EncoderConfig(Config):
     test_split: str = "train"
     """Split of the test texts, for a dataset on the Hub."""
     layers: AtLeast1 = 3
-    """Layers."""
+    """Number of layers."""
     dim: int = 4 * _D_HEAD
     """Dimensions of the hidden states, a multiple of 64; each layer has four times as many neurons and a head for every 64."""
     epochs: AtLeast1 = 1
@@ -97,7 +97,7 @@ class EncoderConfig(Config):
     weight_decay: NonNegative = 0.01
     """AdamW weight decay."""
     context: Annotated[int, Ge(3)] = 64
-    """Tokens per text, the first and last being special; longer texts are truncated."""
+    """Tokens per text, including the two special ones (first and last); longer texts are truncated."""
     threads: ThreadsPart = ThreadsPart()
     random: SeedPart = SeedPart()
 

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_superposition.concepts.config import ConceptsConfig
 from mi_superposition.errors import RequestError
+from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
-
-_WORD_PERMUTATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def separation(
     member: Bool[Tensor, " text"],
     groups: Int[Tensor, " text"] | None = None,
     *,
-    permutations: int = 1000,
-    seed: int = 0,
+    permutations: int = ConceptsConfig.permutations,
+    seed: int = SeedPart.seed,
 ) -> Separation:
     """Permutation test of a score. Texts of one group, such as those with the same word, are permuted together: whole groups
     change sides. Raises ``RequestError`` where all or none are members, or a group has both.
@@ -71,7 +71,7 @@ def separation(
 
 
 def pair_separation(
-    matrix: Float[Tensor, "word word"], owner: Int[Tensor, " word"], *, permutations: int = _WORD_PERMUTATIONS
+    matrix: Float[Tensor, "word word"], owner: Int[Tensor, " word"], *, permutations: int = ConceptsConfig.permutations
 ) -> Separation:
     """Mean entry of pairs of words with one owner (inside), and of pairs with two (outside); ``p`` by permuting the words across
     owners.

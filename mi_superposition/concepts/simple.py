@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mi_superposition.concepts.permutation import Separation, pair_separation
 from mi_superposition.linalg import cosine_similarity
+from mi_superposition.parts import SeedPart
 from mi_superposition.training import derived_seed
 
 # The model shown: dimensions and seed.
@@ -51,7 +52,7 @@ def mean_magnitude(correlation: Float[Tensor, "row row"]) -> float:
 
 
 def chance_magnitudes(
-    n_words: int, d_embedding: int = _D_EMBEDDING, d_hidden: int = _D_HIDDEN, *, seeds: int, seed: int = 0
+    n_words: int, d_embedding: int = _D_EMBEDDING, d_hidden: int = _D_HIDDEN, *, seeds: int, seed: int = SeedPart.seed
 ) -> Float[Tensor, " seed"]:
     """``mean_magnitude`` of the hidden layers of as many simple models with other seeds."""
     drawn = [derived_seed(seed, "simple model", index) % 2**63 for index in range(seeds)]

@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mi_superposition.errors import RequestError
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
 
 _TOKENIZED_AT_ONCE = 64
@@ -229,7 +231,7 @@ def _content_hash(tokens: list[int]) -> int:
 
 
 def model_batches(
-    model: Any,
+    model: HookedModel,
     corpus: Iterable[str],
     batch: int,
     *,
@@ -238,7 +240,7 @@ def model_batches(
     long: Literal["split", "truncate"] = "split",
     join: bool = False,
     shuffle: int | None = None,
-    seed: int = 0,
+    seed: int = SeedPart.seed,
     by_length: bool = False,
     first_document: int = 0,
 ) -> TokenBatches:
@@ -280,7 +282,7 @@ def token_batches(
     long: Literal["split", "truncate"] = "split",
     join: bool = False,
     shuffle: int | None = None,
-    seed: int = 0,
+    seed: int = SeedPart.seed,
     by_length: bool = False,
     first_document: int = 0,
 ) -> TokenBatches:

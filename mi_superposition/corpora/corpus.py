@@ -18,6 +18,7 @@ from mi_superposition.corpora.files import (
 from mi_superposition.corpora.hub import check_hub_id, hub_documents
 from mi_superposition.errors import RequestError
 from mi_superposition.files import file_hash, text_hash
+from mi_superposition.parts import TextPart
 
 BUNDLED_CORPORA = {"stories": Path(__file__).parent.parent / "bundled" / "stories-corpus" / "stories.parquet"}
 END_OF_TEXT = "<|endoftext|>"
@@ -104,7 +105,7 @@ class Corpus:
 def load_corpus(
     name: str | Path,
     *,
-    split: str = "train",
+    split: str = TextPart.split,
     column: str | None = None,
     config: str | None = None,
     separator: str = END_OF_TEXT,

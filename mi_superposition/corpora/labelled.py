@@ -17,6 +17,7 @@ from mi_superposition.corpora.files import text_column
 from mi_superposition.corpora.hub import hub_rows
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import text_hash
+from mi_superposition.parts import TextPart
 
 _READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
@@ -41,7 +42,7 @@ def load_labelled_texts(
     *,
     label_column: str = "label",
     column: str | None = None,
-    split: str = "train",
+    split: str = TextPart.split,
     config: str | None = None,
     limit: int | None = None,
     on_row: Callable[[int, str], None] = lambda by, state: None,
@@ -129,7 +130,7 @@ def _rows(
             yield row[text], label, classes
 
 
-def columns_of(name: str | Path, split: str = "train") -> tuple[str, ...]:
+def columns_of(name: str | Path, split: str = TextPart.split) -> tuple[str, ...]:
     """Columns of a ``.parquet``, ``.jsonl`` or ``.csv`` file, or of a dataset on the hub; none for what has no columns.
 
     Raises as ``load_labelled_texts``.

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
-from mi_superposition.heads.config import Replacement
+from mi_superposition.heads.config import AblateConfig, Replacement
 from mi_superposition.models.protocol import HookedModel
+from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
 
 Method = Literal["auto", "linear", "hooks"]
@@ -34,8 +35,8 @@ def ablate_heads(
     keep: Bool[Tensor, "condition head"],
     *,
     layer: int = 0,
-    replace_with: Replacement = "zero",
-    seed: int = 0,
+    replace_with: Replacement = AblateConfig.replace_with,
+    seed: int = SeedPart.seed,
     positions: slice = slice(None),
     method: Method = "auto",
     memory_budget: int = 1 << 28,

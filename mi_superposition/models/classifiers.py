@@ -16,6 +16,7 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
 from mi_superposition.models.classifier_names import CLASSIFIERS, Stem
 from mi_superposition.models.hub import fetch_model
+from mi_superposition.parts import SeedPart
 from mi_superposition.training import derived_seed
 
 
@@ -41,7 +42,7 @@ def build_classifier(
     n_classes: int,
     stem: Stem = "imagenet",
     pretrained: bool = True,
-    seed: int = 0,
+    seed: int = SeedPart.seed,
 ) -> nn.Module:
     """A classifier of images of ``shape`` (channels, height, width), on the CPU; see ``logits``.
 

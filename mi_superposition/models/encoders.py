@@ -114,7 +114,7 @@ def load_tokenizer(name: str | Path) -> Any:
         raise WorkError(f"the tokenizer in {str(folder)!r} is damaged: {str(error).strip().splitlines()[0]}") from error
 
 
-def save_encoder(network: Any, tokenizer: Any, folder: Path) -> None:
+def save_encoder(network: nn.Module, tokenizer: Any, folder: Path) -> None:
     """Write configuration, weights and tokenizer as ``from_pretrained`` of transformers reads them, each file whole or not at all."""
     config = network.config.to_dict() | {"architectures": [type(network).__name__]}
     write_json(folder / HUGGING_FACE_CONFIG, config)

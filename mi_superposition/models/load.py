@@ -13,6 +13,7 @@ from mi_superposition.models.catalogue import hub_id, model_folder
 from mi_superposition.models.device import device_of
 from mi_superposition.models.hub import fetch_model
 from mi_superposition.models.hugging_face import load_hugging_face
+from mi_superposition.parts import DevicePart
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -20,7 +21,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def load_model(
     name: str | Path,
     *,
-    device: str = "auto",
+    device: str = DevicePart.device,
     dtype: str | torch.dtype = torch.float32,
     n_ctx: int | None = None,
     process_weights: bool = False,

@@ -12,6 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
+from mi_superposition.models.protocol import HookedModel
+from mi_superposition.parts import ForwardPart
 
 # What is added to a hook's name for what an encoder, such as a sparse autoencoder's, makes of its activations.
 FEATURES = ".features"
@@ -22,7 +24,7 @@ class _Enough(Exception):
     """Raised within the model when the last hook asked for has been heard."""
 
 
-def check_hooks(model: Any, hooks: Collection[str]) -> None:
+def check_hooks(model: HookedModel, hooks: Collection[str]) -> None:
     """Raise ``RequestError``, naming the nearest there is, for a hook that the model does not have."""
     for hook in hooks:
         if hook not in model.hook_dict:
@@ -33,7 +35,7 @@ def check_hooks(model: Any, hooks: Collection[str]) -> None:
             raise RequestError(f"hook {hook!r} is not in the model: {hint}")
 
 
-def layer_hooks(model: Any) -> list[str]:
+def layer_hooks(model: HookedModel) -> list[str]:
     """Hooks of a language model along its depth: the residual stream before each layer, what its heads and its neurons give,
     and the residual stream at the end.
     """
@@ -42,7 +44,7 @@ def layer_hooks(model: Any) -> list[str]:
     return [*hooks, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
 
 
-def hook_widths(model: Any, hooks: Collection[str]) -> dict[str, int]:
+def hook_widths(model: HookedModel, hooks: Collection[str]) -> dict[str, int]:
     """How many dimensions each hook's activations have at a token; raises as ``read_hooks`` does."""
     found = read_hooks(model, torch.zeros(1, 2, dtype=torch.long), hooks)
     return {hook: values.shape[2] for hook, values in found.items()}
@@ -50,7 +52,11 @@ def hook_widths(model: Any, hooks: Collection[str]) -> dict[str, int]:
 
 @torch.no_grad()
 def read_hooks(
-    model: Any, tokens: Int[Tensor, "batch pos"], hooks: Collection[str], *, precision: str = "float32"
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    hooks: Collection[str],
+    *,
+    precision: str = ForwardPart.precision,
 ) -> dict[str, Tensor]:
     """The activations ``[batch pos d]`` of every hook, on the model's device; further axes are taken as one.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons.order import order_neurons
+from mi_superposition.parts import SeedPart
 from mi_superposition.results import Result
 
 
@@ -42,7 +43,11 @@ class ClusterOrder(Result):
 
 
 def cluster_neurons(
-    similarity: Float[Tensor, "neuron neuron"], *, min_size: int = 5, seed: int = 0, seconds: float = 0.2
+    similarity: Float[Tensor, "neuron neuron"],
+    *,
+    min_size: int = 5,
+    seed: int = SeedPart.seed,
+    search_seconds: float = 0.2,
 ) -> ClusterOrder:
     """Clusters by density (HDBSCAN of scikit-learn, distance 1 - similarity²), each ordered within, and the clusters
     ordered by their mean squared similarity; neurons in no cluster come last, ordered too.
@@ -67,13 +72,13 @@ def cluster_neurons(
         return ClusterOrder(whole.order, cluster_of)
 
     def ordered(members: Int[Tensor, " member"]) -> Int[Tensor, " member"]:
-        within = order_neurons(similarity[members][:, members], seed=seed, seconds=seconds, bound=False)
+        within = order_neurons(similarity[members][:, members], seed=seed, seconds=search_seconds, bound=False)
         return members[within.order]
 
     member = (cluster_of[:, None] == torch.arange(count)).float()
     between = member.T @ similarity.detach().cpu().float().square() @ member
     between = between / member.sum(0) / member.sum(0)[:, None]
-    along = order_neurons(between.sqrt(), seed=seed, seconds=seconds, bound=False).order
+    along = order_neurons(between.sqrt(), seed=seed, seconds=search_seconds, bound=False).order
     blocks = [ordered((cluster_of == cluster).nonzero().flatten()) for cluster in along.tolist()]
     alone = (cluster_of == -1).nonzero().flatten()
     renumbered = torch.full((n,), -1)

@@ -11,7 +11,15 @@ import tyro
 
 from mi_superposition.config import AtLeast0, AtLeast1, AtLeast2, Config, NonNegative, Share
 from mi_superposition.errors import RequestError
-from mi_superposition.parts import DevicePart, ForwardPart, ModelPart, SeedPart, TextPart, ThreadsPart, WorkersPart
+from mi_superposition.parts import (
+    DevicePart,
+    ForwardPart,
+    ModelPart,
+    SeedPart,
+    TextPart,
+    WorkersPart,
+    WorkerThreadsPart,
+)
 
 Measure = Literal["cosine", "inner"]
 # The range of a unit's activations is divided into so many equal intervals, from each of which examples are drawn.
@@ -20,19 +28,19 @@ N_INTERVALS = 10
 
 @dataclass(frozen=True)
 class LinksPart(Config):
-    """Where the page leads to. The numbers are the same either way."""
+    """Links on the page. They do not affect the numbers."""
 
     AFFECTS_RESULT: ClassVar[bool] = False
 
     pages: Path | None = None
-    """Folder of 'neurons pages' to link to."""
+    """Output folder of 'neurons pages', whose pages are linked."""
 
 
 @dataclass(frozen=True)
 class OrderConfig(Config):
     """Order neurons so that similar ones are neighbours, and compare with ordered random matrices.
 
-    --corpus, --split, --column and --documents are for --weights activations.
+    --corpus, --split, --column and --documents are used only with --weights activations.
     """
 
     model: ModelPart = ModelPart()
@@ -69,9 +77,9 @@ class ScanSettings(Config):
     per_tenth: AtLeast1 = 4
     """Examples drawn from each of ten equal intervals of a unit's activation range."""
     reach: AtLeast0 = 32
-    """Tokens before and after each example whose activations are kept."""
+    """Number of tokens before and after each example for which activations are kept."""
     n_bins: AtLeast1 = 40
-    """Bars of the histogram of each unit's activations; a multiple of 10."""
+    """Bins of the histogram of each unit's activations; a multiple of 10."""
     active_above: float = 0.0
     """A unit is active on a token when its activation is above this."""
     correlation_share: Share = 0.0625
@@ -79,7 +87,7 @@ class ScanSettings(Config):
     random: SeedPart = SeedPart()
 
     def check(self) -> None:
-        """Whole bars in every interval."""
+        """Whole bins in every interval."""
         if self.n_bins % N_INTERVALS:
             raise RequestError(f"n_bins = {self.n_bins}: must be a multiple of {N_INTERVALS}")
 
@@ -97,9 +105,9 @@ class ScanConfig(Config):
     kept: ScanSettings = ScanSettings()
     forward: ForwardPart = ForwardPart()
     shard: AtLeast1 = 500
-    """Documents per shard: the unit of work for a worker, and what an interruption can lose. Use larger shards for millions of
-    documents or many units."""
-    threads: ThreadsPart = ThreadsPart(threads=None)
+    """Documents per shard. A shard is the unit of work for a worker; an interruption loses at most the shards in progress. Use larger
+    shards for millions of documents or many units."""
+    threads: WorkerThreadsPart = WorkerThreadsPart()
     device: DevicePart = DevicePart()
     workers: WorkersPart = WorkersPart()
 
@@ -118,7 +126,7 @@ class ContextsConfig(ScanConfig):
     """Hooks to measure, such as blocks.0.hook_resid_pre. Default: the MLP neurons of all layers."""
     text: TextPart = TextPart(documents=500)
     random_directions: AtLeast1 = 512
-    """Random directions along which the activations that each hook's units read are measured (control)."""
+    """Number of random directions in the activations that the units of each hook read (control)."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ class PagesConfig(Config):
     scan: Path
     """Run folder of 'neurons scan' or 'neurons contexts'."""
     out: Path
-    """Folder of the site; an earlier one in it is replaced."""
+    """Folder of the site; an existing site there is replaced."""
     device: DevicePart = DevicePart(device="cpu")
 
 

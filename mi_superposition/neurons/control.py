@@ -19,8 +19,10 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
+from mi_superposition.neurons.config import OrderConfig
 from mi_superposition.neurons.order import NeuronOrder, order_neurons, window_similarity
 from mi_superposition.neurons.similarity import NeuronVectors
+from mi_superposition.parts import ThreadsPart
 from mi_superposition.results import Result
 from mi_superposition.training import derived_seed
 
@@ -155,8 +157,8 @@ def measure_control(
     *,
     seed: int,
     seconds: float,
-    window: int = 8,
-    threads: int = 2,
+    window: int = OrderConfig.window,
+    threads: int = ThreadsPart().number,
 ) -> Control:
     """Order every sample as the trained matrix was ordered, and measure its windows of ``window`` neurons.
 

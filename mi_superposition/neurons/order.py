@@ -15,6 +15,7 @@ from torch import Tensor
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons.bound import path_bound
 from mi_superposition.neurons.path import greedy_path, search_path
+from mi_superposition.parts import SeedPart
 from mi_superposition.results import Result
 
 # Kicks in a second of search: about what one core of a laptop does at 4096 neurons. Counting kicks and not seconds
@@ -55,12 +56,13 @@ class NeuronOrder(Result):
 
 
 def order_neurons(
-    similarity: Float[Tensor, "neuron neuron"], *, seed: int = 0, seconds: float = 2.0, bound: bool = True
+    similarity: Float[Tensor, "neuron neuron"], *, seed: int = SeedPart.seed, seconds: float = 2.0, bound: bool = True
 ) -> NeuronOrder:
     """A path through all neurons with a large sum of squared similarities of neighbours; ours, see ``path.py``.
 
     ``seconds`` is how long to search, roughly, on one core of a laptop: it is turned into a number of steps, so the
-    same seed and the same matrix give the same order everywhere. Neurons that are similar to nothing (dead ones) come last, by
+    same seed and the same matrix give the same order everywhere. The command ``neurons order`` searches more briefly,
+    because it orders every control too. Neurons that are similar to nothing (dead ones) come last, by
     index. The path starts at the end with the smaller index. Without ``bound`` the upper bound is infinite.
 
     Raises ``RequestError`` for a matrix that is not square and symmetric, has no neurons, or holds a NaN.

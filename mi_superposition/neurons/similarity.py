@@ -14,7 +14,7 @@ from mi_superposition.errors import RequestError
 from mi_superposition.linalg import cosine_similarity, inner_products
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.models.reading import read_hooks
-from mi_superposition.neurons.config import Measure
+from mi_superposition.neurons.config import Measure, OrderConfig
 from mi_superposition.streaming import CovarianceAccumulator
 
 _NAMED = ("out", "in", "both")
@@ -28,7 +28,7 @@ class NeuronVectors:
 
     parts: tuple[Float[Tensor, "neuron _"], ...]
 
-    def similarity(self, measure: Measure = "cosine") -> Float[Tensor, "neuron neuron"]:
+    def similarity(self, measure: Measure = OrderConfig.measure) -> Float[Tensor, "neuron neuron"]:
         """Similarity of every two neurons (dimensionless, -1 to 1), on the CPU: the mean over the parts of
 
         ``"cosine"``: the cosine of their vectors; ``"inner"``: their inner product, W^T W as it stands, over its largest
@@ -49,7 +49,7 @@ def _mean(matrices: list[Float[Tensor, "neuron neuron"]]) -> Float[Tensor, "neur
     return total.div_(len(matrices))
 
 
-def neuron_vectors(model: HookedModel, layer: int = 0, weights: str = "out") -> NeuronVectors:
+def neuron_vectors(model: HookedModel, layer: int = 0, weights: str = OrderConfig.weights) -> NeuronVectors:
     """The vectors of a layer's MLP neurons, or the rows of any matrix of the model.
 
     ``weights``: ``"out"``, what each neuron writes (rows of ``W_out``); ``"in"``, what it reads (columns of

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_superposition.neurons.config import OrderConfig
 from mi_superposition.neurons.control import Control
 from mi_superposition.neurons.order import window_similarity
 
@@ -34,7 +35,7 @@ def find_spots(
     order: Int[Tensor, " neuron"],
     control: Control,
     *,
-    window: int = 8,
+    window: int = OrderConfig.window,
 ) -> list[Spot]:
     """All windows of an order, the most similar first, none overlapping another.
 

@@ -45,9 +45,7 @@ def study_of(folder: Path) -> Study:
     """The study that a finished run is of. Raises ``RequestError`` where there is none, or none with pages."""
     command = read_manifest(folder)["command"]
     study = find_study(command)
-    if study is None or study.pages is None:
-        shown = ", ".join(
-            repr(one.command) for subject in subjects() for one in subject.studies if one.pages is not None
-        )
+    if study is None:
+        shown = ", ".join(repr(one.command) for subject in subjects() for one in subject.studies)
         raise RequestError(f"{str(folder)!r} is a run of {command!r}, which has no page: pages are of {shown}")
     return study

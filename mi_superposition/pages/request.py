@@ -10,6 +10,7 @@ from mi_superposition.config import Config
 from mi_superposition.errors import RequestError
 from mi_superposition.files import file_hash
 from mi_superposition.progress import SILENT, Progress
+from mi_superposition.subjects import chapters
 
 # Data sets by the name of their folder, where they are on disk, and their ids on the hub.
 _HUB = {
@@ -19,21 +20,13 @@ _HUB = {
     "cifar100": "uoft-cs/cifar100",
 }
 _TOKENIZER = ("distilbert-tokenizer", "distilbert/distilbert-base-uncased")
-# What each section reads of them, as files of the folder; a section that is not here makes its data.
-FILES: Mapping[str, tuple[str, ...]] = {
-    "neuroscope": ("tinystories/validation.parquet",),
-    "sae": ("tinystories/train.parquet",),
-    "spectra": ("mnist/train.parquet", "mnist/test.parquet", "cifar100/train.parquet", "cifar100/test.parquet"),
-    "concepts": ("sst2/train.parquet", "sst2/validation.parquet", f"{_TOKENIZER[0]}/tokenizer.json"),
-}
 
 
 @dataclass(frozen=True)
 class RealData:
     """Real texts and images, in a ``folder`` or, without one, on the hub; runs on them are kept below ``runs``.
 
-    The folder has a folder for each data set, with a parquet file for every split in the schema of the hub, as ``FILES`` names
-    them. Raises ``RequestError`` where what the ``sections`` read is not there.
+    The folder has a folder for each data set, with a parquet file for every split in the schema of the hub. Raises ``RequestError`` where what the ``sections`` read is not there.
     """
 
     folder: Path | None
@@ -68,7 +61,7 @@ class RealData:
         return self.runs / f"{chapter}-{job}"
 
     def _files(self) -> list[str]:
-        return [name for section in self.sections for name in FILES.get(section, ())]
+        return [name for section in self.sections for name in chapters()[section].files]
 
 
 @dataclass(frozen=True)

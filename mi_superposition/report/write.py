@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,8 @@ from mi_superposition.subjects import Chapter, chapters, find_study
 from mi_superposition.training import Stopped
 
 RUNS = "runs"
+# What shows, and measures nothing.
+_SHOWING = ("pages", "site", "figures", "report", "cli")
 
 TITLE = "mi_superposition"
 LEAD = (
@@ -76,18 +78,20 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
         "sections": chosen,
         "real": None if real is None else real.identity(),
     }
+    # Runs stay as long as what measures is the same, whatever is said of them and whichever sections are shown.
+    measured_by = {"package": _package_hash(without=_SHOWING), "versions": versions(), "full": config.full}
     with locked(out):
         before = _manifest(out)
         same = before["made_from"] == made_from
         if same and before["status"] == _FINISHED and _whole(out, before):
             return Outcome(out, finished_already=True)
-        if not same:
-            # Measured by another package, or on other data.
-            remove_stale(out, [RUNS] if RUNS in _addresses(before) else [])
+        if before.get("measured_by") != measured_by and RUNS in _addresses(before):
+            remove_stale(out, [RUNS])
         done: dict[str, Any] = before["sections"] if same else {}
         earlier = _addresses(before)
         manifest = {
-            "made_from": made_from, "status": _RUNNING, "sections": done, "earlier": sorted({*earlier, RUNS}),
+            "made_from": made_from, "measured_by": measured_by, "status": _RUNNING, "sections": done,
+            "earlier": sorted({*earlier, RUNS}),
         }  # fmt: skip
         # Before the work, so that a place where nothing can be written is found at once.
         write_assets(out)
@@ -113,7 +117,7 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
         write_index([Card(**done[name]["card"]) for name in chosen], out, title=TITLE, lead=LEAD, nav=nav)
         # After the index, which now leads to none of them.
         remove_stale(out, earlier - {RUNS} - {file for name in chosen for file in done[name]["files"]})
-        write_json(out / MANIFEST, {"made_from": made_from, "status": _FINISHED, "sections": done, "earlier": [RUNS]})
+        write_json(out / MANIFEST, manifest | {"status": _FINISHED, "earlier": [RUNS] if (out / RUNS).exists() else []})
     return Outcome(out, finished_already=False)
 
 
@@ -166,10 +170,12 @@ def _whole(out: Path, manifest: dict[str, Any]) -> bool:
     return all((out / address).exists() for address in ("index.html", *_addresses(manifest)))
 
 
-def _package_hash() -> str:
-    """SHA-256 over the package's own files: code, templates and bundled models."""
+def _package_hash(without: Collection[str] = ()) -> str:
+    """SHA-256 over the package's own files: code, templates and bundled models, but for some of its packages."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for path in sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+        name = path.relative_to(root)
+        if name.parts[0] not in without:
+            digest.update(str(name).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -13,6 +13,7 @@ from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import check_hooks, read_hooks
 from mi_superposition.models.protocol import HookedModel
+from mi_superposition.parts import ForwardPart, SeedPart
 from mi_superposition.sae.config import StreamPart
 from mi_superposition.training import seeded_generator
 
@@ -49,8 +50,8 @@ class ActivationStream:
         *,
         batch_size: int = StreamPart.batch_size,
         buffer_batches: int = StreamPart.buffer_batches,
-        seed: int = 0,
-        precision: str = "float32",
+        seed: int = SeedPart.seed,
+        precision: str = ForwardPart.precision,
     ):
         if iter(batches) is batches:
             raise RequestError("batches can be read only once: give token_batches(...) or a list")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError
 from mi_superposition.linalg import unit_rows
+from mi_superposition.parts import SeedPart
 from mi_superposition.sae.evaluate import Reconstruct
 from mi_superposition.streaming import CovarianceAccumulator
 from mi_superposition.training import seeded_generator
@@ -45,7 +46,9 @@ def largest_dimensions(statistics: CovarianceAccumulator, k: int) -> Reconstruct
     return reconstruct
 
 
-def random_dictionary(statistics: CovarianceAccumulator, n_features: int, k: int, *, seed: int = 0) -> Reconstruct:
+def random_dictionary(
+    statistics: CovarianceAccumulator, n_features: int, k: int, *, seed: int = SeedPart.seed
+) -> Reconstruct:
     """Of every token the k random directions, of so many, that it points along most, with the coefficients of least squares.
 
     Both signs count and the coefficients are the best there are, so this is more than an untrained autoencoder could do.

@@ -14,13 +14,14 @@ from mi_superposition.config import AtLeast0, AtLeast1, AtLeast2, Config, NonNeg
 from mi_superposition.errors import RequestError
 from mi_superposition.parts import (
     BatchPart,
-    DevicePart,
+    DoubleDevicePart,
     ForwardPart,
     ModelPart,
     SeedPart,
     TextPart,
     ThreadsPart,
     WorkersPart,
+    WorkerThreadsPart,
 )
 from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
 
@@ -52,7 +53,7 @@ class _Autoencoders(Config):
     decay_share: Annotated[float, Interval(ge=0, lt=1)] = 0.2
     """Fraction of the steps, at the end, over which the learning rate falls to 0."""
     dead_after: AtLeast1 = 100
-    """Steps without activation after which a feature counts as dead, and is revived where the architecture can."""
+    """Steps without activation after which a feature counts as dead, and is revived if the architecture supports this."""
 
 
 # Options of which all autoencoders of a grid have the same.
@@ -100,7 +101,7 @@ class SaeJob:
 
 @dataclass(frozen=True)
 class StreamPart(Config):
-    """How much is trained on, and how it is mixed."""
+    """Number of training tokens, and their shuffling."""
 
     tokens: AtLeast1 = 1_000_000
     """Training tokens; a shorter corpus is repeated."""
@@ -143,16 +144,16 @@ class SaeTrainConfig(_Autoencoders):
     stream: StreamPart = StreamPart()
     store: StorePart = StorePart()
     activations_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Precision of stored activations. With 'float32' the result is bit-identical to training without the folder."""
+    """Precision of stored activations. With 'float32' the result is bit-identical to training without stored
+    activations."""
     forward: ForwardPart = ForwardPart()
-    device: DevicePart = DevicePart()
-    threads: ThreadsPart = ThreadsPart()
+    device: DoubleDevicePart = DoubleDevicePart()
+    threads: WorkerThreadsPart = WorkerThreadsPart(threads=2)
     random: SeedPart = SeedPart()
     workers: WorkersPart = WorkersPart()
 
     def check(self) -> None:
         """A grid of autoencoders that can be trained, each named once, where it can be."""
-        _check_device(self.device)
         for name in ("hook", "d_sae"):
             if not getattr(self, name):
                 raise RequestError(f"{name} = (): give at least one")
@@ -209,8 +210,8 @@ class SaeTrainConfig(_Autoencoders):
 class SaeEvaluateConfig(Config):
     """Evaluate sparse autoencoders on held-out text next to their baselines.
 
-    Baselines use as many features per token: principal components, largest dimensions, random directions, and an autoencoder
-    trained with the same settings on a model with shuffled weights, which is also evaluated on that model.
+    Baselines use the same number of features per token: principal components, the dimensions furthest from their mean, random
+    directions, and an autoencoder trained with the same settings on a model with shuffled weights (evaluated on both models).
     """
 
     sae: str
@@ -227,16 +228,15 @@ class SaeEvaluateConfig(Config):
     forward: BatchPart = BatchPart()
     context: AtLeast2 | None = None
     """Tokens per sequence; longer documents continue in the next sequence. Default: as recorded at training."""
-    device: DevicePart = DevicePart()
+    device: DoubleDevicePart = DoubleDevicePart()
     threads: ThreadsPart = ThreadsPart()
     random: SeedPart = SeedPart()
 
-    def check(self) -> None:
-        """Sums are taken in double precision."""
-        _check_device(self.device)
-
     def usual_out(self) -> Path:
-        """The run folder unless another is named. Raises ``RequestError`` for a bundled autoencoder, whose folder is the package's."""
+        """'evaluation' in the autoencoder's folder.
+
+        Raises ``RequestError`` for a bundled autoencoder, whose folder is the package's.
+        """
         if self.sae in BUNDLED_SAES:
             raise RequestError(f"{self.sae!r} is bundled: name a folder for its evaluation (--out)")
         return Path(self.sae) / EVALUATION_FOLDER
@@ -267,8 +267,3 @@ class SaeRecoverConfig(Config):
         """A bottleneck, whose features must share dimensions."""
         if self.n_hidden >= self.n_features:
             raise RequestError(f"n_hidden = {self.n_hidden}: must be fewer than the {self.n_features} features")
-
-
-def _check_device(device: DevicePart) -> None:
-    if device.device == "mps":
-        raise RequestError("device = 'mps': has no float64, which the sums need; give 'cpu' or 'cuda'")

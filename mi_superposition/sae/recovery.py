@@ -14,21 +14,25 @@ from torch import Tensor
 
 from mi_superposition.linalg import unit_rows
 from mi_superposition.results import Result
-from mi_superposition.sae.config import SaeConfig, SaeJob, SaeRecoverConfig
+from mi_superposition.sae.config import SaeConfig, SaeJob, SaeRecoverConfig, StreamPart
 from mi_superposition.sae.train import train_saes
 from mi_superposition.toy import ToyConfig, train_toy
 from mi_superposition.toy.tasks import InputSampler
 from mi_superposition.training import seeded_generator
 
 HOOK = "hidden"
-_BATCH = 2048
 
 
 class HiddenActivations:
     """The hidden layer of a toy model as a source of training batches, its features active with another probability."""
 
     def __init__(
-        self, config: ToyConfig, W: Float[Tensor, "hidden feature"], probability: float, *, batch_size: int = _BATCH
+        self,
+        config: ToyConfig,
+        W: Float[Tensor, "hidden feature"],
+        probability: float,
+        *,
+        batch_size: int = StreamPart.batch_size,
     ):
         self.hooks: tuple[str, ...] = (HOOK,)
         self.batch_size, self.buffer_batches = batch_size, 1

@@ -16,6 +16,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.protocol import HookedModel
+from mi_superposition.parts import SeedPart
 from mi_superposition.runs import Run
 from mi_superposition.sae.activations import ActivationSource, ActivationStream
 from mi_superposition.sae.config import SaeConfig, SaeJob, StreamPart
@@ -59,7 +60,7 @@ _ARCHITECTURES = {
 class SaeLearner:
     """Several of SAELens's trainers on one stream of activations, a step of each at a time."""
 
-    def __init__(self, jobs: Sequence[SaeJob], stream: ActivationSource, n_steps: int, device: str = "cpu"):
+    def __init__(self, jobs: Sequence[SaeJob], stream: ActivationSource, n_steps: int, device: str):
         self.jobs, self.stream = list(jobs), stream
         first = stream.batch(0)
         self.trainers = {
@@ -161,7 +162,7 @@ def train_sae(
     n_steps: int = 1000,
     batch_size: int = StreamPart.batch_size,
     buffer_batches: int = StreamPart.buffer_batches,
-    seed: int = 0,
+    seed: int = SeedPart.seed,
     on_log: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> SAE[Any]:
     """Train one autoencoder on a hook of a model: one of SAELens's, in eval mode.

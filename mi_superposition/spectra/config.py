@@ -36,16 +36,16 @@ class MeasuredTextPart(TextPart):
     """Which text, and how much is measured of it, or of the images."""
 
     documents: AtLeast1 | None = None
-    """Number of images or documents to measure, from the first on. Default: all."""
+    """Number of images or documents to measure, from the start of the data set. Default: all."""
 
 
 @dataclass(frozen=True)
 class SpectraConfig(Config):
     """Measure effective ranks of a network's weights and activations per layer, compared with its untrained copy.
 
-    The models 'simplenet' and 'resnet50' are fresh image classifiers; with --images any model is an image classifier (folder in
-    Hugging Face layout or Hub id). A classifier is trained first and reads no text. Every other model is a language model, which
-    is measured on text without training. Run again to resume.
+    The models 'simplenet' and 'resnet50' are newly initialised image classifiers; with --images any model is an image classifier
+    (folder in Hugging Face layout or Hub id). A classifier is trained first and reads no text. Every other model is a language
+    model, which is measured on text without training. Run again to resume.
     """
 
     model: ModelPart = ModelPart(model="simplenet")

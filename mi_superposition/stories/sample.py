@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mi_superposition.errors import RequestError
+from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
 
 _BATCH = 100
@@ -18,7 +19,7 @@ def sample_stories(
     tokenizer: PreTrainedTokenizerBase,
     n: int,
     *,
-    seed: int = 0,
+    seed: int = SeedPart.seed,
     temperature: float = 0.8,
     known: frozenset[str] = frozenset(),
     on_story: Callable[[], None] = lambda: None,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,50 +18,12 @@ from mi_superposition.errors import RequestError
 from mi_superposition.files import text_hash
 from mi_superposition.models import build_gpt2, save_hugging_face
 from mi_superposition.runs import Run, open_run, read_history
+from mi_superposition.stories.config import StoriesConfig
 from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
 COMMAND = "stories train"
 _CHECKPOINT = "checkpoint.safetensors"
-
-
-@dataclass(frozen=True)
-class StoriesConfig:
-    """The full request of one training run; the defaults make the bundled model."""
-
-    seed: int = 0
-    d_vocab: int = 4096
-    n_ctx: int = 256
-    d_model: int = 256
-    d_mlp: int = 1024
-    n_layers: int = 2
-    n_heads: int = 8
-    batch_size: int = 32
-    """Rows of ``n_ctx`` tokens in each step."""
-    n_steps: int = 5000
-    warmup_steps: int = 100
-    learning_rate: float = 1e-2
-    weight_decay: float = 0.1
-    """Of the matrices inside the blocks; embeddings, biases and gains have none."""
-    dropout: float = 0.1
-    """On the embeddings and on what attention and MLP write; attention patterns have none."""
-    log_every_steps: int = 250
-    n_logged: int = 100
-    """Held-out documents measured at each log; the final figure is over all of them."""
-    threads: int = 2
-    device: str = "cpu"
-    compile: bool = True
-    """With ``torch.compile``: twice as fast, needs a C++ compiler, ends in other last bits."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) is int and field.name not in ("seed", "warmup_steps") and value < 1:
-                raise RequestError(f"{field.name} = {value}: must be at least 1")
-        if self.d_vocab < 257:
-            raise RequestError(f"d_vocab = {self.d_vocab}: must be at least 257, the bytes and {END_OF_TEXT}")
-        if not 0 <= self.dropout < 1:
-            raise RequestError(f"dropout = {self.dropout}: must be in [0, 1)")
 
 
 def train_tokenizer(documents: Sequence[str], d_vocab: int) -> PreTrainedTokenizerFast:
@@ -120,7 +80,7 @@ def train_stories(
     if shared := set(documents) & set(held_out):
         raise RequestError(f"{len(shared)} held-out documents are trained on too, such as {min(shared)[:40]!r}")
     inputs = {"documents": text_hash(documents), "held_out": text_hash(held_out)}
-    with open_run(out, COMMAND, dataclasses.asdict(config), inputs) as run:
+    with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             # Left behind by a process killed in its very last moment.
             (run.path / _CHECKPOINT).unlink(missing_ok=True)

@@ -42,10 +42,10 @@ class ToySetting:
     of the sum of the hidden activations' magnitudes, added to the loss.
     """
 
-    probability: float | tuple[float, ...] = 0.1
-    importance: float | tuple[float, ...] = 1.0
-    dropout: float = 0.0
-    l1: float = 0.0
+    probability: float | tuple[float, ...]
+    importance: float | tuple[float, ...]
+    dropout: float
+    l1: float
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ToyConfig(Config):
     activation: Activation = "relu"
     """Activation of the output, and of the hidden layer where the model has one."""
     tied: bool | None = None
-    """Whether the output weights are the input weights transposed. Default: not for 'computation'."""
+    """Whether the output weights are the input weights transposed. Default: False for 'computation', True otherwise."""
     bias: bool = True
     """Train an output bias."""
     inputs: Inputs | None = None
@@ -112,7 +112,7 @@ class ToyConfig(Config):
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate schedule: 'constant', or 'linear' or 'cosine' decay to zero."""
     snapshots: tuple[AtLeast0, ...] = ()
-    """Numbers of steps after which the weights are kept too."""
+    """Steps after which the weights are also kept."""
     random: SeedPart = SeedPart()
     device: DevicePart = DevicePart(device="cpu")
     threads: ThreadsPart = ThreadsPart()
@@ -256,7 +256,7 @@ class ToyStudyConfig(Config):
     ReLU. absolute: whether a layer computes |x| for more features than it has neurons. logic: whether ReLU or GELU computes AND,
     OR, max and x^2 better. dropout: whether dropout prevents superposition. penalties: whether an L1 penalty and uneven sparsity
     make neurons monosemantic. width: whether neurons become monosemantic when there are enough of them. correlation: which
-    directions features get that occur together, or never together."""
+    directions a model gives to features that occur together, or never together."""
     full: bool = False
     """Use the size of the source where the default is smaller: an hour instead of minutes."""
     n_instances: AtLeast1 | None = None

@@ -108,11 +108,6 @@ def test_wrong_configurations_quote_the_value(changes, quoted):
         small_config(**changes)
 
 
-def test_unknown_presets_name_the_known_ones():
-    with pytest.raises(RequestError, match="'papr'.*'paper' or 'exact'"):
-        AdditionConfig(preset="papr")
-
-
 def test_the_bundle_is_small_and_what_it_says():
     size = sum(
         path.stat().st_size

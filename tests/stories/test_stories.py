@@ -15,9 +15,10 @@ from mi_superposition import load_model
 from mi_superposition.errors import RequestError
 from mi_superposition.files import read_json
 from mi_superposition.runs import METRICS, read_history
+from mi_superposition.stories.config import StoriesConfig
 from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.stories.sample import sample_stories
-from mi_superposition.stories.train import StoriesConfig, StoryRows, train_stories
+from mi_superposition.stories.train import StoryRows, train_stories
 from mi_superposition.training import Stopped
 
 STORIES = [
@@ -90,7 +91,8 @@ def test_killed_and_started_again_ends_the_same(trained, tmp_path):
     code = (
         "import sys, json, time\n"
         "from pathlib import Path\n"
-        "from mi_superposition.stories.train import StoriesConfig, train_stories\n"
+        "from mi_superposition.stories.config import StoriesConfig\n"
+        "from mi_superposition.stories.train import train_stories\n"
         "given = json.loads(sys.argv[1])\n"
         "slow = lambda row: time.sleep(5) if row['step'] == 20 else None\n"
         "train_stories(StoriesConfig(**given['config']), given['stories'], given['held_out'], Path(sys.argv[2]), on_log=slow)\n"

@@ -67,10 +67,11 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         slug="addition",
         title="Addition with 32 two-dimensional heads",
         intro=(
-            "An attention-only transformer with one layer, no MLP and no normalisation, after K. Thaman, A. Rigg, N. Oozeer and J. David, "
-            "“Experiments in Superposition” (Alignment Jam 10). The input is two six-digit numbers, least significant digit first, then "
-            "seven '=' tokens. The logits at the seven '=' positions are the seven digits of the sum, all predicted in one forward pass. "
-            "Each of the 32 heads has only two dimensions, so the ten digits must share them."
+            "An attention-only transformer with one layer, no MLP and no normalisation, after K. Thaman, A. Rigg, N. "
+            "Oozeer and J. David, “Experiments in Superposition” (Alignment Jam 10). The input is two six-digit "
+            "numbers, least significant digit first, then seven '=' tokens. The logits at the seven '=' positions "
+            "predict the seven digits of the sum, all in one forward pass. Each of the 32 heads has only two "
+            "dimensions, so the ten digits must share them."
         ),
         items=items,
     )
@@ -92,8 +93,9 @@ def _training_figure(trainings: Mapping[str, AdditionTraining], evaluations: Eva
         id="training",
         title="Error during training",
         look_at=(
-            "Error on held-out problems during training, on a logarithmic scale. The last drop comes when the learning rate decays to "
-            "zero. The exact model is trained in two phases with such a drop each; the second uses larger batches."
+            "Error on held-out problems during training, on a logarithmic scale. The last drop comes when the "
+            "learning rate decays to zero. The exact model is trained in two phases, each with such a drop; the "
+            "second uses larger batches."
         ),
         number=f"{100 * (1 - paper.accuracy.per_digit):.2f} % of digits wrong at the end of training (paper).",
         control=f"{100 * (1 - paper.untrained.per_digit):.1f} % wrong for the untrained model.",

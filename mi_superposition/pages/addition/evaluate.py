@@ -62,8 +62,8 @@ def accuracy_figure(evaluations: Evaluations) -> FigureRecord:
         id="accuracy",
         title="Accuracy per answer digit",
         look_at=(
-            f"Accuracy of each answer digit on {first.accuracy.n_problems:,} fresh problems. Digit 0, the ones, needs no carry; every "
-            "other digit depends on the carry from the digits below it."
+            f"Accuracy of each answer digit on {first.accuracy.n_problems:,} fresh problems. The ones digit (digit 0) "
+            "needs no carry; every other digit depends on the carry from the less significant digits."
         ),
         number=", ".join(f"{100 * one.accuracy.per_digit:.2f} % ({name})" for name, one in evaluations.items())
         + " of digits correct.",
@@ -81,12 +81,14 @@ def carry_figure(evaluations: Evaluations) -> FigureRecord:
         id="nines",
         title="Remaining errors: carry propagation",
         look_at=(
-            "A column whose digits sum to 9 passes on any carry it receives, so the digit above it depends on a column further down. "
-            "Shown: the error of every answer digit but the ones, grouped by how many such columns lie directly below (last group: three "
-            "or more). The marks show a predictor that knows everything except the carry and chooses the more frequent case."
+            "A column whose digits sum to 9 passes on any carry it receives, so the next more significant digit "
+            "depends on less significant columns. Shown: the error of every answer digit except the ones digit, "
+            "grouped by how many such columns precede it directly (last group: three or more). The marks show a "
+            "predictor that knows everything except the carry and chooses the more frequent case."
         ),
         number=" ".join(
-            f"{name}: {100 * float(one.carries.error[0]):.2f} % wrong with no such column below, {100 * float(one.carries.error[1]):.1f} % with one."
+            f"{name}: {100 * float(one.carries.error[0]):.2f} % wrong with no such column before it, "
+            f"{100 * float(one.carries.error[1]):.1f} % with one."
             for name, one in evaluations.items()
         ),
         control=f"{100 * float(first.guess[0]):.0f} % and {100 * float(first.guess[1]):.0f} % if everything but the carry is known.",
@@ -126,9 +128,9 @@ def attention_figure(evaluation: AdditionEvaluation) -> FigureRecord:
         id="attention",
         title=f"Attention while adding {a:,} + {b:,}",
         look_at=(
-            "Each panel is one head. Rows: the answer positions (queries). Columns: the positions they attend to (keys): the digits of "
-            "each number, least significant first, then '='. Two dark cells as far apart as a number is long are a head that attends to "
-            "both digits of one column of the sum."
+            "Each panel is one head. Rows: the answer positions (queries). Columns: the positions they attend to "
+            "(keys): the digits of each number, least significant first, then '='. A head that attends to both digits "
+            "of one column of the sum has two dark cells in a row; their distance is the length of a number."
         ),
         number=(
             f"{100 * attention.own_column:.0f} % of attention goes to the two input digits of the same column as the answer digit "

@@ -13,7 +13,7 @@ from mi_superposition.studies.addition.train import AdditionTraining, load
 
 def figure(training: AdditionTraining) -> go.Figure:
     """Error on held-out problems during training."""
-    return training_curves({training.config.preset: training.history})
+    return training_curves({"this training": training.history})
 
 
 def sections(folder: Path) -> list[Section]:

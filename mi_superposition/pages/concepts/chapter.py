@@ -28,8 +28,8 @@ REAL = {
 }
 _TRAINED_ON = {
     "sst2-labels-encoder": (
-        "This encoder was trained on this label, on other sentences. A probe shows where the encoder keeps what it learnt, not that the "
-        "representation emerged without that training. "
+        "This encoder was trained to predict this label, on other sentences. A probe shows where the encoder stores "
+        "what it learnt, not that the representation emerged without that training. "
     ),
     "sst2-words-encoder": (
         "This encoder was trained on the sentiment of these phrases: they are held out from the probe, not from the encoder. "
@@ -74,8 +74,8 @@ def section(runs: Runs, request: ChapterRequest) -> Section:
         slug=CHAPTER,
         title=TITLE,
         summary=(
-            "Does a model represent the words of one concept in one direction, tested on words that a probe was not trained on, and do "
-            "concepts share neurons?"
+            "Does a model represent the words of one concept in one direction (tested on words that the probe was not "
+            "trained on)? Do concepts share neurons?"
         ),
         number=f"{stories.best_probe('trained'):.3f} balanced accuracy",
         number_is=f"of a linear probe on sentences with held-out words, mean of {len(stories.concepts)} concepts",
@@ -103,10 +103,10 @@ def _runs_table(results: Mapping[str, ConceptsResult]) -> TableRecord:
         id="runs",
         title="Four runs",
         look_at=(
-            "Balanced accuracy of a linear probe on held-out texts (± one standard error), of the untrained model and for random word lists, "
-            "each at its best layer; bag of words; chance. Shared: of the "
-            f"{results[STORIES].config.units_per_concept} neurons of the last layer with the largest effect per concept, how many two "
-            "concepts share on average."
+            "Balanced accuracy on held-out texts: a linear probe (± one standard error), the same on the untrained "
+            "model, and for random word lists, each at its best layer; then bag of words and chance. Shared neurons: "
+            f"of the {results[STORIES].config.units_per_concept} neurons of the last layer with the largest effect per "
+            "concept, how many two concepts share on average."
         ),
         columns=[
             "concepts",

@@ -54,8 +54,9 @@ def directions_figure(result: ConceptsResult) -> FigureRecord:
     labels = [*result.concepts, *([_NONE] if len(measured.cosines) > len(result.concepts) else [])]
     panels = ("centred", "not centred")
     look_at = (
-        "Mean cosine of held-out texts (rows) with each concept direction (columns), which is the mean of the concept's texts minus the "
-        f"mean of all other texts. Without centring: {plain_own:.3f} with the own concept, {plain_others:.3f} with the others ({best})."
+        "Mean cosine of held-out texts (rows) with each concept direction (columns), which is the mean of the "
+        f"concept's texts minus the mean of all other texts. Without centring: {plain_own:.3f} with their own concept, "
+        f"{plain_others:.3f} with the others ({best})."
     )
     if plain_others > _HIGH:
         look_at += (
@@ -68,7 +69,7 @@ def directions_figure(result: ConceptsResult) -> FigureRecord:
         id="directions",
         title="Texts along concept directions",
         look_at=look_at,
-        number=f"{own:+.3f} with the own concept, {others:+.3f} with the others ({best})",
+        number=f"{own:+.3f} with their own concept, {others:+.3f} with the others ({best})",
         control=f"untrained {untrained[0]:+.3f} and {untrained[1]:+.3f}",
         figure=labelled_heatmaps(
             {name: {"centred": one.cosines, "not centred": one.uncentred} for name, one in result.trained.items()},

@@ -30,18 +30,19 @@ def feature_tables(result: ConceptsResult, pages: UnitPages) -> list[TableRecord
     if measured.random_largest:
         mean = sum(measured.random_largest) / len(measured.random_largest)
         control = (
-            f" For {len(measured.random_largest)} draws of as many random word lists, the largest effect on any feature is {mean:.2f} on "
-            f"average and {largest:.2f} at most; the third column counts the features above that maximum. A single frequent word, such as a "
-            "name, can have as large an effect as a concept."
+            f" Control: in {len(measured.random_largest)} draws of the same number of random word lists, the largest "
+            f"effect on any feature is {mean:.2f} on average and {largest:.2f} at most; the third column counts the "
+            "features above that maximum. A single frequent word, such as a name, can have as large an effect as a "
+            "concept."
         )
     return [
         TableRecord(
             id="features",
             title="SAE features with the largest effect",
             look_at=(
-                "Effect (Cohen's d) of each concept on the features of the sparse autoencoder at "
-                f"{measured.name.removesuffix(FEATURES)}, from means over a sentence's tokens: the largest effect, and the features with "
-                f"the largest effects.{control}"
+                "Effect (Cohen's d) of each concept on the features (averaged over a sentence's tokens) of the sparse "
+                f"autoencoder at {measured.name.removesuffix(FEATURES)}: the largest effect, and the features with the "
+                f"largest effects.{control}"
             ),
             columns=[
                 "concept",

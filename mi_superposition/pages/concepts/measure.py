@@ -59,7 +59,7 @@ def intro(result: ConceptsResult) -> str:
     held_out = f" ({result.n_held_out_groups} words)" if result.by_words else ""
     random = f", random word lists {result.best_random:.3f}" if result.by_words else ""
     first = (
-        " The best layer is the first one: the embeddings, before any layer."
+        " The best layer is the first one: the embeddings, before any transformer layer."
         if result.best_layer == next(iter(result.trained))
         else ""
     )

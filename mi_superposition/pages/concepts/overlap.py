@@ -53,10 +53,10 @@ def _overlap_figure(result: ConceptsResult) -> FigureRecord:
         id="overlap",
         title="Units shared by concepts",
         look_at=(
-            f"For each concept, the {k} units with the largest effect (|Cohen's d|, compared with texts {others}), and how many of them each "
-            f"pair of concepts has in common.{verdict} The table below shows all layers. Shared units do not prove superposition (two "
-            "concepts may be the same to the model), and no shared units do not disprove it: a direction over many units may share no top "
-            "unit with another."
+            f"For each concept, the {k} units with the largest effect (|Cohen's d|, compared with texts {others}), and "
+            f"how many of them each pair of concepts has in common.{verdict} The table below shows all layers. Shared "
+            "units do not prove superposition (two concepts may be the same to the model), and their absence does not "
+            "disprove it: a direction over many units may share no top unit with another."
         ),
         number=f"{trained.mean_shared:.1f} of {k} units shared, mean over all pairs of concepts ({name})",
         control=control,

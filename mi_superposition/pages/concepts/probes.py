@@ -37,10 +37,11 @@ def probe_figure(result: ConceptsResult) -> FigureRecord:
             "Balanced accuracy of a linear probe (logistic regression) on held-out texts, from each layer's activations averaged over "
             "tokens."
             + (
-                " Random word lists have the same lengths and word frequencies: if the probe did as well on them, it would recognise "
-                "words and not concepts. Bag of words: the same regression on which other words a text contains, without any model."
+                " Random word lists have the same lengths and word frequencies: if the probe did as well on them, it "
+                "would recognise words and not concepts. Bag of words: the same regression without any model; its "
+                "inputs are which other words a text contains."
                 if result.by_words
-                else " Bag of words: the same regression on which words a text contains, without any model."
+                else " Bag of words: the same regression without any model; its inputs are which words a text contains."
             )
         ),
         number=f"{result.best_probe('trained'):.3f} ± {result.error:.3f} at {result.best_layer}",

@@ -19,7 +19,7 @@ def sections(folder: Path) -> list[Section]:
     study = load(folder)
     animation = ImageRecord(
         id="animation",
-        title="The same as an animation",
+        title="The same maps as an animation",
         look_at="All conditions as an animation, for use where pages with scripts are not possible.",
         alt="Heat maps of the correct digit's logit and of every digit's logit, one frame per set of heads kept",
         file_name="ablation.gif",
@@ -89,8 +89,9 @@ def items(study: HeadAblation) -> list[Item]:
                 "diagonal stripes."
             ),
             number=(
-                f"Ablating all heads changes the correct logit by {study.effects.of_all:.1f} (root mean square over the 100 problems); "
-                f"ablating one head changes it by {study.effects.share:.2f} of that on average."
+                f"Ablating all heads changes the correct logit by {study.effects.of_all:.1f} (root mean square over "
+                f"the 100 problems); ablating one head changes it by {study.effects.share:.2f} times as much, on "
+                "average."
             ),
             control=(
                 f"{study.untrained_effects.of_all:.4f} and {study.untrained_effects.share:.2f} in untrained models (mean of "
@@ -127,8 +128,9 @@ def items(study: HeadAblation) -> list[Item]:
             id="head-sets",
             title="How few heads a digit needs",
             look_at=(
-                "Blue: a head set chosen greedily on one sample of problems to keep 95 % of the digit's accuracy, evaluated on another "
-                "sample. Boxes: random sets of the same size. If any heads were as good, blue would lie inside the box."
+                "Blue: a head set chosen greedily on one sample of problems to keep 95 % of the digit's accuracy, "
+                "evaluated on another sample. Boxes: random sets of the same size. If other sets of heads were as "
+                "good, the blue points would lie inside the boxes."
             ),
             number=(
                 f"On average {float(sets.size.float().mean()):.1f} of {n_heads} heads per digit keep at least "

@@ -76,10 +76,10 @@ def items(study: HeadProjectionStudy) -> list[Item]:
             id="circularity",
             title="Are the digits on a circle?",
             look_at=(
-                "Heads ranked by circularity = fraction × roundness. Fraction: how much of the variance of the ten points lies in their "
-                "strongest Fourier frequency over the digits. Roundness: 0 if that component is a line, 1 if it is a circle. Digits along "
-                "a line can have a fraction of 1 but have roundness 0. Dotted: the fraction of a plain ramp 0, 1, …, 9, which is not a "
-                "circle either."
+                "Heads ranked by circularity = fraction × roundness. Fraction: how much of the variance of the ten "
+                "points lies in their strongest Fourier frequency over the digits. Roundness: 0 if that component is "
+                "a line, 1 if it is a circle. Digits along a line can have a fraction of 1 but have roundness 0. "
+                "Dotted: the fraction of a ramp (equal steps 0, 1, …, 9 on a line), which is not a circle either."
             ),
             number=(
                 "Fraction and roundness, means over heads: "
@@ -94,7 +94,7 @@ def items(study: HeadProjectionStudy) -> list[Item]:
                     f"{name} {study.untrained_mean(name, 'share'):.2f} and {study.untrained_mean(name, 'roundness'):.2f}"
                     for name in study.circular
                 )
-                + f" in untrained models (mean of {len(study.untrained)}; one is drawn); {study.ramp_share:.2f} and 0 for a ramp."
+                + f" in untrained models (mean of {len(study.untrained)}; one is plotted); {study.ramp_share:.2f} and 0 for a ramp."
             ),
             figure=figure(study),
         ),
@@ -120,7 +120,8 @@ def items(study: HeadProjectionStudy) -> list[Item]:
                 id="projection-training",
                 title=f"Head {study.head} during training",
                 look_at=(
-                    "The ten digits at each checkpoint; the axes are the same for all checkpoints. The slider moves back through training."
+                    "The ten digits at each checkpoint; the axes are the same for all checkpoints. The slider selects "
+                    "the checkpoint."
                 ),
                 number=(
                     f"V at epoch {list(study.frames)[-1]}: {100 * float(last.share):.0f} % in one frequency, roundness "

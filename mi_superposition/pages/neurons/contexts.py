@@ -44,7 +44,7 @@ def sections(folder: Path) -> list[Section]:
 def section(result: ContextsResult, page: Page, *, title: str) -> Section:
     """The section of a page with the main numbers."""
     main = result.hooks[result.main]
-    controls = [f"{_median(main.random)} for random directions of what the layer reads"]
+    controls = [f"{_median(main.random)} for random directions in the layer's input"]
     if main.untrained is not None:
         controls.append(f"{_median(main.untrained)} in an untrained model")
     controls.append(f"{_median(main.permuted)} with examples permuted across {unit_word(result.main)}s")

@@ -62,8 +62,8 @@ def _groups(result: OrderResult) -> str:
     evidence = "There is less evidence for groups" if n_clusters <= many else "There is evidence for groups, too"
     by_chance = f"{few}" if few == many else f"{few} to {many}"
     return (
-        f"{evidence}: {_windows(len(result.best_spots))} better than every window of the control, and HDBSCAN finds {n_clusters} clusters, "
-        f"and {by_chance} in the controls."
+        f"{evidence}: {_windows(len(result.best_spots))} more similar than every window of the control, and HDBSCAN "
+        f"finds {n_clusters} clusters, compared with {by_chance} in the controls."
     )
 
 
@@ -100,9 +100,10 @@ def _controls(result: OrderResult) -> TableRecord:
         id="controls",
         title="All controls",
         look_at=(
-            "Score: sum of squared similarities of neighbours. Every sample was ordered by the same search with the same number of steps. z "
-            "and p: the trained score compared with the samples (two-sided, Student's t for one new draw). Percentile: percentage of samples "
-            "with a lower score. Clusters: number of HDBSCAN clusters in one sample."
+            "Score: sum of squared similarities of neighbours. Every sample was ordered by the same search with the "
+            "same number of steps. z and p: the trained score compared with the samples (two-sided, Student's t for "
+            "one new sample). Percentile: percentage of samples with a lower score. Clusters: number of HDBSCAN "
+            "clusters in one sample."
         ),
         columns=["matrix", "samples", "score", "standard deviation", "z of trained", "p", "percentile", "clusters"],
         rows=[
@@ -130,9 +131,9 @@ def _neighbours(result: OrderResult) -> FigureRecord:
         id="neighbours",
         title="Similarity of neighbours",
         look_at=(
-            "|Similarity| of each neuron to the next one. Left: along the order (running mean). Right: sorted from large to small, with the "
-            "range of all control samples. Where the trained curve on the right is above the bands, that many pairs are more "
-            f"{_alike(result)} than in ordered random matrices."
+            "|Similarity| of each neuron to the next one. Left: along the order (running mean). Right: sorted from "
+            "large to small, with the range of all control samples. As far as the trained curve on the right is above "
+            f"the bands, its pairs are more {_alike(result)} than in ordered random matrices."
         ),
         number=f"Largest |similarity| of two neighbours: {float(result.order.neighbours.abs().max()):.2f}.",
         control=f"{largest:.2f} is the largest in any control sample.",
@@ -177,10 +178,12 @@ def _spots(result: OrderResult, pages: Linked) -> TableRecord:
         id="spots",
         title="Spots",
         look_at=(
-            f"A spot is a window of {result.config.window} consecutive neurons in the order; spots are ranked by their mean squared similarity, "
-            "so negative similarities count as much as positive ones (column “opposite pairs”). Excess: standard deviations above the windows of "
-            f"the control with the most similar windows ({control.name}). p: fraction of its samples, this order counted as one, whose best "
-            f"window is at least as similar. {_windows(len(result.best_spots))} better than every window of all {len(control.window_max)} samples."
+            f"A spot is a window of {result.config.window} consecutive neurons in the order; spots are ranked by their "
+            "mean squared similarity, so negative similarities count as much as positive ones (column “opposite "
+            "pairs”). Excess: distance from the mean of the windows of the control with the most similar windows "
+            f"({control.name}), in standard deviations. p: fraction of its samples (including this order) whose best "
+            f"window is at least as similar. {_windows(len(result.best_spots))} more similar than every window of all "
+            f"{len(control.window_max)} samples."
         ),
         columns=["start in the order", "mean squared similarity", "opposite pairs", "excess", "p", "neurons"],
         rows=[

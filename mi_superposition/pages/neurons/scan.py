@@ -101,13 +101,13 @@ def scan_record(scanned: ScannedUnits, config: ScanConfig) -> ScanRecord:
     remarks = [
         "Beginning-of-text, end-of-text and padding tokens are excluded from all numbers and examples.",
         "A document longer than the context is split into sequences; each sequence is read without the text before it.",
-        f"Largest and smallest activations: at most one per document. A document is skipped as a near-duplicate of a better example if the Jaccard similarity of their sets of five-token runs is at least {100 * NEAR_DUPLICATE:.0f} % (estimated by min-hashing). {settings.spare} spare candidates are kept to replace skipped ones; with more near-duplicates than that, fewer examples are shown.",
-        f"The histogram and the ten intervals divide the activation range measured on the first {CALIBRATION_ROWS} sequences into equal parts; values outside the range belong to the outermost intervals and bars. Examples are drawn uniformly within each interval.",
+        f"Largest and smallest activations: at most one per document. A document is skipped as a near-duplicate of a better example if the Jaccard similarity of their sets of token 5-grams is at least {100 * NEAR_DUPLICATE:.0f} % (estimated by min-hashing). {settings.spare} spare candidates are kept to replace skipped ones; with more near-duplicates than that, fewer examples are shown.",
+        f"The histogram and the ten intervals divide the activation range measured on the first {CALIBRATION_ROWS} sequences into equal parts; values outside the range belong to the outermost intervals and bins. Examples are drawn uniformly within each interval.",
         f"Shading shows the activation (orange: positive, blue: negative). Activations are kept for {settings.reach} tokens before and after each largest activation, and for the tokens shown around the other examples.",
         f"Fires on: tokens with the largest mean activation, among tokens that occur at least {FEWEST_OCCURRENCES} times.",
-        f"Active: activation above {settings.active_above:g}. Contexts: the effective number of different contexts among the largest activations (Vendi score). It is computed from the model's residual stream at those tokens (before the MLP for neurons, at the hook itself for features), minus its mean, on 64 random projections. The control permutes the examples across {what}. One feature that occurs in varied text also counts as several contexts.",
-        "Lists based on weights (raises, lowers, driven by, most similar) are omitted where they would mislead: for units that are neither MLP neurons nor SAE features, for the inputs of gated MLPs, and for outputs that pass another normalisation.",
-        "Raises and lowers: W_out W_U, with the centring and weight of the final normalisation folded in, without its division, minus the mean over tokens. Effects through later layers are not included.",
+        f"Active: activation above {settings.active_above:g}. Contexts: the effective number of different contexts among the largest activations (Vendi score). It is computed from the model's residual stream at those tokens (before the MLP for neurons, at the hook itself for features), minus its mean, projected onto 64 random directions. The control permutes the examples across {what}. One feature that occurs in varied text also counts as several contexts.",
+        "Lists based on weights (raises, lowers, driven by, most similar) are omitted where they would mislead: for units that are neither MLP neurons nor SAE features, for the inputs of gated MLPs, and for outputs that pass through another normalisation.",
+        "Raises and lowers: W_out W_U, with the centring and weight of the final normalisation folded in (but not its division by the norm), minus the mean over tokens. Effects through later layers are not included.",
         "Driven by: how much each token's embedding alone, normalised, adds to the neuron's input (no positional embedding, attention or earlier layers).",
     ]
     if settings.correlation_share:
@@ -115,7 +115,7 @@ def scan_record(scanned: ScannedUnits, config: ScanConfig) -> ScanRecord:
         remarks.append(f"Correlations are computed from {share:.3g} % of the tokens, drawn at random.")
     if scanned.saes:
         remarks.append(
-            "SAE features: raises and lowers use the decoder direction. Reads from and read by: cosine between a neuron's output direction and a feature's encoder direction, the largest by magnitude."
+            "SAE features: “raises” and “lowers” use the decoder direction. “Reads from” and “read by”: the largest cosines, by magnitude, between a neuron's output direction and a feature's encoder direction."
         )
     return ScanRecord(f"The {what} of {Path(config.model.name).name}", facts, remarks, layer_records(scanned))
 

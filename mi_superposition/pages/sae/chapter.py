@@ -5,7 +5,7 @@ from __future__ import annotations
 from mi_superposition.models import FEATURES
 from mi_superposition.pages.request import ChapterRequest, Job, Runs
 from mi_superposition.pages.sae import evaluate, recover
-from mi_superposition.parts import DevicePart, TextPart
+from mi_superposition.parts import DoubleDevicePart, TextPart
 from mi_superposition.sae import SaeEvaluateConfig, SaeRecoverConfig
 from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
 from mi_superposition.site import Page, Section
@@ -26,7 +26,7 @@ def jobs(request: ChapterRequest) -> dict[str, Job]:
     if request.real is not None:
         corpus, split = request.real.texts("tinystories", "train")
         text = TextPart(corpus=corpus, split=split, documents=_FULL_DOCUMENTS)
-        config = SaeEvaluateConfig(sae=NAME, model=NAME, text=text, device=DevicePart("cpu"))
+        config = SaeEvaluateConfig(sae=NAME, model=NAME, text=text, device=DoubleDevicePart("cpu"))
         evaluation = Job("sae evaluate", config, kept=True)
     return {"evaluation": evaluation, "recovery": Job("sae recover", SaeRecoverConfig())}
 
@@ -47,11 +47,11 @@ def section(runs: Runs, request: ChapterRequest) -> Section:
         summary="A dictionary of directions of which only a few are active per token: how much of the residual stream they explain, how much of the model's loss they recover, and how they share dimensions and neurons.",
         number=f"{explained[AUTOENCODER]} explained",
         number_is=f"of the held-out variance, with {own['l0']:.0f} of {own['features']:,} features per token",
-        control=f"{explained[SHUFFLED]} for an SAE of a weight-shuffled model, on that model; {explained[PCA]} for as many principal components, {explained[RANDOM]} for random directions",
+        control=f"{explained[SHUFFLED]} for an SAE of a weight-shuffled model, evaluated on that model; {explained[PCA]} for as many principal components, {explained[RANDOM]} for random directions",
         page=Page(
             slug="sae",
             title=TITLE,
-            intro=f"A top-k SAE (SAELens) on {hook} of the bundled story model. Explained variance does not prove that features are meaningful: an SAE of a model with shuffled weights explains {explained[SHUFFLED]} of that model's activations{_where_more(evaluation)}.",
+            intro=f"A top-k SAE (SAELens) on {hook} of the bundled story model. Explained variance does not prove that features are meaningful: an SAE of a model with shuffled weights explains {explained[SHUFFLED]} of the variance of that model's activations{_where_more(evaluation)}.",
             items=items,
         ),
     )
@@ -71,7 +71,8 @@ def _where_more(evaluation: SaeEvaluation) -> str:
     """Those sparsities at which an SAE of a shuffled model explains more of that model than ours does of this one."""
     explained = {(row.sae, row.kind): row.numbers["explained_variance"] for row in evaluation.rows}
     return "".join(
-        f", and, with {row.numbers['l0']:.0f} features per token, even more ({explained[row.sae, SHUFFLED]:.3f}) than this model's SAE explains of this model ({explained[row.sae, AUTOENCODER]:.3f})"
+        f"; with {row.numbers['l0']:.0f} features per token it explains {explained[row.sae, SHUFFLED]:.3f}, more than "
+        f"the original model's SAE explains of the original model ({explained[row.sae, AUTOENCODER]:.3f})"
         for row in evaluation.rows
         if row.kind == AUTOENCODER and explained.get((row.sae, SHUFFLED), 0.0) > explained[row.sae, AUTOENCODER]
     )

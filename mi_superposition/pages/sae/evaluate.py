@@ -30,9 +30,9 @@ from mi_superposition.studies.sae.rows import (
 _DESCRIPTIONS = {
     PCA: "The first principal components of the training text's activations, the same for every token.",
     LARGEST: "For each token, the dimensions that differ most from their mean.",
-    RANDOM: "For each token, the random directions (from as many as the SAE has features) with the largest projections, with least-squares coefficients.",
-    FOREIGN: "An SAE trained with the same settings on the model with the entries of each weight matrix shuffled. It reads this model's activations, rescaled to the mean and norm it was trained on.",
-    SHUFFLED: "The same SAE on the shuffled model itself: how well an SAE reconstructs a model that learnt nothing.",
+    RANDOM: "For each token, the random directions with the largest projections (chosen from as many directions as the SAE has features), with least-squares coefficients.",
+    FOREIGN: "An SAE trained with the same settings on the model with the entries of each weight matrix shuffled. It reads the original model's activations, rescaled to the mean and norm it was trained on.",
+    SHUFFLED: "The same SAE on the shuffled model itself: how well an SAE reconstructs the activations of a model that learnt nothing.",
 }
 _EXPLAINED, _LOSS = "explained_variance", "ce"
 
@@ -54,7 +54,7 @@ def sections(folder: Path) -> list[Section]:
         ),
         items=items(evaluation),
     )
-    compared = "compared with baselines with as many features per token."
+    compared = "compared with baselines with the same number of features per token."
     return [
         Section(
             slug="sae",
@@ -62,7 +62,7 @@ def sections(folder: Path) -> list[Section]:
             summary=f"{len(ours)} of them, {compared}" if len(ours) > 1 else compared.capitalize(),
             number=f"{cell(main, _EXPLAINED)} explained",
             number_is=f"of the variance, with {cell(main, 'l0')} features per token",
-            control=f"{cell(components, _EXPLAINED)} by as many principal components",
+            control=f"{cell(components, _EXPLAINED)} for as many principal components",
             page=page,
         )
     ]
@@ -89,10 +89,11 @@ def _table(rows: Sequence[Row]) -> TableRecord:
         id="held-out",
         title="Held-out text: the SAE and its baselines",
         look_at=(
-            f"{tokens:,} tokens of held-out documents. Explained variance: relative to the mean. Norm ratio: the factor by which "
-            "reconstructions are too long, measured from the mean (below 1: shrinkage; Rajamanoharan et al. 2024). Cross-entropy: in nats per "
-            f"token, with the activations replaced by the reconstruction. {'; '.join(losses_without(rows))}. Loss recovered: 1 for the model "
-            "itself, 0 for mean ablation. Dense features: active on more than 10 % of the tokens."
+            f"{tokens:,} tokens of held-out documents. Explained variance: relative to the mean. Norm ratio: the "
+            "factor by which reconstructions, measured from the mean, are too long (above 1) or too short (below 1: "
+            "shrinkage; Rajamanoharan et al. 2024). Cross-entropy: in nats per token, with the activations replaced "
+            f"by the reconstruction. {'; '.join(losses_without(rows))}. Loss recovered: 1 for the model itself, 0 for "
+            "mean ablation. Dense features: active on more than 10 % of the tokens."
         ),
         columns=["reconstruction", *(name for name, _ in COLUMNS.values())],
         rows=[
@@ -111,7 +112,7 @@ def _kinds(rows: Sequence[Row]) -> TableRecord:
     return TableRecord(
         id="kinds",
         title="Baselines and controls",
-        look_at="All use as many features per token as the SAE, rounded up. An SAE of a weight-shuffled model whose architecture does not fix that number uses at most as many; on its own model it uses the number it was trained with.",
+        look_at="All use the same number of features per token as the SAE (its L0, rounded up). If its architecture does not fix this number, the SAE of the weight-shuffled model is limited to it on the original model; on its own model it uses as many as it was trained with.",
         columns=["reconstruction", "what it is"],
         rows=[[KINDS[kind], text] for kind, text in _DESCRIPTIONS.items() if kind in present],
         words={"what it is"},

@@ -48,7 +48,7 @@ def _nearest(features: LearnedFeatures) -> FigureRecord:
     return FigureRecord(
         id="crowding",
         title=f"How close {n:,} feature directions in {d} dimensions are",
-        look_at=f"With {n / d:.1f} features per dimension (chosen by the SAE width), the directions cannot all be orthogonal. Shown: for each feature, the cosine with its nearest other feature.",
+        look_at=f"With {n / d:.1f} features per dimension (set by the SAE width), the directions cannot all be orthogonal. Shown: for each feature, the cosine with its nearest other feature.",
         number=f"{medians[TRAINED]:.2f}: median cosine with the nearest feature",
         control=f"{medians[GAUSSIAN]:.2f} for as many random directions, {medians[SPECTRUM]:.2f} for random directions with the same norms and singular values",
         figure=distributions(*shares_by_bin(groups), "cosine with the nearest feature", "fraction of features"),
@@ -63,7 +63,7 @@ def _sharing(sharing: Sharing) -> FigureRecord:
     return FigureRecord(
         id="sharing",
         title="Features per neuron",
-        look_at=f"For each of the {len(per_neuron[TRAINED]):,} MLP neurons before this hook: the number of features whose encoder direction has a larger |cosine| with the neuron's output direction than 99.9 % of random directions. On average a feature reads {per_feature[TRAINED]:.1f} neurons in this sense ({per_feature[SPECTRUM]:.1f} if only the norms and the spectrum of the encoder are kept).",
+        look_at=f"For each of the {len(per_neuron[TRAINED]):,} MLP neurons before this hook: the number of features whose encoder direction has a larger |cosine| with the neuron's output direction than 99.9 % of random directions. By this criterion a feature reads from {per_feature[TRAINED]:.1f} neurons on average ({per_feature[SPECTRUM]:.1f} for random directions with the encoder's norms and spectrum).",
         number=f"{means[TRAINED]:.1f} features per neuron on average, median {per_neuron[TRAINED].median():.0f}",
         control=f"{means[GAUSSIAN]:.1f} for random directions, {means[SPECTRUM]:.1f} for random ones with the encoder's norms and spectrum",
         figure=_per_neuron(sharing.features_of_neuron),

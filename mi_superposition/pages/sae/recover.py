@@ -22,7 +22,7 @@ def sections(folder: Path) -> list[Section]:
     record = FigureRecord(
         id="cosines",
         title="Cosine with the nearest decoder direction",
-        look_at="One point per true feature, sorted for each decoder: 1 where a decoder direction is the feature's own.",
+        look_at="One point per true feature, sorted for each decoder; 1 means that a decoder direction equals the direction of the feature.",
         number=f"{sparse:.3f} on average with sparse features.",
         control=f"{random:.3f} for random directions; {dense:.3f} if all features are always active.",
         figure=figure(recovery),

@@ -28,10 +28,10 @@ def sections(folder: Path) -> list[Section]:
         Section(
             slug="training",
             title=page.title,
-            summary="What they explain of held-out text, and how they got there.",
+            summary="Explained variance on held-out text, and training curves.",
             number=f"{cell(numbers, 'explained_variance')} explained",
             number_is=f"of the held-out variance, with {cell(numbers, 'l0')} features per token",
-            control="0 by the mean of the activations; sae evaluate compares it with baselines",
+            control="0 for the mean of the activations; “sae evaluate” compares with baselines",
             page=page,
         )
     ]
@@ -58,7 +58,7 @@ def _table(training: SaeTrainingResult) -> TableRecord:
         title="Held-out text",
         look_at=(
             f"{tokens:,} tokens of held-out documents. {_losses(training.held_out)} Loss recovered: 1 for the model itself, 0 for mean "
-            "ablation. Baselines and controls are measured by sae evaluate."
+            "ablation. Baselines and controls are measured by “sae evaluate”."
         ),
         columns=["autoencoder", *(name for name, _ in COLUMNS.values())],
         rows=[[name, *cells(numbers)] for name, numbers in training.held_out.items()],
@@ -79,7 +79,7 @@ def _explained(training: SaeTrainingResult) -> FigureRecord:
         title="Explained variance during training",
         look_at="Fraction of the variance of the training batch that the autoencoder explains; the value on held-out text is in the table.",
         number=f"{last['explained_variance'] or 0:.3f} at the end of training ({training.best}).",
-        control=f"{first['explained_variance'] or 0:.3f} after {first['step']:,} of {last['step']:,} steps; 0 by the mean.",
+        control=f"{first['explained_variance'] or 0:.3f} after {first['step']:,} of {last['step']:,} steps; 0 for the mean of the activations.",
         figure=figure(training),
     )
 

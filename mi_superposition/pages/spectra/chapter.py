@@ -159,11 +159,12 @@ def _reproduction(mnist: SpectraResult) -> TableRecord:
         id="reproduction",
         title="Comparison with Stringer's chapter",
         look_at=(
-            "R. A. Stringer, “Unravelling Superposition”, trains this network on MNIST and reports one rank per layer, of the weights, from "
-            "squared singular values at 99 %: 110 for fc1 (113 in its text) and 54 for fc2. The chapter counts the directions below 99 %, "
-            "which is one fewer than the energy rank here. Activations and the same rank for the sum of the values are shown for "
-            "comparison. Compare trained with untrained to see what training changes; the difference is larger when small values count "
-            "less."
+            "R. A. Stringer, “Unravelling Superposition”, trains this network on MNIST and reports one rank per "
+            "layer, of the weights, from squared singular values at 99 %: 110 for fc1 (113 in its text) and 54 for "
+            "fc2. The chapter counts the directions below 99 %, which is one fewer than the energy rank here. "
+            "Activations, and the rank from the sum of the singular values (not squared), are shown for comparison. "
+            "Compare trained with untrained to see what training changes; the difference is larger when small "
+            "singular values have less weight."
         ),
         columns=[
             "layer", "maximum", "chapter", "99 % of squares, trained", "untrained", "random", "99 % of the sum, trained", "untrained",

@@ -28,10 +28,11 @@ def whole_spectra(result: SpectraResult) -> FigureRecord:
         id="spectra",
         title="Singular value spectra",
         look_at=(
-            "Singular values by rank, on logarithmic axes; the slider selects the layer. Dotted: the Marchenko–Pastur edge (Marchenko & "
-            "Pastur 1967), where the singular values of a large random matrix with independent entries of the same standard deviation "
-            "end. Values above it indicate structure, if the entries are otherwise independent. Samples at different spatial positions "
-            "of one image are not independent, so for convolutional activations it is a weak test. For activations the values are "
+            "Singular values by rank, on logarithmic axes; the slider selects the layer. Dotted: the "
+            "Marchenko–Pastur edge (Marchenko & Pastur 1967), the largest singular value of a large random matrix "
+            "with independent entries of the same standard deviation. Values above it indicate structure, if the "
+            "entries are otherwise independent. Samples at different spatial positions of one image are not "
+            "independent, so for convolutional activations this is a weak test. For activations the values are "
             "standard deviations along principal directions."
         ),
         number=f"{name}, {kind}: {first['trained'].above_edge} of {len(first['trained'].values)} values above the edge",

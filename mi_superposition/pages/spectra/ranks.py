@@ -50,9 +50,10 @@ def by_layer(result: SpectraResult) -> FigureRecord:
         id="ranks-by-layer",
         title="Effective rank by layer",
         look_at=(
-            "For each layer, in the order of the network: the energy rank, the number of singular directions that explain "
-            f"{100 * result.config.energy:g} % of the sum of squared singular values, divided by the maximum possible rank (the smaller "
-            "of rows and columns). Activations after a layer from few to many channels cannot have a higher rank than its number of "
+            "For each layer, in the order of the network: the energy rank, the number of singular directions that "
+            f"explain {100 * result.config.energy:g} % of the sum of squared singular values, divided by the maximum "
+            "possible rank (the smaller of rows and columns). Activations of a layer with fewer inputs than outputs "
+            "cannot have a higher rank than its number of "
             "inputs." + (f" Spearman correlation with depth: {depth}." if depth else "")
         ),
         number=f"{means('trained')} (mean over layers)",

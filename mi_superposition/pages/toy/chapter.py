@@ -45,7 +45,7 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         title="Toy models",
         summary="When and how features share dimensions, in bottlenecks, single neurons and small computations.",
         number=f"{kept} in 2",
-        number_is="features represented in how many dimensions, at sparsity 0.9",
+        number_is="features represented, and number of dimensions, at sparsity 0.9",
         control=f"{kept_linear} without ReLU, {float(directions.untrained_represented[TENTH]):.1f} before training",
         page=Page(
             slug="toy",

@@ -33,9 +33,10 @@ def outcome(study: CorrelationStudy) -> str:
         return f"at sparsity {', '.join(at)}" if at else "nowhere"
 
     return (
-        f"Two pairs in two dimensions, best instance. Both correlated pairs share one direction {where('correlated-4', 'one direction')} and "
-        f"are orthogonal {where('correlated-4', 'orthogonal')}; both anticorrelated ones are antipodal "
-        f"{where('anticorrelated-4', 'antipodal')}; both independent ones {where('independent-4', 'antipodal')}."
+        "Two pairs in two dimensions, best instance. Both correlated pairs share one direction "
+        f"{where('correlated-4', 'one direction')} and are orthogonal {where('correlated-4', 'orthogonal')}; both "
+        f"anticorrelated ones are antipodal {where('anticorrelated-4', 'antipodal')}; both independent ones are "
+        f"antipodal {where('independent-4', 'antipodal')}."
     )
 
 

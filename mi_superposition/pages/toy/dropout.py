@@ -19,7 +19,7 @@ SOURCE = (
     "Pona 2023, Superposition and Dropout; K. Thaman, A. Rigg, N. Oozeer and J. David, “Experiments in Superposition” (Alignment Jam 10); "
     "last figure: the post “Dropout can create a privileged basis in the ReLU output model”"
 )
-_RUNS = {"even": "equally important", "falling": "of falling importance"}
+_RUNS = {"even": "equally important", "falling": "of decreasing importance"}
 _SPARSITIES = [1 - probability for probability in PROBABILITIES]
 _MODERATE, _TENTH, _LAST = PROBABILITIES.index(0.3), PROBABILITIES.index(0.1), len(PROBABILITIES) - 1
 
@@ -36,13 +36,14 @@ def outcome(study: DropoutStudy) -> str:
     still = all(abs(float(relative[row, HALF] / relative[row, 0]) - 1) < 0.1 for row in very_sparse)
     kept, interference = falling.kept, falling.relative_interference
     return (
-        "For equally important features, dropout 0.5 changes the relative interference (interference divided by the feature's own squared "
-        f"norm) from {changes}: "
+        "For equally important features, dropout 0.5 changes the relative interference (interference divided by the "
+        f"feature's own squared norm) from {changes}: "
         f"{'for very sparse features it changes little except the norm of the weights' if still else 'also for very sparse features'}. For "
-        f"features of falling importance, fewer are represented ({int(kept[_LAST, 0])} become {int(kept[_LAST, HALF])} at sparsity 0.99) and "
-        f"they interfere less ({float(interference[_LAST, 0]):.2f} becomes {float(interference[_LAST, HALF]):.2f}), except for dense features, "
-        f"which were not in superposition ({int(kept[0, 0])} and {int(kept[0, HALF])} represented). At sparsity 0.70 dropout aligns features "
-        f"with hidden dimensions ({float(even.features_per_neuron[_MODERATE, 0]):.1f} features per dimension become "
+        f"features of decreasing importance, fewer are represented ({int(kept[_LAST, 0])} become "
+        f"{int(kept[_LAST, HALF])} at sparsity 0.99) and they interfere less ({float(interference[_LAST, 0]):.2f} becomes "
+        f"{float(interference[_LAST, HALF]):.2f}), except for dense features, which were not in superposition "
+        f"({int(kept[0, 0])} and {int(kept[0, HALF])} represented). At sparsity 0.70 dropout aligns features with "
+        f"hidden dimensions ({float(even.features_per_neuron[_MODERATE, 0]):.1f} features per dimension become "
         f"{float(even.features_per_neuron[_MODERATE, HALF]):.1f})."
     )
 
@@ -58,9 +59,10 @@ def _grids(study: DropoutStudy, run: str) -> FigureRecord:
         id=f"toy-dropout-{run}",
         title=f"Forty features {_RUNS[run]} under dropout",
         look_at=(
-            "Dropout increases from left to right. Both measures are independent of the norm of the weights: the number of features at least "
-            "half as long as the longest one, and the interference of a feature divided by its own squared norm (1 in an antipodal pair). Pona "
-            "2023 reported that dropout acts against superposition, for features of falling importance at low sparsity."
+            "Dropout increases from left to right. Both measures are independent of the norm of the weights: the "
+            "number of features with at least half of the largest norm, and the interference of a feature divided by "
+            "its own squared norm (1 in an antipodal pair). Pona 2023 reported that dropout acts against "
+            "superposition, for features of decreasing importance at low sparsity."
         ),
         number=(
             f"Relative interference {float(relative[_TENTH, 0]):.2f} without dropout and {float(relative[_TENTH, HALF]):.2f} with dropout 0.5 at "

@@ -36,8 +36,8 @@ def outcome(study: LogicStudy) -> str:
 
     n = next(iter(study.models.values())).loss.shape[1]
     return (
-        f"Rank test over {n} instances each. ReLU is better at {where('relu')}; GELU is better at {where('gelu')}; no difference shown for "
-        f"{where(None)}."
+        f"Rank test over {n} instances each. ReLU is better at {where('relu')}; GELU is better at {where('gelu')}; no "
+        f"significant difference for {where(None)}."
     )
 
 
@@ -73,7 +73,7 @@ def _stacks(study: LogicStudy, task: Task) -> FigureRecord:
     return FigureRecord(
         id=f"toy-logic-{task}",
         title=f"The neurons that compute {_FUNCTIONS[task]}",
-        look_at="Input weights of the ten neurons of the best instance, stacked; the two inputs of a pair share a hue.",
+        look_at="Input weights of the ten neurons of the best instance, stacked; the two inputs of a pair have the same hue.",
         number=" ".join(
             f"{label}: {float(inputs[0]):.1f} inputs per neuron (effective number) at sparsity {_SPARSITIES[0]}, {float(inputs[-1]):.1f} at "
             f"{_SPARSITIES[-1]}."

@@ -70,8 +70,8 @@ def items(study: NeuronsStudy) -> Sequence[Item]:
             id="toy-neuron-share",
             title="From monosemantic to polysemantic",
             look_at=(
-                "Fraction of active neurons that are polysemantic (no single feature has 90 % of the squared weights). Band: middle half "
-                "of all instances."
+                "Fraction of active neurons that are polysemantic (no single feature has 90 % of the squared "
+                "weights). Band: interquartile range over all instances."
             ),
             number=f"{float(best[0]):.2f} to {float(best[-1]):.2f} in the best instances.",
             control=f"{study.untrained_polysemantic:.2f} before training.",

@@ -109,12 +109,12 @@ def _staircase(study: SparsityStudy) -> FigureRecord:
         ),
         number=(
             f"Mean feature dimensionality of the represented features: {stairs[0].dimensionality:.2f} when dense, "
-            f"{stairs[-1].dimensionality:.2f} at the highest sparsity (m / ‖W‖² is {stairs[-1].dimensions_per_feature:.2f} there, because "
-            "weights are longer than 1)."
+            f"{stairs[-1].dimensionality:.2f} at the highest sparsity (m / ‖W‖² is "
+            f"{stairs[-1].dimensions_per_feature:.2f} there, because the norms are larger than 1)."
         ),
         control=(
-            f"{study.random.dimensionality:.2f} for as many random directions: at the highest sparsity the features are not better arranged "
-            "than that."
+            f"{study.random.dimensionality:.2f} for as many random directions: at the highest sparsity the features "
+            "are no better arranged than these."
         ),
         figure=lines(
             {

@@ -94,7 +94,7 @@ def order_study(source: Source, config: OrderConfig, progress: Progress = SILENT
         samples = _watched(samples_of(n_samples), f"{KINDS[kind]}, sample", progress)
         first = next(samples)
         examples[kind] = PackedSimilarity.of(first)
-        example_clusters[kind] = cluster_neurons(first, seed=seed, seconds=0.0).n_clusters
+        example_clusters[kind] = cluster_neurons(first, seed=seed, search_seconds=0.0).n_clusters
         controls.append(
             measure_control(kind, chain([first], samples), seed=seed, seconds=seconds, window=config.window)
         )

@@ -116,8 +116,8 @@ def load_tokenizer(name: str | Path) -> Any:
 
 def save_encoder(network: nn.Module, tokenizer: Any, folder: Path) -> None:
     """Write configuration, weights and tokenizer as ``from_pretrained`` of transformers reads them, each file whole or not at all."""
-    config = network.config.to_dict() | {"architectures": [type(network).__name__]}
-    write_json(folder / HUGGING_FACE_CONFIG, config)
+    config: Any = network.config
+    write_json(folder / HUGGING_FACE_CONFIG, config.to_dict() | {"architectures": [type(network).__name__]})
     write_tensors(folder / "model.safetensors", network.state_dict(), {"format": "pt"})
     save_tokenizer(tokenizer, folder)
 

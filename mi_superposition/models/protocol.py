@@ -42,6 +42,10 @@ class HookedModel(Protocol):
         """Logits with functions put in at hook points."""
         ...
 
+    def hooks(self, *inputs: Any, **options: Any) -> Any:
+        """Context in which functions are put in at hook points."""
+        ...
+
     def named_parameters(self) -> Iterable[tuple[str, Any]]:
         """Every weight by its name."""
         ...

@@ -51,7 +51,7 @@ def table(results: dict[str, Any]) -> str:
             for row in results[name]["rows"]:
                 cells = [
                     row["task"], seconds(row["ours"]), row["usual_way"], seconds(row["usual"]), f"{row['usual'] / row['ours']:.2f}",
-                    row["floor_is"], seconds(row["floor"]), f"{row['ours'] / row['floor']:.2f}", row["remark"],
+                    row["lower_bound_is"], seconds(row["lower_bound"]), f"{row['ours'] / row['lower_bound']:.2f}", row["remark"],
                 ]  # fmt: skip
                 lines.append(f"| {' | '.join(cells)} |")
         lines.append("")

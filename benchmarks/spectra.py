@@ -127,7 +127,7 @@ def main() -> None:
     print(machine())
     for row in rows:
         print(
-            f"{row.task}: ours {row.ours:.3f} s, {row.usual_way} {row.usual:.3f} s, lower bound {row.floor:.3f} s; {row.remark}"
+            f"{row.task}: ours {row.ours:.3f} s, {row.usual_way} {row.usual:.3f} s, lower bound {row.lower_bound:.3f} s; {row.remark}"
         )
 
 

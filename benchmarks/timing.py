@@ -19,7 +19,7 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """One task done in two ways, and what ours cannot leave out (``floor``: the lower bound); all in seconds, of the same work.
+    """One task done in two ways, and what ours cannot leave out (``lower_bound``); all in seconds, of the same work.
 
     ``remark`` says how good the results are where the ways do not give the same.
     """
@@ -28,8 +28,8 @@ class Row:
     ours: float
     usual_way: str
     usual: float
-    floor_is: str
-    floor: float
+    lower_bound_is: str
+    lower_bound: float
     remark: str = ""
 
 

@@ -35,7 +35,7 @@ def test_quick_benchmarks_write_rows_and_the_table(runner, tmp_path):
     assert set(results) == {"spectra", "toy"}
     for found in results.values():
         for row in found["rows"]:
-            assert all(row[name] > 0 for name in ("ours", "usual", "floor"))
+            assert all(row[name] > 0 for name in ("ours", "usual", "lower_bound"))
     text = (tmp_path / "README.md").read_text()
     assert runner.table(results) in text
     # What stands around the table is left as it was, and what was measured is not measured again.

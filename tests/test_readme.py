@@ -50,7 +50,8 @@ SMALLER = {
 
 def blocks(page, language):
     """The fenced blocks of a page in a language; "" for those without one."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+    return [text for name, text in found if name == language]
 
 
 def commands(page):

@@ -109,7 +109,7 @@ def test_effective_ranks_are_printed_and_bundled(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(ROOT / "scripts" / "effective_rank.py"), run_name="__main__")
     said = capsys.readouterr().out
     assert "simplenet on digits, 1 epochs, test accuracy" in said
-    assert said.count("energy rank / maximum, mean over layers") == 3
+    assert said.count("energy rank / maximum, mean over layers") == 2
     assert list(load_run(tmp_path / "mine").spectra["trained"].weights) == ["fc1", "fc2", "fc3"]
     assert not (tmp_path / "mine" / "network.safetensors").exists()
 

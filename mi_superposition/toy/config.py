@@ -44,8 +44,8 @@ class ToySetting:
 
     probability: float | tuple[float, ...]
     importance: float | tuple[float, ...]
-    dropout: float
-    l1: float
+    dropout: float = 0.0
+    l1: float = 0.0
 
 
 @dataclass(frozen=True)

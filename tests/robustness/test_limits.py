@@ -106,7 +106,10 @@ if __name__ == "__main__":
     print(code, (error.splitlines() or [""])[-1])
     left = [path.name for path in place.rglob("*") if path.name.endswith(PARTIAL)]
     manifest = place / "out" / "manifest.json"
-    print(left, '"finished"' in manifest.read_text() if manifest.exists() else False)
+    finished = manifest.exists() and '"finished"' in manifest.read_text()
+    # Whole with its pages, of which the index is written last.
+    shown = any((place / "out" / page).exists() for page in ("page/index.html", "index.html"))
+    print(left, finished and shown)
     subprocess.run(["mount", "-o", "remount,size=1g", place], check=True)
     code, _, error = finish(words, Path(kept) / "large")
     print(code, (error.splitlines() or [""])[-1])

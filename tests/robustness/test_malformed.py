@@ -106,7 +106,9 @@ def malformed(draw, name, shop, scratch):
         option for option in commands()[name].load_config().options() if option.name != "out" and not positional(option)
     ]
     numbers, paths = [f for f in fields if takes_number(f)], [f for f in fields if takes_path(f)]
-    kinds = ["option", "word", "text"] + ["number"] * bool(numbers) * 3 + ["junk", "run"] * bool(paths)
+    kinds = (
+        ["option", "word"] + ["text"] * bool(fields) + ["number"] * bool(numbers) * 3 + ["junk", "run"] * bool(paths)
+    )
     match draw(st.sampled_from(kinds)):
         case "option":
             return [*words, f"--{draw(st.text(string.ascii_lowercase, min_size=1, max_size=8))}-not-there", "1"]

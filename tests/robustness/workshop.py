@@ -15,9 +15,7 @@ from mi_superposition.cli import main
 
 # Processes are forked from one that has imported everything and computed nothing, so that what is killed is the work.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["mi_superposition.report.write", "mi_superposition.cli.__main__", "sklearn.linear_model"]
-)
+PROCESSES.set_forkserver_preload(["robustness.preloaded"])
 
 # Seconds after which a small request is taken to hang.
 _LONGEST = 240

@@ -32,10 +32,14 @@ def test_defaults_that_depend_on_other_options(options, expected):
     assert config.architecture == expected
     resolved = config.resolved()
     assert resolved.architecture == expected
-    assert (resolved.model, resolved.n_features, resolved.tied) == (expected.model, expected.n_features, expected.tied)
+    assert (resolved.network, resolved.n_features, resolved.tied) == (
+        expected.network,
+        expected.n_features,
+        expected.tied,
+    )
     assert resolved.resolved() == resolved
     # What was not asked for follows when the rest changes.
-    assert config.replace(task="or", model=None, n_features=4).architecture.inputs == "binary"
+    assert config.replace(task="or", network=None, n_features=4).architecture.inputs == "binary"
 
 
 def test_settings_are_the_product_of_the_axes_the_last_one_fastest():
@@ -90,7 +94,7 @@ def test_wrong_requests_say_what_would_be_right(options, message):
 
 
 @pytest.mark.parametrize(
-    ("option", "word"), [("task", "xor"), ("model", "deep"), ("activation", "tanh"), ("tied", "2")]
+    ("option", "word"), [("task", "xor"), ("network", "deep"), ("activation", "tanh"), ("tied", "2")]
 )
 def test_wrong_words(option, word, tmp_path, capsys):
     assert main(["toy", "train", f"--{option}", word, "--out", str(tmp_path / "run")]) == 2

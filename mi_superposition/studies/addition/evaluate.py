@@ -163,6 +163,8 @@ def carry_errors(model: HookedTransformer, operands: Int[Tensor, "problem operan
     """Errors by how far down the carry is decided. Digit 0 has nothing below it."""
     nines = nines_below(operands).clamp_max(_MOST_NINES)
     groups = [nines[:, 1:] == length for length in range(_MOST_NINES + 1)]
+    # Short numbers have no such long rows of nines.
+    groups = [group for group in groups if bool(group.any())]
     carry = column_carries(operands)[:, 1:].double()
     wrong = ~right_answers(model, operands)[:, 1:]
     return CarryErrors(

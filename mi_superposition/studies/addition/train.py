@@ -26,7 +26,7 @@ class AdditionTraining(Result):
     DRAWN_BY: ClassVar[str] = "mi_superposition.pages.addition.train:figure"
 
     config: AdditionConfig
-    history: Sequence[Mapping[str, float]]
+    history: Sequence[Mapping[str, float | int]]
     metrics: Mapping[str, Any]
 
     def summary(self) -> str:

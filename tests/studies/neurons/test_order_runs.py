@@ -19,6 +19,7 @@ from mi_superposition.models import untrained_copy
 from mi_superposition.neurons import (
     OrderConfig,
     control_vectors,
+    cosine_similarity,
     neighbour_similarity,
     neuron_correlations,
     neuron_vectors,
@@ -239,7 +240,7 @@ def test_a_packed_similarity_is_that_of_the_tiles(n):
     from mi_superposition.site.tiles import quantised
 
     vectors = torch.randn(n, 3, generator=torch.Generator().manual_seed(0))
-    similarity = ms.cosine_similarity(vectors)
+    similarity = cosine_similarity(vectors)
     packed = PackedSimilarity.of(similarity)
     assert packed.triangle.shape == (n * (n + 1) // 2,)
     assert (quantised(packed.unpacked()) == quantised(similarity)).all()

@@ -253,7 +253,7 @@ class ToyStudyConfig(Config):
     study: tyro.conf.Positional[StudyName]
     """Study. directions: which features a two-dimensional bottleneck represents, and in which directions. sparsity: how sparse and
     how important features must be to share dimensions. neurons: whether each feature gets its own neuron in a hidden layer with
-    ReLU. absolute: whether a layer computes |x| for more features than it has neurons. logic: whether ReLU or GELU computes AND,
+    ReLU. absolute: whether a layer computes the absolute value of more features than it has neurons. logic: whether ReLU or GELU computes AND,
     OR, max and x^2 better. dropout: whether dropout prevents superposition. penalties: whether an L1 penalty and uneven sparsity
     make neurons monosemantic. width: whether neurons become monosemantic when there are enough of them. correlation: which
     directions a model gives to features that occur together, or never together."""

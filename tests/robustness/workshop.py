@@ -12,10 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from mi_superposition.cli import main
+from mi_superposition.subjects import chapters, subjects
 
 # Processes are forked from one that has imported everything and computed nothing, so that what is killed is the work.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["robustness.preloaded"])
+STUDIES = [study for subject in subjects() for study in subject.studies]
+PROCESSES.set_forkserver_preload(
+    [
+        "sklearn.linear_model",
+        "mi_superposition.report.write",
+        "mi_superposition.cli.__main__",
+        # Imported when they are used, and so named here: what is killed or short of memory is to be the work alone.
+        "mi_superposition.neurons.scan.kernel",
+        *(module for study in STUDIES for module in (study.studies, study.pages)),
+        *(tool.module for subject in subjects() for tool in subject.tools),
+        *(chapter.pages for chapter in chapters().values()),
+    ]
+)
 
 # Seconds after which a small request is taken to hang.
 _LONGEST = 240

@@ -1,4 +1,4 @@
-"""The page on computing |x| in superposition."""
+"""The page on computing ``|x|`` in superposition."""
 
 from __future__ import annotations
 

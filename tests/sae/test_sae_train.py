@@ -121,7 +121,7 @@ def test_the_global_generator_is_left_alone(stream):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    SaeLearner([SaeJob("one", HOOK, SMALL)], stream, 10)
+    SaeLearner([SaeJob("one", HOOK, SMALL)], stream, 10, "cpu")
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -146,7 +146,7 @@ def test_several_in_one_pass_are_what_each_would_be_alone(stream):
 
 
 def test_a_loss_that_is_not_finite_is_named(stream):
-    learner = SaeLearner([SaeJob("one", HOOK, SMALL)], stream, 10)
+    learner = SaeLearner([SaeJob("one", HOOK, SMALL)], stream, 10, "cpu")
     with torch.no_grad():
         learner.trainers["one"].sae.W_enc.fill_(float("nan"))
     with pytest.raises(WorkError, match=r"the loss of 'one' is nan at step 0"):

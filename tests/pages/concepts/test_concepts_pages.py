@@ -10,10 +10,11 @@ from mi_superposition.models import load_model, weights_of
 from mi_superposition.pages.concepts.chapter import CHAPTER, REAL, STORIES, jobs, section
 from mi_superposition.pages.concepts.links import concept_address, unit_pages
 from mi_superposition.pages.concepts.measure import items, sections
-from mi_superposition.pages.request import FILES, ChapterRequest, RealData
+from mi_superposition.pages.request import ChapterRequest, RealData
 from mi_superposition.runs import read_config
 from mi_superposition.site.records import Link
 from mi_superposition.studies.concepts.measure import BUNDLED, load
+from mi_superposition.subjects import chapters
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_the_chapter_of_the_bundled_runs(chapters):
 
 
 def test_the_chapter_on_real_sentences_trains_the_encoder_first(tmp_path):
-    for name in FILES["concepts"]:
+    for name in chapters()["concepts"].files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     made = jobs(ChapterRequest(["concepts"], RealData(tmp_path, tmp_path / "runs", ["concepts"])))

@@ -20,27 +20,92 @@ from mi_superposition.errors import WorkError
 PARTIAL = ".mi-superposition-partial"
 
 
+class Disk:
+    """Every change that this package makes to a disk, a method for each kind, so that a test can make any single one fail."""
+
+    def make_folder(self, path: Path) -> None:
+        """Create a folder and those above it, where they are not there yet."""
+        path.mkdir(parents=True, exist_ok=True)
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Put content into a file, in place of what it held."""
+        path.write_bytes(content)
+
+    def append(self, path: Path, content: bytes) -> None:
+        """Put content at the end of a file."""
+        with path.open("ab") as file:
+            file.write(content)
+
+    def sync(self, path: Path) -> None:
+        """Wait until a file's content is on the disk itself."""
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def move(self, path: Path, to: Path) -> None:
+        """Give a file another name, in place of the file that has it."""
+        path.replace(to)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, where it is there."""
+        path.unlink(missing_ok=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        path.rmdir()
+
+
+_disk = Disk()
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a whole file or nothing. Raises ``WorkError`` naming the file when the disk refuses."""
     partial = path.with_name(path.name + PARTIAL)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        _disk.make_folder(path.parent)
+        _disk.write(partial, content)
+        _disk.sync(partial)
+        _disk.move(partial, path)
     except OSError as error:
         # Where even this fails there is nothing left to tidy: the first error is the one to report.
         if partial.exists() and os.access(partial.parent, os.W_OK):
-            partial.unlink()
+            _disk.remove(partial)
         raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file. Raises ``WorkError`` naming the file when the disk refuses."""
+    try:
+        _disk.append(path, (line + "\n").encode())
+        _disk.sync(path)
+    except OSError as error:
+        raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder where it is not there yet. Raises ``WorkError`` naming it when the disk refuses."""
+    try:
+        _disk.make_folder(path)
+    except OSError as error:
+        raise WorkError(f"cannot create the folder {str(path)!r}: {error.strerror}") from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing where it is not there. Raises ``WorkError`` when the disk refuses."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            for inner in sorted(path.iterdir()):
+                remove(inner)
+            _disk.remove_folder(path)
+        else:
+            _disk.remove(path)
+    except OSError as error:
+        raise WorkError(f"cannot remove {str(path)!r}: {error.strerror}") from error
 
 
 def clear_partial(folder: Path) -> None:
     """Remove what a killed process was writing there."""
     for leftover in folder.rglob("*" + PARTIAL):
-        leftover.unlink()
+        remove(leftover)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -142,17 +207,6 @@ def text_hash(documents: Iterable[str]) -> str:
         text = document.encode("utf-8", "surrogatepass")
         digest.update(f"{len(text)}|".encode() + text)
     return digest.hexdigest()
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file. Raises ``WorkError`` naming the file when the disk refuses."""
-    try:
-        with path.open("ab") as file:
-            file.write((line + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -21,7 +21,16 @@ from filelock import FileLock, Timeout
 
 from mi_superposition.config import Config
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import PARTIAL, append_line, clear_partial, read_json, write_file, write_json
+from mi_superposition.files import (
+    PARTIAL,
+    append_line,
+    clear_partial,
+    make_folder,
+    read_json,
+    remove,
+    write_file,
+    write_json,
+)
 from mi_superposition.subjects import find_study
 
 MANIFEST = "manifest.json"
@@ -129,10 +138,7 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises ``RequestError`` where one does, ``WorkError`` when the disk refuses.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkError(f"cannot create the folder {str(path)!r}: {error.strerror}") from error
+    make_folder(path)
     lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -145,9 +151,11 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Unlinked while held: whoever waits for it notices and makes a new one.
-        (path / LOCK).unlink(missing_ok=True)
-        lock.release()
+        try:
+            # Removed while held: whoever waits for it notices and makes a new one.
+            remove(path / LOCK)
+        finally:
+            lock.release()
 
 
 def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
@@ -210,14 +218,16 @@ def check_run(
 
 def recorded_config(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a run was asked for, under the names of today."""
-    if manifest["format"] >= FORMAT:
-        return dict(manifest["config"])
     study = find_study(manifest["command"])
-    flat = (Config if study is None else study.load_config()).flattened(manifest["config"])
+    flat = manifest["config"]
+    if manifest["format"] < FORMAT:
+        flat = (Config if study is None else study.load_config()).flattened(flat)
     renamed = (
         {} if study is None else {old.replace("-", "_"): new.replace("-", "_") for old, new in study.renamed.items()}
     )
     flat = {renamed.get(name, name): value for name, value in flat.items()}
+    if manifest["format"] >= FORMAT:
+        return flat
     # The default of that time, which is still taken where it is there.
     if flat.get("column") == "text":
         del flat["column"]

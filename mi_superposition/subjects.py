@@ -193,7 +193,10 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         name="heads",
         question="What do attention heads do?",
-        studies=(Study("heads ablate", "AblateConfig"), Study("heads project", "ProjectConfig")),
+        studies=(
+            Study("heads ablate", "AblateConfig", renamed={"problems": "n-problems"}),
+            Study("heads project", "ProjectConfig"),
+        ),
         python=("ms.ablate_heads", "ms.project_heads"),
         docs=("addition.md",),
     ),

@@ -173,12 +173,12 @@ def draw_picture(path: Path, runs: Path) -> None:
     """One panel per subject: the result in blue, its control in grey. ``runs`` are those of a report."""
     panels: dict[str, Callable[[Axes], None]] = {
         "5 sparse features in 2 dimensions;\nwithout ReLU only 2": _toy,
-        "10 digits in one 2-d head\nthat adds; untrained": _heads,
-        "tightest neurons in order;\nof a random matrix, ordered too": _order,
-        "contexts that a neuron serves\n(of its 20 top examples)": partial(_contexts, runs=runs),
+        "10 digits in a 2-d head\nthat adds; untrained": _heads,
+        "neighbouring neurons, most similar\nstretch; random matrix, ordered too": _order,
+        "contexts of a neuron\n(among its 20 top examples)": partial(_contexts, runs=runs),
         "variance explained,\nby number of active features": _autoencoders,
-        "share of directions in use\n(w: weights, a: activations)": _ranks,
-        "concepts told by held-out words,\nlayer by layer": _concepts,
+        "effective rank / dimension\n(w: weights, a: activations)": _ranks,
+        "concept probe accuracy, held-out\nwords, layer by layer": _concepts,
     }
     plt.rcParams |= {"font.family": "DejaVu Sans", "font.size": 10, "text.color": _INK, "axes.edgecolor": GREY}
     figure, grid = plt.subplots(2, 4, figsize=(12, 6.4), dpi=110, layout="constrained", facecolor="white")
@@ -274,7 +274,7 @@ def _autoencoders(axis: Axes) -> None:
     kinds = {
         AUTOENCODER: (BLUE, "-", ""),
         SHUFFLED: (GREY, "-", "shuffled model"),
-        PCA: (GREY, "--", "components"),
+        PCA: (GREY, "--", "PCA"),
         RANDOM: (GREY, ":", "random"),
     }
     for kind, (colour, dashes, label) in kinds.items():
@@ -306,7 +306,7 @@ def _concepts(axis: Axes) -> None:
     axis.axhline(found.chance, color=GREY, lw=0.8, ls="--")
     axis.axhline(found.bag_of_words, color=GREY, lw=1.2)
     for y, said in (
-        (found.bag_of_words, "the other words alone"),
+        (found.bag_of_words, "bag of the other words"),
         (found.layers["untrained"][layers[0]].probe, "untrained"),
         (random[0], "random word lists, chance"),
     ):

@@ -59,7 +59,7 @@ def test_training_leaves_a_whole_run_and_repeats_at_no_cost(tiny_run):
 
 def test_commands_end_to_end(tiny_run, tmp_path, capsys):
     for command, extra in [
-        (["heads", "ablate"], ["--problems", "50", "--random-sets", "20"]),
+        (["heads", "ablate"], ["--n-problems", "50", "--random-sets", "20"]),
         (["heads", "project"], []),
     ]:
         out = tmp_path / command[1]
@@ -211,7 +211,7 @@ def wrong(name, arguments, code, *quoted):
             "position = 7",
             "0 to 6",
         ),
-        wrong("no problems", "heads ablate --model {tiny} --problems 0 --out {new}", 2, "problems = 0"),
+        wrong("no problems", "heads ablate --model {tiny} --n-problems 0 --out {new}", 2, "n_problems = 0"),
         wrong("truncated weights", "heads ablate --model {truncated} --out {new}", 1, "model.safetensors"),
         wrong("weights of another shape", "heads ablate --model {reshaped} --out {new}", 1, "model.safetensors", "W_E"),
         wrong("damaged manifest", "heads ablate --model {damaged} --out {new}", 1, "manifest.json"),
@@ -338,10 +338,10 @@ def test_options_of_the_first_version_are_taken_under_their_old_names(name):
 
 
 def test_a_configuration_is_printed_and_read_back(tiny_run, tmp_path, capsys):
-    words = ["heads", "ablate", "--model", str(tiny_run), "--problems", "50", "--random-sets", "20"]
+    words = ["heads", "ablate", "--model", str(tiny_run), "--n-problems", "50", "--random-sets", "20"]
     assert main([*words, "--print-config"]) == 0
     printed = capsys.readouterr().out
-    assert json.loads(printed)["config"]["problems"] == 50
+    assert json.loads(printed)["config"]["n_problems"] == 50
     (tmp_path / "asked.json").write_text(printed)
     assert main(["heads", "ablate", "--config", str(tmp_path / "asked.json"), "--out", str(tmp_path / "one")]) == 0
     # A run's own manifest reruns it exactly; options after it change it.

@@ -22,7 +22,7 @@ SMALLER = {
     "page": [],
     "neurons contexts": ["--documents", "40"],
     "sae recover": [],
-    "heads ablate": ["--problems", "50", "--random-sets", "20"],
+    "heads ablate": ["--n-problems", "50", "--random-sets", "20"],
     "heads project": [],
     "neurons order": ["--controls", "2", "--seconds", "0.02"],
     "neurons scan": ["--documents", "40"],

@@ -1,8 +1,13 @@
+from .ablation import ablation_maps as ablation_maps
+from .ablation import smallest_head_sets as smallest_head_sets
 from .config import AdditionConfig as AdditionConfig
 from .problems import answer_positions as answer_positions
 from .problems import decode as decode
 from .problems import encode_sums as encode_sums
 from .problems import fresh_operands as fresh_operands
+from .problems import masked as masked
+from .problems import to_text as to_text
+from .problems import with_answers as with_answers
 from .train import AdditionAccuracy as AdditionAccuracy
 from .train import evaluate_addition as evaluate_addition
 from .train import train_addition as train_addition

@@ -143,7 +143,7 @@ def ablation_maps(
     model: HookedTransformer,
     *,
     replace_with: Replacement = AblateConfig.replace_with,
-    n_problems: int = AblateConfig.problems,
+    n_problems: int = AblateConfig.n_problems,
     seed: int = SeedPart.seed,
 ) -> AblationMaps:
     """The maps and accuracies of every head kept alone and left out."""
@@ -187,7 +187,7 @@ def smallest_head_sets(
     share: float = 0.95,
     replace_with: Replacement = AblateConfig.replace_with,
     n_random: int = AblateConfig.random_sets,
-    n_problems: int = AblateConfig.problems,
+    n_problems: int = AblateConfig.n_problems,
     seed: int = SeedPart.seed,
 ) -> HeadSets:
     """Greedy backward elimination for each answer digit: drop the head whose going costs least accuracy (cross-entropy

@@ -26,6 +26,7 @@ from mi_superposition.addition.problems import (
     with_answers,
 )
 from mi_superposition.errors import RequestError
+from mi_superposition.files import remove
 from mi_superposition.models import (
     build_attention_only_model,
     load_model,
@@ -127,7 +128,7 @@ def train_addition(config: AdditionConfig, out: Path, progress: Progress = SILEN
     with open_run(out, COMMAND, config) as run:
         if run.finished:
             # Left behind by a process killed in its very last moment.
-            (run.path / _CHECKPOINT).unlink(missing_ok=True)
+            remove(run.path / _CHECKPOINT)
             return Outcome(out, finished_already=True)
         progress.begin("step", config.n_steps)
         with fixed_arithmetic(config.threads.number):
@@ -272,7 +273,7 @@ def _train(
             "steps_per_second": (config.n_steps - start) / seconds,
         }
     )
-    (run.path / _CHECKPOINT).unlink()
+    remove(run.path / _CHECKPOINT)
 
 
 def _seen_problems(config: AdditionConfig, train_problems: Tensor | None) -> Tensor:

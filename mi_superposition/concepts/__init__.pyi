@@ -18,6 +18,9 @@ from .probe import bag_of_words_accuracy as bag_of_words_accuracy
 from .probe import balanced_accuracy as balanced_accuracy
 from .probe import probe_accuracy as probe_accuracy
 from .simple import SimpleLanguageModel as SimpleLanguageModel
+from .simple import chance_magnitudes as chance_magnitudes
+from .simple import correlations as correlations
+from .simple import mean_magnitude as mean_magnitude
 from .split import ConceptSplit as ConceptSplit
 from .split import split_by_labels as split_by_labels
 from .split import split_by_words as split_by_words

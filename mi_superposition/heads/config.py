@@ -21,7 +21,7 @@ class AblateConfig(Config):
     replace_with: Replacement = "zero"
     """Replacement for an ablated head's output: 'zero', its 'mean' over problems, or its output on another problem ('resample')."""
     # Every head's logits for every problem are held at once.
-    problems: Annotated[int, Interval(ge=2, le=20_000)] = 2000
+    n_problems: Annotated[int, Interval(ge=2, le=20_000)] = 2000
     """Random problems on which accuracy is measured."""
     random_sets: Annotated[int, Interval(ge=1, le=100_000)] = 500
     """Random head sets to compare each small set with."""

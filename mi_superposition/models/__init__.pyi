@@ -10,6 +10,7 @@ from .attention_only import weights_of as weights_of
 from .catalogue import BUNDLED_MODELS as BUNDLED_MODELS
 from .catalogue import local_model_folder as local_model_folder
 from .catalogue import model_folder as model_folder
+from .classifiers import build_classifier as build_classifier
 from .controls import shuffled_copy as shuffled_copy
 from .controls import untrained_copy as untrained_copy
 from .device import device_of as device_of

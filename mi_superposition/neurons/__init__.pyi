@@ -17,6 +17,7 @@ from .order import neighbour_similarity as neighbour_similarity
 from .order import order_neurons as order_neurons
 from .scan import NeuronScan as NeuronScan
 from .scan import UnitExamples as UnitExamples
+from .scan import along_random_directions as along_random_directions
 from .scan import neuron_on_text as neuron_on_text
 from .scan import scan_neurons as scan_neurons
 from .similarity import NeuronVectors as NeuronVectors

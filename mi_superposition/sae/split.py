@@ -11,17 +11,17 @@ HELD_OUT_ONE_IN = 10
 
 
 class Documents:
-    """The documents of a corpus that are trained on, or with ``held_out`` the others (the first ``most`` of them); can be
+    """The documents of a corpus that are trained on, or with ``held_out`` the others (the first ``limit`` of them); can be
     read again and again.
 
     Copies of one text are on one side, whatever the corpus they come from.
     """
 
-    def __init__(self, corpus: Iterable[str], *, held_out: bool, most: int | None = None):
-        self.corpus, self.held_out, self.most = corpus, held_out, most
+    def __init__(self, corpus: Iterable[str], *, held_out: bool, limit: int | None = None):
+        self.corpus, self.held_out, self.limit = corpus, held_out, limit
 
     def __iter__(self) -> Iterator[str]:
-        return itertools.islice((text for text in self.corpus if is_held_out(text) == self.held_out), self.most)
+        return itertools.islice((text for text in self.corpus if is_held_out(text) == self.held_out), self.limit)
 
 
 def is_held_out(text: str) -> bool:

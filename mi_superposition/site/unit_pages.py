@@ -19,7 +19,7 @@ from jaxtyping import Int
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from mi_superposition.files import write_file
+from mi_superposition.files import remove, write_file
 from mi_superposition.neurons.scan.names import layer_name, unit_word
 from mi_superposition.site.records import UNITS
 from mi_superposition.site.unit_records import (
@@ -98,7 +98,7 @@ def write_unit_pages(
     write(out / index, html)
     for path in [*folder.glob("*.html"), *(folder / "documents").glob("*.js")]:
         if path not in written:
-            path.unlink()
+            remove(path)
 
 
 def _environment() -> Any:

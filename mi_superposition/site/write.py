@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mi_superposition.errors import RequestError
-from mi_superposition.files import PARTIAL, clear_partial, write_file
+from mi_superposition.files import PARTIAL, clear_partial, remove, write_file
 from mi_superposition.runs import LOCK
 from mi_superposition.site.records import (
     UNITS,
@@ -104,10 +103,7 @@ def remove_stale(out: Path, addresses: Collection[str]) -> None:
         path = out / address
         if out.resolve() not in path.resolve().parents:
             continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _entries(section: Section) -> list[list[str]]:

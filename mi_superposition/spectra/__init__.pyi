@@ -1,3 +1,4 @@
+from .classifier import Pixels as Pixels
 from .config import ENERGY as ENERGY
 from .config import ClassifierTraining as ClassifierTraining
 from .config import SpectraConfig as SpectraConfig

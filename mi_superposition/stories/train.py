@@ -15,9 +15,9 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mi_superposition.corpora.corpus import END_OF_TEXT
 from mi_superposition.errors import RequestError
-from mi_superposition.files import text_hash
+from mi_superposition.files import remove, text_hash
 from mi_superposition.models import build_gpt2, save_hugging_face
-from mi_superposition.runs import Run, open_run, read_history
+from mi_superposition.runs import Outcome, Run, open_run, read_history
 from mi_superposition.stories.config import StoriesConfig
 from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
@@ -68,8 +68,8 @@ def train_stories(
     *,
     on_log: Callable[[dict[str, float]], None] = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Train in the run folder ``out``, going on where an earlier call was cut off; false if it was finished already.
+) -> Outcome:
+    """Train in the run folder ``out``, going on where an earlier call was cut off.
 
     Leaves ``config.json``, ``model.safetensors`` (half precision) and the tokenizer as ``from_pretrained`` of
     transformers wants them. Raises ``RequestError`` when a held-out document is also trained on, and
@@ -83,11 +83,11 @@ def train_stories(
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             # Left behind by a process killed in its very last moment.
-            (run.path / _CHECKPOINT).unlink(missing_ok=True)
-            return False
+            remove(run.path / _CHECKPOINT)
+            return Outcome(out, finished_already=True)
         with fixed_arithmetic(config.threads):
             _train(config, run, documents, held_out, on_log, should_stop)
-    return True
+    return Outcome(out, finished_already=False)
 
 
 class StoryRows:
@@ -207,4 +207,4 @@ def _train(
             "tokens_per_second": (config.n_steps - start) * tokens_per_step / seconds,
         }
     )
-    (run.path / _CHECKPOINT).unlink()
+    remove(run.path / _CHECKPOINT)

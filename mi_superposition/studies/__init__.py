@@ -1,5 +1,4 @@
-"""Whole studies: measurements with their controls, the words and figures that show them, and their run folders.
+"""Whole studies: measurements with their controls, written to run folders and read back from them.
 
-Above the subjects and the figures, below the report: the one place that knows both what was measured and how it is
-told.
+Knows neither figures nor pages: ``mi_superposition.pages`` shows what is measured here.
 """

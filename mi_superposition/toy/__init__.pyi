@@ -1,7 +1,13 @@
 from .config import ToyConfig as ToyConfig
 from .config import ToySetting as ToySetting
 from .config import ToyStudyConfig as ToyStudyConfig
+from .geometry import angles as angles
+from .geometry import feature_norms as feature_norms
+from .geometry import represented as represented
+from .geometry import shape_counts as shape_counts
 from .models import ToyModels as ToyModels
 from .models import bundled_study as bundled_study
 from .models import load_toy as load_toy
+from .polysemanticity import asymmetric_motifs as asymmetric_motifs
+from .polysemanticity import signed_pairs as signed_pairs
 from .train import train_toy as train_toy

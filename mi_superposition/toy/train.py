@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.errors import WorkError
-from mi_superposition.files import write_state
+from mi_superposition.files import remove, write_state
 from mi_superposition.models import device_of
 from mi_superposition.progress import SILENT, Progress, Steps
 from mi_superposition.runs import Outcome, Run, open_run
@@ -54,7 +54,7 @@ def train_into(config: ToyConfig, out: Path, progress: Progress = SILENT) -> Out
     with open_run(out, COMMAND, config) as run:
         if run.finished:
             # Left behind by a process killed in its very last moment.
-            (run.path / _CHECKPOINT).unlink(missing_ok=True)
+            remove(run.path / _CHECKPOINT)
             return Outcome(out, finished_already=True)
         with fixed_arithmetic(config.threads.number):
             _train(config, run, progress)
@@ -230,7 +230,7 @@ def _train(config: ToyConfig, run: Run | None, progress: Progress) -> ToyModels:
                 "steps_per_second": (config.n_steps - start) / seconds,
             }
         )
-        (run.path / _CHECKPOINT).unlink(missing_ok=True)
+        remove(run.path / _CHECKPOINT)
     return models
 
 

@@ -124,7 +124,7 @@ class Workshop:
             case "addition evaluate":
                 return ["--model", self.root / "addition", "--n-problems", 1000]
             case "heads ablate":
-                return ["--model", self.root / "addition", "--problems", 200, "--random-sets", 50]
+                return ["--model", self.root / "addition", "--n-problems", 200, "--random-sets", 50]
             case "heads project":
                 return ["--model", self.root / "addition"]
             case "neurons order":

@@ -75,7 +75,7 @@ def test_the_table_is_measured_again_on_some_of_the_text(model, table):
         LARGEST: largest_dimensions(statistics, k),
         RANDOM: random_dictionary(statistics, 2048, k),
     }
-    some = list(model_batches(model, Documents(corpus, held_out=True, most=40), 32))
+    some = list(model_batches(model, Documents(corpus, held_out=True, limit=40), 32))
     for kind, found in evaluate_reconstructions(model, some, hook, ways, statistics.mean.float()).items():
         assert found.explained_variance == pytest.approx(table[kind]["explained_variance"], abs=0.02)
         assert found.ce == pytest.approx(table[kind]["ce"], rel=0.1)

@@ -29,7 +29,7 @@ def sae():
 @pytest.fixture(scope="module")
 def texts(model):
     """Held-out stories that fill a row: SAELens drops shorter ones and cannot pad."""
-    held_out = Documents(load_corpus("stories"), held_out=True, most=100)
+    held_out = Documents(load_corpus("stories"), held_out=True, limit=100)
     long = [text for text in held_out if len(model.to_tokens(text, truncate=False)[0]) >= CONTEXT]
     return long[: ROWS * BATCHES]
 

@@ -40,7 +40,7 @@ def config(**changes):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("stories") / "run"
-    assert train_stories(config(), STORIES, HELD_OUT, out)
+    assert not train_stories(config(), STORIES, HELD_OUT, out).finished_already
     return out
 
 
@@ -73,7 +73,7 @@ def test_it_learns(trained):
 
 def test_again_says_finished(trained):
     before = weights(trained)
-    assert not train_stories(config(), STORIES, HELD_OUT, trained)
+    assert train_stories(config(), STORIES, HELD_OUT, trained).finished_already
     assert weights(trained) == before
 
 

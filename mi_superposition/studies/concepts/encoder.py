@@ -10,6 +10,7 @@ from torch import nn
 from mi_superposition.concepts.classifier import text_accuracy, train_text_classifier
 from mi_superposition.concepts.config import EncoderConfig
 from mi_superposition.corpora import load_labelled_texts
+from mi_superposition.files import remove
 from mi_superposition.models.encoders import fresh_encoder, load_tokenizer, save_encoder
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import Outcome, open_run
@@ -53,7 +54,7 @@ def measure(config: EncoderConfig, out: Path, progress: Progress = SILENT) -> Ou
                 "test_texts": len(held_out.texts),
             }
         )
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
     return Outcome(out, finished_already=False)
 
 

@@ -19,7 +19,7 @@ from mi_superposition.concepts.layer import (
 from mi_superposition.concepts.pooling import layer_order, pool_texts
 from mi_superposition.concepts.probe import bag_of_words_accuracy
 from mi_superposition.concepts.simple import WordCorrelations, all_words, word_correlations
-from mi_superposition.files import read_tensors, write_tensors
+from mi_superposition.files import read_tensors, remove, write_tensors
 from mi_superposition.models import FEATURES, device_of
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import Outcome, open_run, read_manifest
@@ -55,7 +55,7 @@ def measure(config: ConceptsConfig, out: Path, progress: Progress = SILENT) -> O
             write_record(out / RESULT, result)
             run.finish(result.metrics())
         for state in STATES:
-            _pooled_file(out, state).unlink(missing_ok=True)
+            remove(_pooled_file(out, state))
     return Outcome(out, finished_already)
 
 

@@ -129,7 +129,7 @@ def ablation_study(
     """Measure a model (``config.model`` only names it) and its untrained controls."""
     config = config or AblateConfig()
     settings: dict[str, Any] = dict(
-        replace_with=config.replace_with, n_problems=config.problems, seed=config.random.seed
+        replace_with=config.replace_with, n_problems=config.n_problems, seed=config.random.seed
     )
     progress.advance(1, "maps of every head")
     maps = ablation_maps(model, **settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
+from mi_superposition.files import remove
 from mi_superposition.models import FEATURES
 from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.config import ContextsConfig
@@ -160,7 +160,7 @@ def load(folder: Path) -> ContextsResult:
 def _remove_controls(out: Path) -> None:
     """Of the controls' scans only the numbers of contexts are kept."""
     for name in (UNTRAINED, RANDOM):
-        shutil.rmtree(out / name, ignore_errors=True)
+        remove(out / name)
 
 
 def _median(values: Tensor) -> float:

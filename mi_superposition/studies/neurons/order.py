@@ -170,7 +170,7 @@ def _spots_csv(spots: list[Spot]) -> bytes:
     """One row per spot, the most similar first."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["place", "mean_squared_similarity", "excess_sd", "p", "neurons"])
+    writer.writerow(["position", "mean_squared_similarity", "excess_sd", "p", "neurons"])
     for spot in spots:
         neurons = " ".join(map(str, spot.neurons))
         writer.writerow([spot.start, f"{spot.similarity:.6f}", f"{spot.excess:.4f}", f"{spot.p:.4f}", neurons])

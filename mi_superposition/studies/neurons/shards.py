@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 from mi_superposition.corpora import Corpus, TokenBatches, model_batches
 from mi_superposition.engine import name_for_workers, results_of
 from mi_superposition.errors import WorkError
-from mi_superposition.files import content_hash, read_state, read_tensors, write_state, write_tensors
+from mi_superposition.files import content_hash, read_state, read_tensors, remove, write_state, write_tensors
 from mi_superposition.models import BUNDLED_MODELS, load_model, weights_of
 from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.config import ScanConfig
@@ -139,11 +139,8 @@ def _worker_reader(config: ScanConfig, state: State) -> tuple[HookedTransformer,
 
 def _tidy(folder: Path) -> None:
     """Remove what is kept only to resume, once the scan is written; a killed process leaves that to the next one."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    for path in (folder / SHARDS).glob("*.safetensors"):
-        path.unlink()
-    if (folder / SHARDS).exists():
-        (folder / SHARDS).rmdir()
+    remove(folder / CHECKPOINT)
+    remove(folder / SHARDS)
 
 
 def _for_workers(config: ScanConfig) -> ScanConfig:
@@ -256,7 +253,7 @@ class _Work:
         write_state(self.folder / CHECKPOINT, {"shards": self.done, "scan": accumulator.state()})
         for path in (self.folder / SHARDS).glob("*.safetensors"):
             if int(path.stem) < self.done:
-                path.unlink()
+                remove(path)
 
     def _stop_if_asked(self, accumulator: ScanAccumulator) -> None:
         if self.progress.should_stop():

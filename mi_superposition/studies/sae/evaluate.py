@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from mi_superposition.files import read_json, write_json
+from mi_superposition.files import read_json, remove, write_json
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_config
@@ -120,7 +120,7 @@ def measure(config: SaeEvaluateConfig, out: Path, progress: Progress = SILENT) -
             sae = opened.saes[best.sae].cpu()
             write_record(out / FEATURES, learned_features(opened.text.model, sae, best.sae, best.hook))
         run.finish({f"{row.sae}/{row.kind}/{name}": value for row in table for name, value in row.numbers.items()})
-        (run.path / CHECKPOINT).unlink(missing_ok=True)
+        remove(run.path / CHECKPOINT)
     return Outcome(out, finished_already=False)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sae_lens import SAE
 
 from mi_superposition.errors import RequestError
+from mi_superposition.files import remove
 from mi_superposition.models import hook_widths
 from mi_superposition.progress import SILENT, Progress, Steps
 from mi_superposition.runs import MANIFEST, Outcome, Run, open_run
@@ -104,7 +105,7 @@ def train_here(
             progress.stage("held-out text")
             metrics = _measured(training, saes)
         run.finish(metrics)
-        (run.path / CHECKPOINT).unlink(missing_ok=True)
+        remove(run.path / CHECKPOINT)
     return Outcome(out, finished_already=False)
 
 

@@ -39,7 +39,7 @@ class ReadText:
 
     def batches(self, *, held_out: bool, documents: int | None = None) -> TokenBatches:
         """The text trained on, or the text held out (the first ``documents`` of it), as the model reads it."""
-        chosen = Documents(self.corpus, held_out=held_out, most=documents)
+        chosen = Documents(self.corpus, held_out=held_out, limit=documents)
         return model_batches(self.model, chosen, self.forward_batch, context=self.context)
 
     def check_held_out(self) -> None:

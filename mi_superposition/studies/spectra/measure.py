@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from mi_superposition.corpora import load_corpus
 from mi_superposition.corpora.images import load_images
 from mi_superposition.errors import RequestError
-from mi_superposition.files import read_json
+from mi_superposition.files import read_json, remove
 from mi_superposition.models import BUNDLED_MODELS, device_of, load_model
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
@@ -160,7 +160,7 @@ def measure(config: SpectraConfig, out: Path, progress: Progress = SILENT) -> Ou
                 save_pictures({state: network.pictures(state) for state in STATES}, out / _PICTURES)
                 run.finish(_read(out, config, network.metrics()).metrics())
         # After the manifest: a process that is killed in between leaves a finished run, and the next one clears this.
-        (out / CHECKPOINT).unlink(missing_ok=True)
+        remove(out / CHECKPOINT)
     return Outcome(out, finished_already)
 
 

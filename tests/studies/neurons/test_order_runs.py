@@ -72,7 +72,7 @@ def test_the_run_folder_says_everything(run, tiny_gpt2):
     rows = list(csv.DictReader((run / "spots.csv").open()))
     assert rows
     for row in rows:
-        start = int(row["place"])
+        start = int(row["position"])
         assert row["neurons"] == " ".join(map(str, path[start : start + 4].tolist()))
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "finished"

@@ -36,7 +36,11 @@ from mi_superposition.subjects import find_study
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 HISTORY = "history.jsonl"
+# What an unfinished run goes on from.
+CHECKPOINT = "checkpoint.safetensors"
 LOCK = ".lock"
+# Of an input: how it was checked. Not compared, as it is no part of what the input is.
+CHECKED = "checked"
 # Of the manifest. 1: configurations nested and partly under other names (version 0.1). 2: flat, an entry an option.
 FORMAT = 2
 _RECORDED_PACKAGES = ("torch", "transformer-lens", "transformers", "sae-lens", "numpy", "safetensors")
@@ -76,10 +80,11 @@ class Run:
         write_file(self.path / HISTORY, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def finish(self, metrics: Mapping[str, float | int | list[float] | list[int]]) -> None:
-        """Write ``metrics.json``, then mark the run finished: the last thing that happens to it."""
+        """Write ``metrics.json``, then mark the run finished; its checkpoint is of no use any more."""
         write_json(self.path / METRICS, dict(metrics))
         self.manifest["status"] = "finished"
         write_json(self.path / MANIFEST, self.manifest)
+        remove(self.path / CHECKPOINT)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -129,7 +134,11 @@ def open_run(
                 "git_commit": _git_commit(),
             }
             write_json(path / MANIFEST, manifest)
-        yield Run(path, manifest)
+        run = Run(path, manifest)
+        if run.finished:
+            # Left behind by a process that was killed in its very last moment.
+            remove(path / CHECKPOINT)
+        yield run
 
 
 @contextmanager
@@ -206,7 +215,7 @@ def check_run(
         # As in `read_config`: what this version has no option for is left out.
         gone = recorded.keys() - defaults.keys() if manifest["format"] < FORMAT else set()
         recorded = {name: value for name, value in recorded.items() if name not in free | gone}
-    for before, now in ((recorded, wanted), (manifest["inputs"], inputs or {})):
+    for before, now in ((recorded, wanted), (_unchecked(manifest["inputs"]), _unchecked(inputs or {}))):
         before, now = (json.loads(json.dumps(dict(some), default=str)) for some in (before, now))
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
@@ -214,6 +223,14 @@ def check_run(
                     f"{str(path)!r} was made with {name} = {before.get(name)!r}, not {now.get(name)!r}: "
                     "give another folder or the same options"
                 )
+
+
+def _unchecked(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs without how they were checked."""
+    return {
+        name: {key: value for key, value in given.items() if key != CHECKED} if isinstance(given, Mapping) else given
+        for name, given in inputs.items()
+    }
 
 
 def recorded_config(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,20 +26,18 @@ from mi_superposition.addition.problems import (
     with_answers,
 )
 from mi_superposition.errors import RequestError
-from mi_superposition.files import remove
 from mi_superposition.models import (
     build_attention_only_model,
-    load_model,
+    load_attention_only,
     local_model_folder,
     save_model,
     save_snapshot,
 )
 from mi_superposition.progress import SILENT, Progress, Steps
-from mi_superposition.runs import Outcome, Run, open_run, read_config
+from mi_superposition.runs import CHECKPOINT, Outcome, Run, open_run, read_config
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
 COMMAND = "addition train"
-_CHECKPOINT = "checkpoint.safetensors"
 _EVALUATION_BATCH = 10_000
 
 
@@ -100,11 +98,11 @@ def load_addition_model(name: str | Path) -> HookedTransformer:
 
     Raises ``RequestError`` for a model of another kind: the studies read the answer positions of masked problems.
     """
-    model = load_model(name, device="cpu")
-    answer = read_config(local_model_folder(name), AdditionConfig, COMMAND).answer
+    folder = local_model_folder(name)
+    answer = read_config(folder, AdditionConfig, COMMAND).answer
     if answer != "masked":
         raise RequestError(f"{str(name)!r} was trained with answer = {answer!r}: the study reads a 'masked' model")
-    return model
+    return load_attention_only(folder).eval()
 
 
 def snapshot_epochs(epochs: int) -> list[int]:
@@ -127,8 +125,6 @@ def train_addition(config: AdditionConfig, out: Path, progress: Progress = SILEN
     data = _problems(config)
     with open_run(out, COMMAND, config) as run:
         if run.finished:
-            # Left behind by a process killed in its very last moment.
-            remove(run.path / _CHECKPOINT)
             return Outcome(out, finished_already=True)
         progress.begin("step", config.n_steps)
         with fixed_arithmetic(config.threads.number):
@@ -219,7 +215,7 @@ def _train(
         model.parameters(), betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
     )
     learner = GradientLearner(model, [optimizer], loss, rate)
-    start = resume(learner, run.path / _CHECKPOINT)
+    start = resume(learner, run.path / CHECKPOINT)
     run.rewind_history(start)
     to_keep = set(snapshot_epochs(config.epochs))
     steps = Steps(progress, start)
@@ -250,7 +246,7 @@ def _train(
         learner,
         start,
         config.n_steps,
-        checkpoint=run.path / _CHECKPOINT,
+        checkpoint=run.path / CHECKPOINT,
         checkpoint_every=config.epoch_steps * config.log_every_epochs,
         after_step=after_step,
         should_stop=progress.should_stop,
@@ -273,7 +269,6 @@ def _train(
             "steps_per_second": (config.n_steps - start) / seconds,
         }
     )
-    remove(run.path / _CHECKPOINT)
 
 
 def _seen_problems(config: AdditionConfig, train_problems: Tensor | None) -> Tensor:

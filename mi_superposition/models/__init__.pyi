@@ -2,6 +2,7 @@ from .attention_only import MODEL_CONFIG as MODEL_CONFIG
 from .attention_only import MODEL_WEIGHTS as MODEL_WEIGHTS
 from .attention_only import SNAPSHOTS as SNAPSHOTS
 from .attention_only import build_attention_only_model as build_attention_only_model
+from .attention_only import load_attention_only as load_attention_only
 from .attention_only import load_snapshots as load_snapshots
 from .attention_only import load_weights as load_weights
 from .attention_only import save_model as save_model
@@ -15,8 +16,10 @@ from .controls import shuffled_copy as shuffled_copy
 from .controls import untrained_copy as untrained_copy
 from .device import device_of as device_of
 from .hugging_face import build_gpt2 as build_gpt2
+from .hugging_face import load_check_of as load_check_of
 from .hugging_face import save_hugging_face as save_hugging_face
 from .load import load_model as load_model
+from .load import model_record as model_record
 from .reading import FEATURES as FEATURES
 from .reading import Encode as Encode
 from .reading import check_hooks as check_hooks

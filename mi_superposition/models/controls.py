@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar, cast
 
 import torch
 from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
 
 from mi_superposition.models.attention_only import without_deprecations
+from mi_superposition.models.bridge import untrained_bridge
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.training import seeded_generator
 
+# The copy is of the kind of the original.
+_Model = TypeVar("_Model", bound=HookedModel)
 
-def untrained_copy(model: HookedModel, seed: int) -> HookedTransformer:
-    """The control: the same architecture, freshly initialised as TransformerLens does from ``seed``, on its device."""
+
+def untrained_copy(model: _Model, seed: int) -> _Model:
+    """The control: the same architecture, freshly initialised from ``seed``, on its device.
+
+    A ``HookedTransformer`` is initialised as TransformerLens does, a ``TransformerBridge`` as transformers does.
+    """
+    if isinstance(model, TransformerBridge):
+        return cast(_Model, untrained_bridge(model, seed).to(model.W_E.device, print_details=False))
     config = copy.deepcopy(model.cfg)
     config.init_weights, config.tokenizer_name, config.seed = True, None, None
     config.device, device = "cpu", model.W_E.device
     with torch.random.fork_rng(devices=[]), without_deprecations():
         torch.manual_seed(seed)
-        return HookedTransformer(config, move_to_device=False).to(device, print_details=False).eval()
+        untrained = HookedTransformer(config, move_to_device=False).to(device, print_details=False).eval()
+    return cast(_Model, untrained)
 
 
 @torch.no_grad()
-def shuffled_copy(model: HookedModel, seed: int) -> HookedTransformer:
+def shuffled_copy(model: _Model, seed: int) -> _Model:
     """The control that keeps the sizes of the weights: the entries of every parameter in a random order."""
     shuffled = untrained_copy(model, seed)
     trained = dict(model.named_parameters())

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
+import sys
 import tempfile
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,112 +36,237 @@ from transformers.utils import logging as transformers_logging
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import read_json, write_file, write_json, write_tensors
 from mi_superposition.models.attention_only import without_deprecations
+from mi_superposition.models.bridge import bridge_of
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
 from mi_superposition.models.hub import TOKENIZER_FILES, fetch_tokenizer
+from mi_superposition.models.probe import LoadCheck, Probe
+from mi_superposition.models.protocol import HookedModel
 
+HOOKED, BRIDGE = "HookedTransformer", "TransformerBridge"
 # Their configuration says 2048, but they saw no longer text.
 _TINY_STORIES_CONTEXT = 512
+# Of models without a longest text, such as BLOOM.
+_UNLIMITED_CONTEXT = 2048
 
 
 def load_hugging_face(
     folder: Path, name: str, *, dtype: torch.dtype, n_ctx: int | None, process_weights: bool
-) -> HookedTransformer:
-    """A model in Hugging Face layout as a ``HookedTransformer`` on the CPU; ``name`` says what was asked for.
+) -> HookedModel:
+    """A model in Hugging Face layout on the CPU, proven to be the one that transformers reads; ``name`` says what was asked for.
 
-    Bundled models, local folders and what came from the hub all pass here. Raises ``RequestError`` for an
-    architecture that TransformerLens cannot hold and ``WorkError`` for damaged files.
+    It is a ``HookedTransformer`` where that gives the log-probabilities of transformers, else a ``TransformerBridge``, which is then said
+    on standard error; ``load_check_of`` tells how near it comes. Bundled models, local folders and what came from the hub all pass here.
+    Raises ``RequestError`` for an architecture that neither gives back and ``WorkError`` for damaged files.
     """
     settings = read_json(folder / HUGGING_FACE_CONFIG)
     if not isinstance(settings, dict):
         raise WorkError(f"{str(folder / HUGGING_FACE_CONFIG)!r} is damaged: it must hold an object")
-    own_layout = "model_type" not in settings and "d_model" in settings
+    if "model_type" not in settings and "d_model" in settings:
+        if n_ctx is not None:
+            raise RequestError(f"n_ctx = {n_ctx}: {name!r} keeps the context it was trained with")
+        return _load_own_layout(folder, name, dtype, process_weights)
+    network = _network(folder, name, settings, dtype)
+    tokenizer = _tokenizer(folder)
+    config, tried = None, {}
     try:
-        if own_layout:
-            if n_ctx is not None:
-                raise RequestError(f"n_ctx = {n_ctx}: {name!r} keeps the context it was trained with")
-            config, state = _own_layout(folder, name, dtype)
-        else:
-            config, state = _transformers_layout(folder, name, settings, dtype, n_ctx)
-    except RequestError:
-        raise
-    except (NotImplementedError, ValueError, KeyError, AttributeError) as error:
-        what = settings.get("architectures") or settings.get("model_type") or "unknown"
-        raise RequestError(f"{name!r} has the architecture {what!r}: TransformerLens cannot hold it") from error
-    tokenizer = _tokenizer(folder, config.tokenizer_name if own_layout else None)
-    config.tokenizer_name, config.model_name = None, name.rstrip("/").split("/")[-1]
-    # Their layer norms were trained without the pieces that folding needs.
-    foldable = process_weights and config.positional_embedding_type != "shortformer"
-    with torch.random.fork_rng(devices=[]), without_deprecations():
-        model = HookedTransformer(config, tokenizer, move_to_device=False)
-        model.load_and_process_state_dict(
-            state,
-            fold_ln=foldable,
-            center_writing_weights=foldable,
-            center_unembed=foldable,
-            fold_value_biases=foldable,
+        config = _hooked_config(settings, dtype)
+    except Exception as error:
+        tried[HOOKED] = f"does not know the architecture ({_first_line(error)})"
+    n_ctx = _context(network, config, name, settings, n_ctx)
+    probe = Probe(network, settings, n_ctx)
+    if config is not None:
+        config.n_ctx, config.tokenizer_name, config.model_name = n_ctx, None, _short(name)
+        model = _proven(
+            HOOKED, lambda: _hooked(network, folder, config, tokenizer, process_weights), probe, dtype, tried
         )
+        if model is not None:
+            return model
+    model = _proven(
+        BRIDGE,
+        lambda: bridge_of(network, tokenizer, name=_short(name), n_ctx=n_ctx, process_weights=process_weights),
+        probe,
+        dtype,
+        tried,
+    )
+    if model is None:
+        what = type(network).__name__
+        unusual = _unusual(network.config)
+        raise RequestError(
+            f"{name!r} is a {what}{f' with {unusual}' if unusual else ''}: TransformerLens does not give what transformers gives"
+            f"{', with process_weights' if process_weights else ''}. "
+            + "; ".join(f"{implementation} {why}" for implementation, why in tried.items())
+        )
+    print(f"{name}: loaded as a {BRIDGE}, because {HOOKED} {tried[HOOKED]}", file=sys.stderr, flush=True)
     return model
 
 
-def _transformers_layout(
-    folder: Path, name: str, settings: dict[str, Any], dtype: torch.dtype, n_ctx: int | None
-) -> tuple[HookedTransformerConfig, dict[str, Tensor]]:
-    with tempfile.TemporaryDirectory(prefix="config") as bare:
-        # TransformerLens guesses the architecture from the path, so a folder under ``/data/llama`` would be a llama; and
-        # it asks GPT-2 for a field that newer files do not have.
-        complete = {"n_ctx": settings["n_positions"], **settings} if "n_positions" in settings else settings
-        write_json(Path(bare) / HUGGING_FACE_CONFIG, complete)
-        config = get_pretrained_model_config(bare, device="cpu", dtype=dtype)
-    if settings["model_type"] in ("gpt2", "gpt_neo"):
-        # TransformerLens takes four times d_model for granted in these two.
-        config.d_mlp = settings.get("n_inner") or settings.get("intermediate_size") or config.d_mlp
-    names = (Path(name).name, str(settings.get("_name_or_path", "")).split("/")[-1])
-    if n_ctx is None and settings["model_type"] == "gpt_neo" and any(map(_is_tiny_stories, names)):
-        n_ctx = min(_TINY_STORIES_CONTEXT, config.n_ctx)
-    if n_ctx is not None:
-        if not 1 <= n_ctx <= config.n_ctx:
-            raise RequestError(f"n_ctx = {n_ctx}: must be 1 to {config.n_ctx}, the context of {name!r}")
-        config.n_ctx = n_ctx
+def load_check_of(model: HookedModel) -> LoadCheck | None:
+    """How near a loaded model comes to transformers; ``None`` for one that transformers cannot read, or that was not loaded."""
+    return getattr(model, "load_check", None)
+
+
+def _proven(
+    implementation: str, load: Callable[[], Any], probe: Probe, dtype: torch.dtype, tried: dict[str, str]
+) -> HookedModel | None:
+    """The model, if it is what transformers reads; else ``tried`` is told why not."""
+    try:
+        model = load()
+        check = probe.check(model, implementation)
+    except MemoryError:
+        raise
+    except Exception as error:
+        tried[implementation] = f"cannot hold it ({_first_line(error)})"
+        return None
+    if not check.passed(dtype):
+        tried[implementation] = (
+            f"gives other log-probabilities (largest difference {check.difference:.2g} nats on {check.positions} positions; its logits "
+            f"have a standard deviation of {check.logit_sd:.2g})"
+        )
+        return None
+    if check.unchecked_from is not None:
+        print(
+            f"positions from {check.unchecked_from} on were not compared with transformers: that would take too long",
+            file=sys.stderr,
+            flush=True,
+        )
+    model.load_check = check
+    return model
+
+
+def _network(folder: Path, name: str, settings: dict[str, Any], dtype: torch.dtype) -> Any:
+    """The model of transformers, in eval mode. Raises ``RequestError`` for a kind that is none of text."""
     # Its progress bar counts tensors, thousands a second.
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
+    loader: Any = AutoModelForCausalLM
     try:
-        loader: Any = AutoModelForCausalLM
-        source, loaded = loader.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+        network, loaded = loader.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+    except (ValueError, KeyError) as error:
+        what = settings.get("architectures") or settings.get("model_type") or "unknown"
+        raise RequestError(
+            f"{name!r} has the architecture {what!r}: transformers reads no causal language model from it ({_first_line(error)})"
+        ) from error
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise WorkError(f"the weights in {str(folder)!r} are damaged: {str(error).strip().splitlines()[0]}") from error
+        raise WorkError(f"the weights in {str(folder)!r} are damaged: {_first_line(error)}") from error
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
     # Transformers makes up what it does not find.
     if absent := sorted(map(str, {*loaded["missing_keys"], *loaded["mismatched_keys"]})):
         raise WorkError(f"the weights in {str(folder)!r} are damaged: {absent[0]} is missing or has another shape")
-    return config, get_pretrained_state_dict(str(folder), config, source, dtype=dtype)
+    return network.eval()
+
+
+def _hooked_config(settings: dict[str, Any], dtype: torch.dtype) -> HookedTransformerConfig:
+    complete = dict(settings)
+    if "n_positions" in settings:
+        # TransformerLens asks GPT-2 for a field that newer files do not have, and that older ones may have wrong.
+        complete["n_ctx"] = settings["n_positions"]
+    with tempfile.TemporaryDirectory(prefix="config") as bare:
+        # TransformerLens guesses the architecture from the path, so a folder under ``/data/llama`` would be a llama.
+        (Path(bare) / HUGGING_FACE_CONFIG).write_text(json.dumps(complete))
+        config = get_pretrained_model_config(bare, device="cpu", dtype=dtype)
+    if settings["model_type"] in ("gpt2", "gpt_neo"):
+        # TransformerLens takes four times d_model for granted in these two.
+        config.d_mlp = settings.get("n_inner") or settings.get("intermediate_size") or config.d_mlp
+    return config
+
+
+def _context(
+    network: Any, config: HookedTransformerConfig | None, name: str, settings: dict[str, Any], asked: int | None
+) -> int:
+    """The longest text that is read. Raises ``RequestError`` where more is asked for than there is."""
+    longest = getattr(network.config, "max_position_embeddings", None) or _UNLIMITED_CONTEXT
+    if config is not None:
+        longest = min(longest, config.n_ctx)
+    if asked is not None:
+        if not 1 <= asked <= longest:
+            raise RequestError(f"n_ctx = {asked}: must be 1 to {longest}, the context of {name!r}")
+        return asked
+    names = (Path(name).name, _short(str(settings.get("_name_or_path", ""))))
+    if settings["model_type"] == "gpt_neo" and any(map(_is_tiny_stories, names)):
+        return min(_TINY_STORIES_CONTEXT, longest)
+    return longest
+
+
+def _hooked(
+    network: Any,
+    folder: Path,
+    config: HookedTransformerConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    process_weights: bool,
+) -> HookedTransformer:
+    state = get_pretrained_state_dict(str(folder), config, network, dtype=config.dtype)
+    return _with_weights(config, tokenizer, state, process_weights)
+
+
+def _with_weights(
+    config: HookedTransformerConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    state: dict[str, Tensor],
+    process_weights: bool,
+) -> HookedTransformer:
+    with torch.random.fork_rng(devices=[]), without_deprecations():
+        model = HookedTransformer(config, tokenizer, move_to_device=False)
+        model.load_and_process_state_dict(
+            state,
+            fold_ln=process_weights,
+            center_writing_weights=process_weights,
+            center_unembed=process_weights,
+            fold_value_biases=process_weights,
+        )
+    return model.eval()
+
+
+def _unusual(config: Any) -> str:
+    """Entries of a configuration, sizes and names apart, that are not the defaults of its kind."""
+    usual = type(config)().to_dict()
+    entries = {
+        name: value
+        for name, value in config.to_dict().items()
+        if isinstance(value, bool | float | dict) and name in usual and value != usual[name]
+    }
+    return ", ".join(f"{name} = {value!r}" for name, value in entries.items())
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").split("/")[-1]
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip()
+    return textwrap.shorten(said.splitlines()[0], 120) if said else type(error).__name__
 
 
 def _is_tiny_stories(name: str) -> bool:
     return name.lower().replace("-", "").replace("_", "").startswith("tinystories")
 
 
-def _own_layout(folder: Path, name: str, dtype: torch.dtype) -> tuple[HookedTransformerConfig, dict[str, Tensor]]:
+def _load_own_layout(folder: Path, name: str, dtype: torch.dtype, process_weights: bool) -> HookedTransformer:
     """Models that were trained in TransformerLens: the attn-only, gelu and solu models."""
-    fields = convert_neel_model_config(name, cache_dir=constants.HF_HUB_CACHE)
+    try:
+        fields = convert_neel_model_config(name, cache_dir=constants.HF_HUB_CACHE)
+    except (NotImplementedError, ValueError, KeyError, AttributeError) as error:
+        raise RequestError(f"{name!r}: TransformerLens cannot read its configuration ({_first_line(error)})") from error
     config = HookedTransformerConfig.from_dict(
         {**fields, "model_name": name, "init_weights": False, "device": "cpu", "dtype": dtype}
     )
+    tokenizer = _tokenizer(folder if config.tokenizer_name is None else fetch_tokenizer(config.tokenizer_name))
     [weights, *_] = sorted(folder.glob("*final.pth"))
     state = {key: value.to(dtype) for key, value in torch.load(weights, weights_only=True).items()}
     if config.original_architecture == "neel-solu-old":
-        return config, convert_neel_solu_old_weights(state, config)
-    if config.original_architecture == "mingpt":
-        return config, convert_mingpt_weights(state, config)
-    return config, state
+        state = convert_neel_solu_old_weights(state, config)
+    elif config.original_architecture == "mingpt":
+        state = convert_mingpt_weights(state, config)
+    config.tokenizer_name, config.model_name = None, _short(name)
+    # Shortformer's layer norms were trained without the pieces that folding needs.
+    return _with_weights(
+        config, tokenizer, state, process_weights and config.positional_embedding_type != "shortformer"
+    )
 
 
-def _tokenizer(folder: Path, elsewhere: str | None) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer, or the one on the hub that the model names; ``None`` for a model saved without."""
-    if elsewhere is not None:
-        folder = fetch_tokenizer(elsewhere)
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The folder's tokenizer; ``None`` for a model saved without."""
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     try:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer
 
 from mi_superposition.errors import RequestError
-from mi_superposition.models.attention_only import MODEL_CONFIG, load_attention_only
+from mi_superposition.files import content_hash
+from mi_superposition.models.attention_only import MODEL_CONFIG, load_attention_only, weights_of
 from mi_superposition.models.catalogue import hub_id, model_folder
 from mi_superposition.models.device import device_of
 from mi_superposition.models.hub import fetch_model
-from mi_superposition.models.hugging_face import load_hugging_face
+from mi_superposition.models.hugging_face import load_check_of, load_hugging_face
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.parts import DevicePart
+from mi_superposition.runs import CHECKED
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -25,7 +29,7 @@ def load_model(
     dtype: str | torch.dtype = torch.float32,
     n_ctx: int | None = None,
     process_weights: bool = False,
-) -> HookedTransformer:
+) -> HookedModel:
     """A model in eval mode: bundled, from a folder, or from the Hugging Face hub.
 
     ``name`` is ``"addition"``, ``"addition-exact"`` or ``"stories"``; a run folder that holds a model; a folder in
@@ -63,3 +67,16 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if found is None:
         raise RequestError(f"dtype = {str(dtype)!r}: give {' or '.join(map(repr, _DTYPES))}")
     return found
+
+
+def model_record(name: str, model: HookedModel) -> dict[str, Any]:
+    """What a run folder says of the model that it read: its name, a hash of its weights, and how near it came to transformers."""
+    check = load_check_of(model)
+    record: dict[str, Any] = {"name": name, "sha256": content_hash(weights_of(model))}
+    if check is not None:
+        # Two digits: on another machine the last ones are others.
+        rounded = {
+            key: float(f"{value:.2g}") if isinstance(value, float) else value for key, value in asdict(check).items()
+        }
+        record[CHECKED] = rounded
+    return record

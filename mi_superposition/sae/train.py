@@ -17,14 +17,13 @@ from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.parts import SeedPart
-from mi_superposition.runs import Run
+from mi_superposition.runs import CHECKPOINT, Run
 from mi_superposition.sae.activations import ActivationSource, ActivationStream
 from mi_superposition.sae.config import SaeConfig, SaeJob, StreamPart
 from mi_superposition.sae.files import inference_sae
 from mi_superposition.sae.sparse import SparseTopKTrainingSAE
 from mi_superposition.training import derived_seed, resume, train
 
-CHECKPOINT = "checkpoint.safetensors"
 # Rows in a history, and steps from one to the next: at least so many, and at most.
 _LOGGED = 100
 # Steps between two checkpoints at most.

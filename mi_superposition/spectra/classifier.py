@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from mi_superposition.corpora.images import Images
 from mi_superposition.models.classifiers import logits
 from mi_superposition.progress import SILENT, Progress
-from mi_superposition.runs import Run
+from mi_superposition.runs import CHECKPOINT, Run
 from mi_superposition.spectra.config import ClassifierTraining
 from mi_superposition.training import GradientLearner, derived_seed, resume, seeded_generator, train, warmup_then
 
-CHECKPOINT = "checkpoint.safetensors"
 # Images per forward pass where nothing is learnt.
 FORWARD_BATCH = 128
 _WARMUP_FRACTION = 0.05

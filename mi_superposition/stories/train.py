@@ -15,15 +15,14 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mi_superposition.corpora.corpus import END_OF_TEXT
 from mi_superposition.errors import RequestError
-from mi_superposition.files import remove, text_hash
+from mi_superposition.files import text_hash
 from mi_superposition.models import build_gpt2, save_hugging_face
-from mi_superposition.runs import Outcome, Run, open_run, read_history
+from mi_superposition.runs import CHECKPOINT, Outcome, Run, open_run, read_history
 from mi_superposition.stories.config import StoriesConfig
 from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
 COMMAND = "stories train"
-_CHECKPOINT = "checkpoint.safetensors"
 
 
 def train_tokenizer(documents: Sequence[str], d_vocab: int) -> PreTrainedTokenizerFast:
@@ -82,8 +81,6 @@ def train_stories(
     inputs = {"documents": text_hash(documents), "held_out": text_hash(held_out)}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
-            # Left behind by a process killed in its very last moment.
-            remove(run.path / _CHECKPOINT)
             return Outcome(out, finished_already=True)
         with fixed_arithmetic(config.threads):
             _train(config, run, documents, held_out, on_log, should_stop)
@@ -163,7 +160,7 @@ def _train(
 
     rate = warmup_then("linear", config.learning_rate, config.warmup_steps, config.n_steps)
     learner = GradientLearner(model, _optimizers(model, config.weight_decay), loss, rate)
-    start = resume(learner, run.path / _CHECKPOINT)
+    start = resume(learner, run.path / CHECKPOINT)
     run.rewind_history(start)
     began = time.perf_counter()
 
@@ -185,7 +182,7 @@ def _train(
         learner,
         start,
         config.n_steps,
-        checkpoint=run.path / _CHECKPOINT,
+        checkpoint=run.path / CHECKPOINT,
         checkpoint_every=config.log_every_steps,
         after_step=after_step,
         should_stop=should_stop,
@@ -207,4 +204,3 @@ def _train(
             "tokens_per_second": (config.n_steps - start) * tokens_per_step / seconds,
         }
     )
-    remove(run.path / _CHECKPOINT)

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.errors import WorkError
-from mi_superposition.files import remove, write_state
+from mi_superposition.files import write_state
 from mi_superposition.models import device_of
 from mi_superposition.progress import SILENT, Progress, Steps
-from mi_superposition.runs import Outcome, Run, open_run
+from mi_superposition.runs import CHECKPOINT, Outcome, Run, open_run
 from mi_superposition.toy.buffers import Buffers
 from mi_superposition.toy.config import ToyConfig
 from mi_superposition.toy.models import COMMAND, ToyModels, initial_weights, load_toy, network_of, save_toy, transposed
@@ -22,7 +22,6 @@ from mi_superposition.toy.network import Penalties, ToyWeights
 from mi_superposition.toy.tasks import InputSampler, targets
 from mi_superposition.training import fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
-_CHECKPOINT = "checkpoint.safetensors"
 # Held-out loss is the mean over so many batches.
 _HELD_OUT_BATCHES = 16
 _LOGGED = 100
@@ -53,8 +52,6 @@ def train_into(config: ToyConfig, out: Path, progress: Progress = SILENT) -> Out
     config = _on_device(config)
     with open_run(out, COMMAND, config) as run:
         if run.finished:
-            # Left behind by a process killed in its very last moment.
-            remove(run.path / _CHECKPOINT)
             return Outcome(out, finished_already=True)
         with fixed_arithmetic(config.threads.number):
             _train(config, run, progress)
@@ -163,7 +160,7 @@ class ToyLearner:
 def _train(config: ToyConfig, run: Run | None, progress: Progress) -> ToyModels:
     learner = ToyLearner(config)
     untrained, constant = learner.held_out()
-    checkpoint = run.path / _CHECKPOINT if run else None
+    checkpoint = run.path / CHECKPOINT if run else None
     start = resume(learner, checkpoint) if checkpoint else 0
     if run:
         run.rewind_history(start)
@@ -230,7 +227,6 @@ def _train(config: ToyConfig, run: Run | None, progress: Progress) -> ToyModels:
                 "steps_per_second": (config.n_steps - start) / seconds,
             }
         )
-        remove(run.path / _CHECKPOINT)
     return models
 
 

@@ -299,7 +299,7 @@ def test_a_model_cached_in_parts_is_not_whole(neo, tmp_path, monkeypatch):
 def test_another_architecture_is_named(tiny_gpt2, tmp_path, kind):
     model_type = "t5" if kind.startswith("T5") else "made-up"
     config = json.dumps({"model_type": model_type, "architectures": [kind]}).encode()
-    with pytest.raises(RequestError, match=f"{kind}.*TransformerLens cannot hold it"):
+    with pytest.raises(RequestError, match=f"{kind}.*transformers reads no causal language model"):
         load_model(damaged(tiny_gpt2, tmp_path, "config.json", config))
 
 

@@ -119,7 +119,7 @@ class Workshop:
                 return [self.root / "addition"]
             case "addition train":
                 return [
-                    "--n-digits", 2, "--n-heads", 4, "--d-model", 16, "--n-train", 1000, "--n-test", 50, "--epochs", 60,
+                    "--n-digits", 2, "--n-heads", 4, "--d-model", 16, "--n-train", 200, "--n-test", 20, "--epochs", 6,
                 ]  # fmt: skip
             case "addition evaluate":
                 return ["--model", self.root / "addition", "--n-problems", 1000]
@@ -130,28 +130,28 @@ class Workshop:
             case "neurons order":
                 return ["--model", self.model, "--layer", 0, "--controls", 3, "--seconds", 0.05]
             case "neurons scan":
-                return [*reads, "--shard", 20, "--threads", 1]
+                return [*reads, "--shard", 64, "--threads", 1]
             case "neurons contexts":
-                return [*reads, "--shard", 20, "--threads", 1, "--random-directions", 8]
+                return [*reads, "--shard", 64, "--threads", 1, "--random-directions", 8]
             case "neurons try":
                 return ["--model", self.model, "--neuron", "1.5", "a cat ran"]
             case "neurons pages":
-                return ["--scan", self.root / "scan"]
+                return ["--scan", self.root / "small-scan"]
             case "toy train":
-                return ["--n-instances", 4, "--n-steps", 3000, "--probability", 1, 0.1, "--threads", 1]
+                return ["--n-instances", 2, "--n-steps", 13, "--probability", 1, 0.1, "--threads", 1]
             case "toy study":
-                return ["directions", "--n-instances", 2, "--n-steps", 400]
+                return ["directions", "--n-instances", 2, "--n-steps", 3]
             case "sae train":
                 return [
-                    *reads, "--hook", "blocks.1.hook_resid_pre", "--d-sae", 64, "--k", 4, "--tokens", 30_000,
+                    *reads, "--hook", "blocks.1.hook_resid_pre", "--d-sae", 64, "--k", 4, "--tokens", 1_664,
                     "--batch-size", 128, "--buffer-batches", 4, "--threads", 1,
                 ]  # fmt: skip
             case "sae evaluate":
                 return ["--sae", self.root / "sae", "--corpus", self.texts, "--threads", 1]
             case "sae recover":
-                return ["--threads", 1]
+                return ["--toy-steps", 200, "--sae-steps", 50, "--threads", 1]
             case "spectra":
-                return ["--model", "simplenet", "--images", "digits", "--epochs", 4, "--threads", 1]
+                return ["--model", "simplenet", "--images", "digits", "--epochs", 1, "--threads", 1]
             case "concepts":
                 lists = self.root / "concepts.json"
                 options = ["--labels", "none", "--concepts", lists, "--random-lists", 4, "--permutations", 50]
@@ -165,8 +165,13 @@ def furnish(root: Path, model: Path) -> Workshop:
     root.mkdir(parents=True, exist_ok=True)
     workshop.texts.write_text("<|endoftext|>".join(TEXTS))
     (root / "concepts.json").write_text(json.dumps(CONCEPTS))
-    for command, name in (("addition train", "addition"), ("neurons scan", "scan"), ("sae train", "sae")):
-        code, _, error = finish(workshop.request(command, root / name))
+    for command, name, more in (
+        ("addition train", "addition", []),
+        ("neurons scan", "scan", []),
+        ("neurons scan", "small-scan", ["--hook", "blocks.0.hook_resid_pre", "--documents", "40"]),
+        ("sae train", "sae", []),
+    ):
+        code, _, error = finish([*workshop.request(command, root / name), *more])
         assert code == 0, error
     return workshop
 

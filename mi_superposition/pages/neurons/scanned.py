@@ -10,11 +10,11 @@ from typing import Any
 from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
 from mi_superposition.models import FEATURES, load_model, weights_of
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.config import ScanConfig
 from mi_superposition.neurons.effects import TokenEffects, direction_effects
@@ -42,7 +42,7 @@ class ScannedUnits:
     """
 
     scan: NeuronScan
-    model: HookedTransformer
+    model: HookedModel
     saes: Saes = field(default_factory=dict)
     vocabulary: Sequence[str] = field(init=False)
     effects: Mapping[str, TokenEffects | None] = field(init=False)

@@ -27,9 +27,8 @@ from mi_superposition.addition.problems import (
     with_answers,
 )
 from mi_superposition.addition.train import AdditionAccuracy, evaluate_addition, load_addition_model, right_answers
-from mi_superposition.files import content_hash
 from mi_superposition.heads.patterns import attention_pattern
-from mi_superposition.models import load_snapshots, local_model_folder, untrained_copy, weights_of
+from mi_superposition.models import load_snapshots, local_model_folder, model_record, untrained_copy
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_manifest
@@ -124,7 +123,7 @@ def measure(config: AdditionEvaluateConfig, out: Path, progress: Progress = SILE
     """Run the study into a run folder. Raises as ``load_addition_model`` and ``open_run`` do."""
     model = load_addition_model(config.model.name)
     n_digits = digits_of(model)
-    inputs = {"model": {"name": config.model.name, "sha256": content_hash(weights_of(model))}}
+    inputs = {"model": model_record(config.model.name, model)}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             return Outcome(out, finished_already=True)

@@ -10,14 +10,12 @@ from torch import nn
 from mi_superposition.concepts.classifier import text_accuracy, train_text_classifier
 from mi_superposition.concepts.config import EncoderConfig
 from mi_superposition.corpora import load_labelled_texts
-from mi_superposition.files import remove
 from mi_superposition.models.encoders import fresh_encoder, load_tokenizer, save_encoder
 from mi_superposition.progress import SILENT, Progress
-from mi_superposition.runs import Outcome, open_run
+from mi_superposition.runs import CHECKPOINT, Outcome, open_run
 from mi_superposition.training import fixed_arithmetic
 
 COMMAND = "train encoder"
-_CHECKPOINT = "checkpoint.safetensors"
 
 
 def measure(config: EncoderConfig, out: Path, progress: Progress = SILENT) -> Outcome:
@@ -36,7 +34,7 @@ def measure(config: EncoderConfig, out: Path, progress: Progress = SILENT) -> Ou
         def accuracy() -> float:
             return text_accuracy(network.eval(), tokenizer, held_out.texts, held_out.labels, config.context)
 
-        checkpoint = out / _CHECKPOINT
+        checkpoint = out / CHECKPOINT
         with fixed_arithmetic(config.threads.number):
             untrained = accuracy()
             progress.begin("step", config.epochs * config.steps_per_epoch(len(texts.texts)))
@@ -54,7 +52,6 @@ def measure(config: EncoderConfig, out: Path, progress: Progress = SILENT) -> Ou
                 "test_texts": len(held_out.texts),
             }
         )
-        remove(checkpoint)
     return Outcome(out, finished_already=False)
 
 

@@ -14,7 +14,7 @@ from mi_superposition.corpora import load_corpus, load_labelled_texts
 from mi_superposition.corpora.labelled import columns_of
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
-from mi_superposition.models import Encode, load_model, untrained_copy, weights_of
+from mi_superposition.models import Encode, load_model, model_record, untrained_copy
 from mi_superposition.models.encoders import Encoder, is_encoder, load_encoder
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.sae import check_sae, load_sae
@@ -73,17 +73,17 @@ def _read_models(config: ConceptsConfig) -> tuple[dict[State, HookedModel | Enco
     models: dict[State, HookedModel | Encoder]
     if is_encoder(name):
         encoder = load_encoder(name, device=device)
-        weights = dict(encoder.network.state_dict())
+        record = {"name": name, "sha256": content_hash(dict(encoder.network.state_dict()))}
         models = {"trained": encoder, "untrained": encoder.untrained(seed)}
         tokenizer = encoder.tokenizer
     else:
         model = load_model(name, device=device)
         if model.tokenizer is None:
             raise RequestError(f"{name!r} came without a tokenizer: it cannot read text")
-        weights = dict(weights_of(model))
+        record = model_record(name, model)
         models = {"trained": model, "untrained": untrained_copy(model, seed)}
         tokenizer = model.tokenizer
-    return models, tokenizer, {"model": {"name": name, "sha256": content_hash(weights)}}
+    return models, tokenizer, {"model": record}
 
 
 def _read_texts(config: ConceptsConfig) -> ConceptTexts:

@@ -21,9 +21,8 @@ from mi_superposition.addition.ablation import (
     smallest_head_sets,
 )
 from mi_superposition.addition.train import load_addition_model
-from mi_superposition.files import content_hash
 from mi_superposition.heads.config import AblateConfig
-from mi_superposition.models import untrained_copy, weights_of
+from mi_superposition.models import model_record, untrained_copy
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_manifest
@@ -158,7 +157,7 @@ def ablation_study(
 def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Outcome:
     """Run the study into a run folder. Raises as ``load_addition_model`` and ``open_run`` do."""
     model = load_addition_model(config.model.name)
-    inputs = {"model": {"name": config.model.name, "sha256": content_hash(weights_of(model))}}
+    inputs = {"model": model_record(config.model.name, model)}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             return Outcome(out, finished_already=True)

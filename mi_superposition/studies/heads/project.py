@@ -12,15 +12,14 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.train import load_addition_model
 from mi_superposition.errors import RequestError
-from mi_superposition.files import content_hash
 from mi_superposition.heads import Circularity, HeadProjections, circularity, digit_circularity, project_heads
 from mi_superposition.heads.config import ProjectConfig
 from mi_superposition.heads.projection import MATRICES
-from mi_superposition.models import load_snapshots, local_model_folder, untrained_copy, weights_of
+from mi_superposition.models import load_snapshots, local_model_folder, model_record, untrained_copy
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_manifest
@@ -84,10 +83,10 @@ class HeadProjectionStudy(Result):
 
 
 def projection_study(
-    model: HookedTransformer,
+    model: HookedModel,
     config: ProjectConfig | None = None,
     *,
-    snapshots: Sequence[tuple[int, HookedTransformer]] = (),
+    snapshots: Sequence[tuple[int, HookedModel]] = (),
 ) -> HeadProjectionStudy:
     """Measure all heads of a model (``config.model`` only names it). ``config.head`` is shown large; by default the one whose values
     are most circular, by share × roundness. ``snapshots`` are (epoch, model) pairs for the animation.
@@ -123,7 +122,7 @@ def measure(config: ProjectConfig, out: Path, progress: Progress = SILENT) -> Ou
     """Run the study into a run folder. Raises as ``load_addition_model``, ``projection_study`` and ``open_run`` do."""
     model = load_addition_model(config.model.name)
     _check_model_has(model, config)
-    inputs = {"model": {"name": config.model.name, "sha256": content_hash(weights_of(model))}}
+    inputs = {"model": model_record(config.model.name, model)}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             return Outcome(out, finished_already=True)
@@ -140,7 +139,7 @@ def load(folder: Path) -> HeadProjectionStudy:
     return read_record(folder / RESULT, HeadProjectionStudy)
 
 
-def _check_model_has(model: HookedTransformer, config: ProjectConfig) -> None:
+def _check_model_has(model: HookedModel, config: ProjectConfig) -> None:
     for name, value, high in [
         ("position", config.position, model.cfg.n_ctx - 1),
         ("head", config.head or 0, model.cfg.n_heads - 1),

@@ -14,8 +14,8 @@ import torch
 
 from mi_superposition.corpora import load_corpus
 from mi_superposition.errors import RequestError
-from mi_superposition.files import content_hash, write_file
-from mi_superposition.models import device_of, load_model, weights_of
+from mi_superposition.files import write_file
+from mi_superposition.models import device_of, load_model, model_record
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import Control, Spot, cluster_neurons, find_spots, measure_control, order_neurons
 from mi_superposition.neurons.config import OrderConfig
@@ -52,7 +52,7 @@ def measure(config: OrderConfig, out: Path, progress: Progress = SILENT) -> Outc
     source, corpus = _source(model, config)
     if config.window > source.n_neurons:
         raise RequestError(f"window = {config.window}: must be 2 to the number of neurons, {source.n_neurons}")
-    inputs = {"model": {"name": config.model.name, "sha256": content_hash(weights_of(model))}, **corpus}
+    inputs = {"model": model_record(config.model.name, model), **corpus}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             return Outcome(out, finished_already=True)

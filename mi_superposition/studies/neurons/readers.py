@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from sae_lens import SAE
-from transformer_lens import HookedTransformer
 
 from mi_superposition.errors import RequestError
 from mi_superposition.models import FEATURES, Encode, hook_widths, untrained_copy
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons.config import ContextsConfig, ScanConfig
 from mi_superposition.neurons.scan import UnitReader, along_random_directions, mlp_hooks
 from mi_superposition.sae import check_sae, load_sae
@@ -17,7 +17,7 @@ from mi_superposition.sae import check_sae, load_sae
 State = Literal["trained", "untrained", "random directions"]
 
 
-def scanned_saes(name: str | None, model: HookedTransformer) -> dict[str, SAE[Any]]:
+def scanned_saes(name: str | None, model: HookedModel) -> dict[str, SAE[Any]]:
     """An autoencoder whose features are scanned, by the name the scan has for them. Raises as ``load_sae`` and ``check_sae``."""
     if name is None:
         return {}
@@ -25,7 +25,7 @@ def scanned_saes(name: str | None, model: HookedTransformer) -> dict[str, SAE[An
     return {f"{check_sae(sae, model)}{FEATURES}": sae}
 
 
-def reader_of(model: HookedTransformer, config: ScanConfig, state: State = "trained") -> UnitReader:
+def reader_of(model: HookedModel, config: ScanConfig, state: State = "trained") -> UnitReader:
     """Reads the units asked for in the trained model, the same neurons in an untrained one, or random directions of what the units
     of each hook read.
 
@@ -53,7 +53,7 @@ def reader_of(model: HookedTransformer, config: ScanConfig, state: State = "trai
     return UnitReader.of(model, directions, precision)
 
 
-def _neuron_hooks(model: HookedTransformer, config: ScanConfig) -> Sequence[str]:
+def _neuron_hooks(model: HookedModel, config: ScanConfig) -> Sequence[str]:
     """The hooks whose own dimensions are read."""
     if config.hook or (config.sae is not None and not isinstance(config, ContextsConfig)):
         return config.hook

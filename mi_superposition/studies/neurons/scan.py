@@ -15,7 +15,7 @@ from mi_superposition.corpora.tokens import tokenizer_hash
 from mi_superposition.engine import check_engine
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
-from mi_superposition.models import device_of, load_model, weights_of
+from mi_superposition.models import device_of, load_model, model_record, weights_of
 from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.config import ScanConfig
 from mi_superposition.progress import SILENT, Progress
@@ -89,7 +89,7 @@ def read_request(config: _Config) -> tuple[_Config, ScanSource]:
 def opened(out: Path, command: str, config: ScanConfig, source: ScanSource) -> Iterator[Run]:
     """The run folder of a scan, with the arithmetic that its bytes depend on."""
     inputs: dict[str, Any] = {
-        "model": {"name": config.model.name, "sha256": source.model_sha256},
+        "model": model_record(config.model.name, source.model),
         "corpus": source.corpus.identity(),
         "tokenizer": {"sha256": tokenizer_hash(source.model.tokenizer)},
     }

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from transformer_lens import HookedTransformer
-
 from mi_superposition.corpora import Corpus, TokenBatches, model_batches
 from mi_superposition.engine import name_for_workers, results_of
 from mi_superposition.errors import WorkError
 from mi_superposition.files import content_hash, read_state, read_tensors, remove, write_state, write_tensors
 from mi_superposition.models import BUNDLED_MODELS, load_model, weights_of
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.config import ScanConfig
 from mi_superposition.neurons.scan import (
@@ -33,12 +32,13 @@ from mi_superposition.neurons.scan import (
 )
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS, vocabulary_of
 from mi_superposition.progress import Progress
+from mi_superposition.runs import CHECKPOINT
 from mi_superposition.sae.files import BUNDLED_SAES
 from mi_superposition.studies.neurons.readers import State, reader_of
 from mi_superposition.studies.neurons.stored import SCAN, read_scan, write_scan
 from mi_superposition.training import Stopped, fixed_arithmetic
 
-CALIBRATION, CHECKPOINT, SHARDS = "calibration.safetensors", "checkpoint.safetensors", "shards"
+CALIBRATION, SHARDS = "calibration.safetensors", "shards"
 # Between two checkpoints, in seconds: writing one takes a fraction of a second to a few.
 _CHECKPOINT_EVERY = 30.0
 
@@ -63,7 +63,7 @@ class ScanSource:
     whose weights have the hash ``model_sha256``.
     """
 
-    model: HookedTransformer
+    model: HookedModel
     model_sha256: str
     corpus: Corpus
     reader: UnitReader
@@ -94,7 +94,7 @@ def scan_in_shards(
 
 
 def batches_of(
-    model: HookedTransformer,
+    model: HookedModel,
     documents: Iterable[str],
     config: ScanConfig,
     first_document: int = 0,
@@ -131,7 +131,7 @@ def scan_shard(shard: Shard) -> tuple[int, Path]:
 
 
 @functools.lru_cache(maxsize=1)
-def _worker_reader(config: ScanConfig, state: State) -> tuple[HookedTransformer, UnitReader, str]:
+def _worker_reader(config: ScanConfig, state: State) -> tuple[HookedModel, UnitReader, str]:
     """A worker loads its model once for all its shards; with the hash of its weights."""
     model = load_model(config.model.name, device=config.device.device)
     return model, reader_of(model, config, state), content_hash(weights_of(model))
@@ -176,7 +176,7 @@ def _documents_of(source: ScanSource, config: ScanConfig, needed: set[int]) -> d
 
 
 def _scan_here(
-    model: HookedTransformer, reader: UnitReader, shard: Shard, on_tokens: Callable[[int], None]
+    model: HookedModel, reader: UnitReader, shard: Shard, on_tokens: Callable[[int], None]
 ) -> ScanAccumulator:
     batches = batches_of(model, shard.documents, shard.config, shard.first_document)
     return scan_batches(reader, batches, shard.calibrations, shard.config.kept, on_tokens=on_tokens)

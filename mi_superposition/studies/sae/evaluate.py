@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from mi_superposition.files import read_json, remove, write_json
+from mi_superposition.files import read_json, write_json
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_config
@@ -18,7 +18,6 @@ from mi_superposition.sae import SaeEvaluateConfig, evaluate_reconstructions
 from mi_superposition.sae.baselines import brought_to, largest_dimensions, principal_components, random_dictionary
 from mi_superposition.sae.evaluate import Reconstruct, activation_statistics, reconstruct_with
 from mi_superposition.sae.files import read_sae, sae_folders, sae_identity
-from mi_superposition.sae.train import CHECKPOINT
 from mi_superposition.storing import read_record, write_record
 from mi_superposition.studies.sae.controls import Controls, trained_controls
 from mi_superposition.studies.sae.features import LearnedFeatures, learned_features
@@ -120,7 +119,6 @@ def measure(config: SaeEvaluateConfig, out: Path, progress: Progress = SILENT) -
             sae = opened.saes[best.sae].cpu()
             write_record(out / FEATURES, learned_features(opened.text.model, sae, best.sae, best.hook))
         run.finish({f"{row.sae}/{row.kind}/{name}": value for row in table for name, value in row.numbers.items()})
-        remove(run.path / CHECKPOINT)
     return Outcome(out, finished_already=False)
 
 

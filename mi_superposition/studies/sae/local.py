@@ -10,7 +10,6 @@ from typing import Any
 from sae_lens import SAE
 
 from mi_superposition.errors import RequestError
-from mi_superposition.files import remove
 from mi_superposition.models import hook_widths
 from mi_superposition.progress import SILENT, Progress, Steps
 from mi_superposition.runs import MANIFEST, Outcome, Run, open_run
@@ -26,7 +25,6 @@ from mi_superposition.sae import (
 from mi_superposition.sae.evaluate import activation_statistics, evaluate_reconstructions, reconstruct_with
 from mi_superposition.sae.files import trained_on
 from mi_superposition.sae.stored import check_store, stored_bytes
-from mi_superposition.sae.train import CHECKPOINT
 from mi_superposition.studies.sae.text import ReadText, open_text
 from mi_superposition.training import fixed_arithmetic
 
@@ -105,7 +103,6 @@ def train_here(
             progress.stage("held-out text")
             metrics = _measured(training, saes)
         run.finish(metrics)
-        remove(run.path / CHECKPOINT)
     return Outcome(out, finished_already=False)
 
 

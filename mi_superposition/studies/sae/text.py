@@ -9,8 +9,7 @@ from mi_superposition.corpora import Corpus, TokenBatches, load_corpus, model_ba
 from mi_superposition.corpora.files import TEXT_COLUMNS
 from mi_superposition.corpora.tokens import tokenizer_hash
 from mi_superposition.errors import RequestError
-from mi_superposition.files import content_hash
-from mi_superposition.models import load_model, weights_of
+from mi_superposition.models import load_model, model_record
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.parts import TextPart
 from mi_superposition.sae import Documents
@@ -53,7 +52,7 @@ class ReadText:
         """
         self.batches(held_out=True)
         return {
-            "model": {"name": self.model_name, "sha256": content_hash(weights_of(self.model))},
+            "model": model_record(self.model_name, self.model),
             "tokenizer": {"sha256": tokenizer_hash(self.model.tokenizer)},
             "corpus": self.corpus.identity() | {"split": self.text.split, "column": self.column},
         }

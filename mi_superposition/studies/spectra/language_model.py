@@ -6,11 +6,9 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from transformer_lens import HookedTransformer
-
 from mi_superposition.corpora import Corpus, TokenBatch, token_batches
-from mi_superposition.files import content_hash
-from mi_superposition.models import layer_hooks, read_hooks, untrained_copy, weights_of
+from mi_superposition.models import layer_hooks, model_record, read_hooks, untrained_copy
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.progress import Progress
 from mi_superposition.runs import Run
 from mi_superposition.spectra import hooked_covariances, hooked_weight_matrices, matching
@@ -32,9 +30,9 @@ class MeasuredLanguageModel:
     # The number of batches is known after the last one.
     n_steps: int | None = None
 
-    def __init__(self, config: SpectraConfig, model: HookedTransformer, corpus: Corpus | None):
+    def __init__(self, config: SpectraConfig, model: HookedModel, corpus: Corpus | None):
         self.config, self.corpus = config, corpus
-        self.models: dict[State, HookedTransformer] = {
+        self.models: dict[State, HookedModel] = {
             "trained": model,
             "untrained": untrained_copy(model, config.random.seed),
         }
@@ -46,7 +44,7 @@ class MeasuredLanguageModel:
 
     def inputs(self) -> dict[str, Any]:
         """The model and the text."""
-        model = {"name": self.config.model.name, "sha256": content_hash(weights_of(self.models["trained"]))}
+        model = model_record(self.config.model.name, self.models["trained"])
         return {"model": model, **({} if self.corpus is None else {"corpus": self.corpus.identity()})}
 
     def train(self, run: Run, progress: Progress) -> None:

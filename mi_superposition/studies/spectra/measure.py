@@ -14,12 +14,11 @@ from scipy.stats import spearmanr
 from mi_superposition.corpora import load_corpus
 from mi_superposition.corpora.images import load_images
 from mi_superposition.errors import RequestError
-from mi_superposition.files import read_json, remove
+from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS, device_of, load_model
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import HISTORY, MANIFEST, METRICS, Outcome, open_run, read_config, read_history
-from mi_superposition.spectra.classifier import CHECKPOINT
 from mi_superposition.spectra.config import SpectraConfig
 from mi_superposition.spectra.ranks import MEASURES
 from mi_superposition.spectra.result import KINDS, Kind, LayerSpectra, load_spectra, save_spectra
@@ -159,8 +158,6 @@ def measure(config: SpectraConfig, out: Path, progress: Progress = SILENT) -> Ou
                 progress.stage("pictures")
                 save_pictures({state: network.pictures(state) for state in STATES}, out / _PICTURES)
                 run.finish(_read(out, config, network.metrics()).metrics())
-        # After the manifest: a process that is killed in between leaves a finished run, and the next one clears this.
-        remove(out / CHECKPOINT)
     return Outcome(out, finished_already)
 
 

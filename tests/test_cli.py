@@ -379,3 +379,16 @@ def test_a_finished_run_is_shown_again_without_measuring(tiny_run, tmp_path, mon
     (out / "page" / "index.html").unlink()
     assert main(["heads", "project", "--model", str(tiny_run), "--out", str(out)]) == 0
     assert files(out) == before
+
+
+def test_an_option_of_several_values_given_twice_has_them_all(capsys):
+    words = ["neurons", "scan", "--hook", "a", "--documents", "4", "--hook=b", "c", "--print-config"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["hook"] == ["a", "b", "c"]
+    assert main(["toy", "train", "--l1", "0", "--l1", "0.5", "--print-config"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["l1"] == [0.0, 0.5]
+
+
+def test_an_option_of_one_value_given_twice_is_refused(capsys):
+    assert main(["neurons", "scan", "--documents", "4", "--documents", "5", "--print-config"]) == 2
+    assert capsys.readouterr().err == "mi-superposition: --documents is given twice: give it once\n"

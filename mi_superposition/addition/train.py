@@ -30,7 +30,7 @@ from mi_superposition.models import (
     build_attention_only_model,
     load_attention_only,
     local_model_folder,
-    save_model,
+    save_attention_only,
     save_snapshot,
 )
 from mi_superposition.progress import SILENT, Progress, Steps
@@ -252,7 +252,7 @@ def _train(
         should_stop=progress.should_stop,
     )
     seconds = time.perf_counter() - began
-    save_model(model, run.path)
+    save_attention_only(model, run.path)
     on_train = evaluate_addition(model, _seen_problems(config, train_problems), config.answer)
     on_test = evaluate_addition(model, test_problems, config.answer)
     run.finish(

@@ -7,14 +7,15 @@ import dataclasses
 import inspect
 import io
 import json
+import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from mi_superposition.config import Config
+from mi_superposition.config import Config, Option
 from mi_superposition.errors import RequestError
 from mi_superposition.subjects import Study, Tool
 
@@ -98,10 +99,11 @@ def _description(cls: type[Config]) -> str:
 def _todays_words(command: Study | Tool, cls: type[Config], words: Sequence[str]) -> list[str]:
     """Options of version 0.1 under their names of today, and ``--no-X`` for options that are true, false or left open.
 
-    Raises ``RequestError`` for an option that is no more.
+    An option of several values may be given several times, and has them all. Raises ``RequestError`` for an option that is no more, and
+    for one of a single value that is given twice.
     """
     known = {option.name: option for option in cls.options()}
-    todays = []
+    todays: list[str] = []
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
         name = name.replace("_", "-")
@@ -116,7 +118,34 @@ def _todays_words(command: Study | Tool, cls: type[Config], words: Sequence[str]
             todays += [f"--{name.removeprefix('no-')}", "False"]
         else:
             todays.append(f"--{name}{equals}{value}")
-    return todays
+    return _gathered(todays, known)
+
+
+def _gathered(words: Sequence[str], known: Mapping[str, Option]) -> list[str]:
+    """The words with the values of each option behind one mention of it."""
+    before: list[str] = []
+    values: dict[str, list[str]] = {}
+    current = before
+    for word in words:
+        if not word.startswith("--"):
+            current.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        option = known.get(flag.removeprefix("--").replace("-", "_"))
+        if flag in values and (option is None or not _takes_several(option.annotation)):
+            raise RequestError(f"{flag} is given twice: give it once")
+        current = values.setdefault(flag, [])
+        current += [value] if equals else []
+    return [*before, *(word for flag, given in values.items() for word in (flag, *given))]
+
+
+def _takes_several(annotation: Any) -> bool:
+    """Whether an option is of several values, or of several or none."""
+    if typing.get_origin(annotation) is Annotated:
+        return _takes_several(typing.get_args(annotation)[0])
+    if isinstance(annotation, types.UnionType):
+        return any(map(_takes_several, typing.get_args(annotation)))
+    return typing.get_origin(annotation) is tuple
 
 
 def _without_flag(words: list[str], flag: str) -> tuple[list[str], bool]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_superposition.corpora import token_batches
+from mi_superposition.corpora import begins_with_token, token_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.models import FEATURES, Encode, layer_hooks, read_hooks
 from mi_superposition.models.encoders import Encoder
@@ -87,7 +87,10 @@ def _hooked(
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     hooks = [hook for hook in layer_hooks(model) if not hook.endswith("hook_z")]
     hooks += [hook for hook in encode if hook not in hooks]
-    batches = token_batches(texts, tokenizer, batch=_BATCH, context=model.cfg.n_ctx, long="truncate", by_length=True)
+    begins = begins_with_token(model, tokenizer)
+    batches = token_batches(
+        texts, tokenizer, _BATCH, model.cfg.n_ctx, prepend_bos=begins, long="truncate", by_length=True
+    )
     for batch in batches:
         layers = read_hooks(model, batch.tokens, hooks)
         layers |= {f"{hook}{FEATURES}": encoder(layers[hook].float()) for hook, encoder in encode.items()}

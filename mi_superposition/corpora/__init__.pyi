@@ -1,11 +1,14 @@
 from .batches import TokenBatch as TokenBatch
 from .batches import TokenBatches as TokenBatches
 from .batches import TokenCounts as TokenCounts
+from .batches import begins_with_token as begins_with_token
 from .batches import model_batches as model_batches
 from .batches import token_batches as token_batches
 from .corpus import Corpus as Corpus
 from .corpus import CorpusCounts as CorpusCounts
 from .corpus import load_corpus as load_corpus
+from .given import Given as Given
+from .given import as_batches as as_batches
 from .images import Images as Images
 from .images import LabelledImages as LabelledImages
 from .images import load_images as load_images

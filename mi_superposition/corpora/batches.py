@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mi_superposition.errors import RequestError
-from mi_superposition.models.protocol import HookedModel
+from mi_superposition.models.protocol import HookedModel, beginning_token
 from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
 
@@ -230,6 +230,13 @@ def _content_hash(tokens: list[int]) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+def begins_with_token(model: HookedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> bool:
+    """Whether a text begins with a token of its own for this model: the tokenizer has one, and the model was trained with it
+    (``cfg.default_prepend_bos``). ``tokenizer``: as for ``beginning_token``.
+    """
+    return bool(model.cfg.default_prepend_bos) and beginning_token(model, tokenizer) is not None
+
+
 def model_batches(
     model: HookedModel,
     corpus: Iterable[str],
@@ -256,7 +263,9 @@ def model_batches(
     if context is not None and context > model.cfg.n_ctx:
         raise RequestError(f"context = {context}: must be 2 to {model.cfg.n_ctx}, the context of the model")
     if prepend_bos is None:
-        prepend_bos = model.cfg.default_prepend_bos and model.tokenizer.bos_token_id is not None
+        prepend_bos = begins_with_token(model)
+    elif prepend_bos and beginning_token(model) is None:
+        raise RequestError("prepend_bos = True: the tokenizer has no beginning-of-sequence token")
     return token_batches(
         corpus,
         model.tokenizer,

@@ -99,8 +99,9 @@ def project_heads(
     tokens: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
 ) -> HeadProjections:
-    """Q, K and V of embedding plus position (biases included), O onto the unembedding, for every head of a layer.
+    """Q, K and V of embedding plus position (biases included), O onto the unembedding, for every head of a layer, in single precision.
 
+    Without learnt positions (rotary ones, ALiBi) the embedding alone is projected, before any rotation: every position gives the same.
     For layers above the first, or with normalisation, this is the direct path from the embedding alone. ``tokens``
     and ``positions`` default to all the model has. Raises ``RequestError`` for a layer, token or position the
     model lacks, and where the answer would not fit in memory.
@@ -117,28 +118,30 @@ def project_heads(
             f"choose tokens and positions (at most {_MAX_POINTS} numbers)"
         )
     attn = model.blocks[layer].attn
-    embedded = model.W_E[token_index.to(model.W_E.device)]
-    W_pos: Tensor | None = getattr(model, "W_pos", None)
-    if W_pos is None:
-        raise RequestError(
-            "the model has no position embedding W_pos (rotary positions?): its heads cannot be projected"
-        )
-    stream = W_pos[position_index.to(model.W_E.device)][:, None] + embedded
+    device = model.W_E.device
+    embedded = model.W_E[token_index.to(device)].float()
+    stream = _positions(model)[position_index.to(device)][:, None] + embedded
 
-    def project(weight: Tensor, bias: Tensor) -> Tensor:
+    def of_heads(matrix: Tensor) -> Tensor:
+        # Keys and values that several heads share, once for each of these.
+        return matrix.float().repeat_interleave(cfg.n_heads // len(matrix), dim=0)
+
+    def project(letter: str) -> Tensor:
+        weight = of_heads(getattr(attn, f"W_{letter}"))
         points = einsum(stream, weight, "pos token d_model, head d_model d_head -> head pos token d_head")
-        return points + bias[:, None, None]
+        bias: Tensor | None = getattr(attn, f"b_{letter}", None)
+        return points if bias is None else points + of_heads(bias)[:, None, None]
 
-    to_logits = attn.W_O @ model.W_U
-    ov = embedded @ attn.W_V @ to_logits
+    to_logits = attn.W_O.float() @ model.W_U.float()
+    ov = embedded @ of_heads(attn.W_V) @ to_logits
     ov = ov - ov.mean(dim=1, keepdim=True)
     ov = ov - ov.mean(dim=2, keepdim=True)
     read, singular_values, write = torch.linalg.svd(ov, full_matrices=False)
     rank = min(cfg.d_head, singular_values.shape[-1])
     return HeadProjections(
-        query=project(attn.W_Q, attn.b_Q),
-        key=project(attn.W_K, attn.b_K),
-        value=project(attn.W_V, attn.b_V),
+        query=project("Q"),
+        key=project("K"),
+        value=project("V"),
         output=to_logits.transpose(1, 2),
         ov=ov,
         ov_singular_values=singular_values[:, :rank],
@@ -147,6 +150,16 @@ def project_heads(
         tokens=token_index,
         positions=position_index,
     )
+
+
+def _positions(model: HookedModel) -> Float[Tensor, "pos d_model"]:
+    """What each position adds to the embedding: nothing where positions come in by attention."""
+    if model.cfg.positional_embedding_type == "standard":
+        learnt = getattr(model, "W_pos", None)
+        if learnt is None:
+            raise RequestError("the model does not give its position embedding W_pos: its heads cannot be projected")
+        return learnt.float()
+    return torch.zeros(model.cfg.n_ctx, model.cfg.d_model, device=model.W_E.device)
 
 
 def digit_circularity(projections: HeadProjections) -> dict[str, Circularity]:

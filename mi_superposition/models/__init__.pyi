@@ -5,7 +5,7 @@ from .attention_only import build_attention_only_model as build_attention_only_m
 from .attention_only import load_attention_only as load_attention_only
 from .attention_only import load_snapshots as load_snapshots
 from .attention_only import load_weights as load_weights
-from .attention_only import save_model as save_model
+from .attention_only import save_attention_only as save_attention_only
 from .attention_only import save_snapshot as save_snapshot
 from .attention_only import weights_of as weights_of
 from .catalogue import BUNDLED_MODELS as BUNDLED_MODELS
@@ -20,9 +20,12 @@ from .hugging_face import load_check_of as load_check_of
 from .hugging_face import save_hugging_face as save_hugging_face
 from .load import load_model as load_model
 from .load import model_record as model_record
+from .protocol import PROCESSED as PROCESSED
+from .protocol import PROCESSING as PROCESSING
 from .reading import FEATURES as FEATURES
 from .reading import Encode as Encode
 from .reading import check_hooks as check_hooks
 from .reading import hook_widths as hook_widths
 from .reading import layer_hooks as layer_hooks
 from .reading import read_hooks as read_hooks
+from .saved import save_model as save_model

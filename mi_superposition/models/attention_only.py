@@ -24,7 +24,7 @@ _CONFIG_FIELDS = ("n_layers", "n_heads", "d_head", "d_model", "n_ctx", "d_vocab"
 
 
 def load_attention_only(folder: Path) -> HookedTransformer:
-    """The model that ``save_model`` wrote. Raises ``WorkError`` for damaged files."""
+    """The model that ``save_attention_only`` wrote. Raises ``WorkError`` for damaged files."""
     tensors, _ = read_tensors(folder / MODEL_WEIGHTS)
     model = build_attention_only_model(**_read_config(folder), seed=0)
     load_weights(model, tensors, source=folder / MODEL_WEIGHTS)
@@ -93,7 +93,7 @@ def save_snapshot(model: HookedTransformer, folder: Path, epoch: int) -> None:
     write_tensors(folder / SNAPSHOTS / f"{epoch:06d}.safetensors", half)
 
 
-def save_model(model: HookedTransformer, folder: Path) -> None:
+def save_attention_only(model: HookedTransformer, folder: Path) -> None:
     """Write an attention-only model so that ``load_model(folder)`` gives it back."""
     write_json(folder / MODEL_CONFIG, _config_of(model))
     write_tensors(folder / MODEL_WEIGHTS, weights_of(model))

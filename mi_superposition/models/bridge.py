@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from mi_superposition.models.protocol import PROCESSED, PROCESSING
+
 
 def bridge_of(
     network: Any,
@@ -19,7 +22,7 @@ def bridge_of(
     *,
     name: str,
     n_ctx: int | None = None,
-    process_weights: bool = False,
+    process_weights: Mapping[str, bool] | None = None,
 ) -> TransformerBridge:
     """A model of transformers, on the CPU, as a bridge; ``network`` becomes part of it and is not to be used by itself.
 
@@ -34,11 +37,13 @@ def bridge_of(
             name, hf_model=network, device="cpu", dtype=dtype, tokenizer=tokenizer or _no_tokenizer()
         )
         if process_weights:
-            bridge.enable_compatibility_mode(disable_warnings=True)
+            options = {name: bool(process_weights.get(name)) for name in PROCESSING}
+            bridge.enable_compatibility_mode(disable_warnings=True, **options)
     bridge.tokenizer = tokenizer
     bridge.cfg.model_name = name.rstrip("/").split("/")[-1]
     if n_ctx is not None:
         bridge.cfg.n_ctx = n_ctx
+    setattr(bridge, PROCESSED, dict(process_weights or {}))
     return bridge.eval()
 
 

@@ -24,7 +24,7 @@ BUNDLED_MODELS = {name: _BUNDLED_FOLDER / name for name in ("addition", "additio
 
 
 def model_folder(name: str | Path) -> Path | None:
-    """Folder of a bundled model, of a finished run that holds one, or of a model in Hugging Face layout.
+    """Folder of a bundled model, of a finished run that holds one, of a model in Hugging Face layout, or of one of ``save_model``.
 
     ``None`` for what can only be an id on the hub. Raises ``RequestError`` for a folder without a model.
     """
@@ -36,10 +36,12 @@ def model_folder(name: str | Path) -> Path | None:
         if not any((folder / config).is_file() for config in (MODEL_CONFIG, HUGGING_FACE_CONFIG)):
             raise RequestError(f"{str(name)!r} is a run folder without a model: give one of 'addition train'")
         return folder
-    if (folder / HUGGING_FACE_CONFIG).is_file():
+    if (folder / HUGGING_FACE_CONFIG).is_file() or (folder / MODEL_CONFIG).is_file():
         return folder
     if folder.is_dir():
-        raise RequestError(f"{str(name)!r} is a folder without {MANIFEST} or {HUGGING_FACE_CONFIG}: it holds no model")
+        raise RequestError(
+            f"{str(name)!r} is a folder without {HUGGING_FACE_CONFIG}, {MODEL_CONFIG} or {MANIFEST}: it holds no model"
+        )
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from transformer_lens import HookedTransformer
@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from mi_superposition.models.attention_only import without_deprecations
 from mi_superposition.models.bridge import untrained_bridge
-from mi_superposition.models.protocol import HookedModel
+from mi_superposition.models.protocol import NO_BEGINNING, HookedModel
 from mi_superposition.training import seeded_generator
 
 # The copy is of the kind of the original.
@@ -24,14 +24,19 @@ def untrained_copy(model: _Model, seed: int) -> _Model:
     A ``HookedTransformer`` is initialised as TransformerLens does, a ``TransformerBridge`` as transformers does.
     """
     if isinstance(model, TransformerBridge):
-        return cast(_Model, untrained_bridge(model, seed).to(model.W_E.device, print_details=False))
+        return _like(model, untrained_bridge(model, seed).to(model.W_E.device, print_details=False))
     config = copy.deepcopy(model.cfg)
     config.init_weights, config.tokenizer_name, config.seed = True, None, None
     config.device, device = "cpu", model.W_E.device
     with torch.random.fork_rng(devices=[]), without_deprecations():
         torch.manual_seed(seed)
         untrained = HookedTransformer(config, move_to_device=False).to(device, print_details=False).eval()
-    return cast(_Model, untrained)
+    return _like(model, untrained)
+
+
+def _like(model: _Model, copied: Any) -> _Model:
+    setattr(copied, NO_BEGINNING, getattr(model, NO_BEGINNING, False))
+    return cast(_Model, copied)
 
 
 @torch.no_grad()

@@ -24,8 +24,25 @@ from mi_superposition.files import read_json
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG, nearest_name
 
 # Any of these is a tokenizer.
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
-_DOWNLOADED_TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spm.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+_DOWNLOADED_TOKENIZER = (
+    "tokenizer*",
+    "vocab.*",
+    "spm.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 # TransformerLens's own layout: of all checkpoints the last.

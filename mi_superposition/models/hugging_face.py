@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from mi_superposition.models.bridge import bridge_of
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
 from mi_superposition.models.hub import TOKENIZER_FILES, fetch_tokenizer
 from mi_superposition.models.probe import LoadCheck, Probe
-from mi_superposition.models.protocol import HookedModel
+from mi_superposition.models.protocol import NO_BEGINNING, PROCESSED, PROCESSING, HookedModel
 
 HOOKED, BRIDGE = "HookedTransformer", "TransformerBridge"
 # Their configuration says 2048, but they saw no longer text.
@@ -50,7 +50,7 @@ _UNLIMITED_CONTEXT = 2048
 
 
 def load_hugging_face(
-    folder: Path, name: str, *, dtype: torch.dtype, n_ctx: int | None, process_weights: bool
+    folder: Path, name: str, *, dtype: torch.dtype, n_ctx: int | None, process_weights: Mapping[str, bool]
 ) -> HookedModel:
     """A model in Hugging Face layout on the CPU, proven to be the one that transformers reads; ``name`` says what was asked for.
 
@@ -66,7 +66,9 @@ def load_hugging_face(
             raise RequestError(f"n_ctx = {n_ctx}: {name!r} keeps the context it was trained with")
         return _load_own_layout(folder, name, dtype, process_weights)
     network = _network(folder, name, settings, dtype)
-    tokenizer = _tokenizer(folder)
+    tokenizer = read_tokenizer(folder)
+    # Before TransformerLens gives it one.
+    no_beginning = tokenizer is not None and tokenizer.bos_token_id is None
     config, tried = None, {}
     try:
         config = _hooked_config(settings, dtype)
@@ -80,7 +82,7 @@ def load_hugging_face(
             HOOKED, lambda: _hooked(network, folder, config, tokenizer, process_weights), probe, dtype, tried
         )
         if model is not None:
-            return model
+            return _remembering(model, no_beginning)
     model = _proven(
         BRIDGE,
         lambda: bridge_of(network, tokenizer, name=_short(name), n_ctx=n_ctx, process_weights=process_weights),
@@ -93,11 +95,11 @@ def load_hugging_face(
         unusual = _unusual(network.config)
         raise RequestError(
             f"{name!r} is a {what}{f' with {unusual}' if unusual else ''}: TransformerLens does not give what transformers gives"
-            f"{', with process_weights' if process_weights else ''}. "
+            f"{', with ' + ', '.join(process_weights) if process_weights else ''}. "
             + "; ".join(f"{implementation} {why}" for implementation, why in tried.items())
         )
     print(f"{name}: loaded as a {BRIDGE}, because {HOOKED} {tried[HOOKED]}", file=sys.stderr, flush=True)
-    return model
+    return _remembering(model, no_beginning)
 
 
 def load_check_of(model: HookedModel) -> LoadCheck | None:
@@ -194,7 +196,7 @@ def _hooked(
     folder: Path,
     config: HookedTransformerConfig,
     tokenizer: PreTrainedTokenizerBase | None,
-    process_weights: bool,
+    process_weights: Mapping[str, bool],
 ) -> HookedTransformer:
     state = get_pretrained_state_dict(str(folder), config, network, dtype=config.dtype)
     return _with_weights(config, tokenizer, state, process_weights)
@@ -204,18 +206,21 @@ def _with_weights(
     config: HookedTransformerConfig,
     tokenizer: PreTrainedTokenizerBase | None,
     state: dict[str, Tensor],
-    process_weights: bool,
+    process_weights: Mapping[str, bool],
 ) -> HookedTransformer:
     with torch.random.fork_rng(devices=[]), without_deprecations():
         model = HookedTransformer(config, tokenizer, move_to_device=False)
         model.load_and_process_state_dict(
             state,
-            fold_ln=process_weights,
-            center_writing_weights=process_weights,
-            center_unembed=process_weights,
-            fold_value_biases=process_weights,
+            **{name: bool(process_weights.get(name)) for name in PROCESSING},
         )
+    setattr(model, PROCESSED, dict(process_weights))
     return model.eval()
+
+
+def _remembering(model: Any, no_beginning: bool) -> HookedModel:
+    setattr(model, NO_BEGINNING, no_beginning)
+    return model
 
 
 def _unusual(config: Any) -> str:
@@ -242,7 +247,9 @@ def _is_tiny_stories(name: str) -> bool:
     return name.lower().replace("-", "").replace("_", "").startswith("tinystories")
 
 
-def _load_own_layout(folder: Path, name: str, dtype: torch.dtype, process_weights: bool) -> HookedTransformer:
+def _load_own_layout(
+    folder: Path, name: str, dtype: torch.dtype, process_weights: Mapping[str, bool]
+) -> HookedTransformer:
     """Models that were trained in TransformerLens: the attn-only, gelu and solu models."""
     try:
         fields = convert_neel_model_config(name, cache_dir=constants.HF_HUB_CACHE)
@@ -251,7 +258,7 @@ def _load_own_layout(folder: Path, name: str, dtype: torch.dtype, process_weight
     config = HookedTransformerConfig.from_dict(
         {**fields, "model_name": name, "init_weights": False, "device": "cpu", "dtype": dtype}
     )
-    tokenizer = _tokenizer(folder if config.tokenizer_name is None else fetch_tokenizer(config.tokenizer_name))
+    tokenizer = read_tokenizer(folder if config.tokenizer_name is None else fetch_tokenizer(config.tokenizer_name))
     [weights, *_] = sorted(folder.glob("*final.pth"))
     state = {key: value.to(dtype) for key, value in torch.load(weights, weights_only=True).items()}
     if config.original_architecture == "neel-solu-old":
@@ -261,11 +268,11 @@ def _load_own_layout(folder: Path, name: str, dtype: torch.dtype, process_weight
     config.tokenizer_name, config.model_name = None, _short(name)
     # Shortformer's layer norms were trained without the pieces that folding needs.
     return _with_weights(
-        config, tokenizer, state, process_weights and config.positional_embedding_type != "shortformer"
+        config, tokenizer, state, {} if config.positional_embedding_type == "shortformer" else process_weights
     )
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """The folder's tokenizer; ``None`` for a model saved without."""
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None

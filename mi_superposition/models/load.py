@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
 
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
@@ -15,7 +18,8 @@ from mi_superposition.models.catalogue import hub_id, model_folder
 from mi_superposition.models.device import device_of
 from mi_superposition.models.hub import fetch_model
 from mi_superposition.models.hugging_face import load_check_of, load_hugging_face
-from mi_superposition.models.protocol import HookedModel
+from mi_superposition.models.protocol import PROCESSING, HookedModel
+from mi_superposition.models.saved import is_whole, load_saved
 from mi_superposition.parts import DevicePart
 from mi_superposition.runs import CHECKED
 
@@ -23,16 +27,16 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def load_model(
-    name: str | Path,
+    name: str | Path | HookedModel,
     *,
     device: str = DevicePart.device,
     dtype: str | torch.dtype = torch.float32,
     n_ctx: int | None = None,
-    process_weights: bool = False,
+    process_weights: bool | Mapping[str, bool] = False,
 ) -> HookedModel:
     """A model in eval mode: bundled, from a folder, or from the Hugging Face hub.
 
-    ``name`` is ``"addition"``, ``"addition-exact"`` or ``"stories"``; a run folder that holds a model; a folder in
+    A model object is given back as it is, whatever the other arguments are. ``name`` is ``"addition"``, ``"addition-exact"`` or ``"stories"``; a run folder that holds a model; a folder in
     Hugging Face layout; or an id on the hub such as ``"roneneldan/TinyStories-33M"`` (TransformerLens's short names
     work too). What is not in the local hub cache is downloaded after a line on standard error that says how large it
     is.
@@ -40,13 +44,24 @@ def load_model(
     ``device`` is ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``: cuda where there is one, else cpu. ``n_ctx`` shortens
     the context; TinyStories models get 512, the longest text they saw. The weights are those of the file, so logits
     are those of transformers; with ``process_weights`` layer norms are folded in and what cannot matter is centred, as
-    TransformerLens's ``from_pretrained`` does. It does nothing to an addition model, which has no layer norms.
+    TransformerLens's ``from_pretrained`` does, or with ``{"center_writing_weights": True}`` some of that (``fold_ln``,
+    ``center_writing_weights``, ``center_unembed``, ``fold_value_biases``). It does nothing to an addition model, which has no layer norms.
 
     Raises ``RequestError`` for a name, device or dtype that is not there, a model that is not open to this user or an
     architecture TransformerLens cannot hold, and ``WorkError`` for damaged files or a network that fails.
     """
+    if isinstance(name, HookedTransformer | TransformerBridge):
+        return name
+    if not isinstance(name, str | Path):
+        raise RequestError(
+            f"a {type(name).__name__} is no model: give a HookedTransformer, a TransformerBridge, a name or a folder"
+        )
     place = device_of(device)
     precision = _dtype(dtype)
+    processing = dict.fromkeys(PROCESSING, process_weights) if isinstance(process_weights, bool) else process_weights
+    if unknown := sorted(processing.keys() - set(PROCESSING)):
+        raise RequestError(f"process_weights: {unknown[0]!r} is not one of {', '.join(map(repr, PROCESSING))}")
+    processing = {name: True for name in PROCESSING if processing.get(name)}
     folder = model_folder(name)
     asked = str(name)
     if folder is None:
@@ -55,9 +70,10 @@ def load_model(
     if (folder / MODEL_CONFIG).is_file():
         if n_ctx is not None:
             raise RequestError(f"n_ctx = {n_ctx}: {asked!r} keeps the context it was trained with")
-        model = load_attention_only(folder).to(precision, print_details=False)
+        load = load_saved if is_whole(folder) else load_attention_only
+        model = load(folder).to(precision, print_details=False)
     else:
-        model = load_hugging_face(folder, asked, dtype=precision, n_ctx=n_ctx, process_weights=process_weights)
+        model = load_hugging_face(folder, asked, dtype=precision, n_ctx=n_ctx, process_weights=processing)
     # Without TransformerLens's word on it to standard output.
     return model.to(place, print_details=False).eval()
 

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+# Of a model whose tokenizer has no beginning token.
+NO_BEGINNING = "no_beginning_token"
+# Of a loaded model: which of these ways its weights were processed in, by name.
+PROCESSED = "processed_weights"
+PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+
 
 @runtime_checkable
 class HookedModel(Protocol):
@@ -49,3 +55,16 @@ class HookedModel(Protocol):
     def named_parameters(self) -> Iterable[tuple[str, Any]]:
         """Every weight by its name."""
         ...
+
+
+def beginning_token(model: HookedModel, tokenizer: Any = None) -> int | None:
+    """The token that a text begins with for this model, where its tokenizer has one of its own; ``tokenizer``: for a model that came
+    without, such as an untrained copy.
+
+    TransformerLens gives a tokenizer without a beginning token another of its tokens instead; a model of ``load_model`` remembers that
+    there was none.
+    """
+    tokenizer = tokenizer or model.tokenizer
+    if tokenizer is None or getattr(model, NO_BEGINNING, False):
+        return None
+    return tokenizer.bos_token_id

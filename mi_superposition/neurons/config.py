@@ -47,8 +47,8 @@ class OrderConfig(Config):
     layer: AtLeast0 | None = None
     """Layer of the neurons. Default: the last."""
     weights: str = "out"
-    """Similarity by 'out' (output weights), 'in' (input weights), 'both', 'activations' (on a corpus), or the rows of a named weight
-    matrix such as embed.W_E (append .T for columns)."""
+    """Similarity by 'out' (output weights), 'in' (input weights; in a gated MLP those of the gate too), 'gate', 'both' (input and
+    output), 'activations' (on a corpus), or the rows of a named weight matrix such as embed.W_E (append .T for columns)."""
     measure: Measure = "cosine"
     """Similarity of weights: cosine, or inner product (W^T W) divided by the largest one."""
     text: TextPart = TextPart(documents=500)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformer_lens.components import LayerNorm, LayerNormPre, RMSNorm, RMSNormPre
 
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons.similarity import check_layer
 
 _UNITS_AT_ONCE = 512
+_KNOWN_NORMS = (LayerNorm, LayerNormPre, RMSNorm, RMSNormPre)
 
 
 @dataclass(frozen=True)
@@ -47,29 +49,54 @@ def direction_effects(model: HookedModel, written: Float[Tensor, "unit d_model"]
 @torch.no_grad()
 def input_effects(model: HookedModel, layer: int, k: int = 10) -> TokenEffects:
     """What each token's embedding alone, normalised as before the MLP, adds to a neuron's input (before its activation
-    function); without position, attention or earlier layers.
+    function; in a gated MLP that is the product with ``W_gate``); without position, attention or earlier layers.
     """
     check_layer(model, layer)
     embedding = model.W_E.detach().float().cpu()
     norm = getattr(model.blocks[layer], "ln2", None)
     if norm is not None:
-        centred = embedding - embedding.mean(dim=1, keepdim=True) if _centres(norm) else embedding
+        centred = embedding - embedding.mean(dim=1, keepdim=True) if _centres(norm, embedding.shape[1]) else embedding
         embedding = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-    read = _folded(norm, model.blocks[layer].mlp.W_in.detach().float().cpu())
+    mlp = model.blocks[layer].mlp
+    gate = getattr(mlp, "W_gate", None)
+    read = _folded(norm, (mlp.W_in if gate is None else gate).detach().float().cpu())
     return _extremes(read.T, embedding.T, k)
 
 
 def _folded(norm: nn.Module | None, matrix: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
     """The matrix as seen before a normalisation, whose weight and centring go into it."""
-    weight = getattr(norm, "w", None)
+    if isinstance(norm, _KNOWN_NORMS):
+        weight = getattr(norm, "w", None)
+        weight = None if weight is None else weight.detach().float().cpu()
+    else:
+        weight = None if norm is None else _measured_weight(norm, len(matrix))
     if weight is not None:
-        matrix = weight.detach().float().cpu()[:, None] * matrix
-    return matrix - matrix.mean(dim=0) if _centres(norm) else matrix
+        matrix = weight[:, None] * matrix
+    return matrix - matrix.mean(dim=0) if _centres(norm, len(matrix)) else matrix
 
 
-def _centres(norm: nn.Module | None) -> bool:
+def _measured_weight(norm: nn.Module, d_model: int) -> Float[Tensor, " d_model"]:
+    """What a normalisation multiplies each dimension by, asked of it: kinds of models keep it as a weight, or as a weight less one."""
+    # Mean 0 and variance 1, which stay as they are.
+    probe = torch.linspace(-1, 1, d_model) + 0.5 / d_model
+    probe = (probe - probe.mean()) / probe.std(correction=0)
+    x = _as_its_weights(norm, probe)
+    # A bias is the same in both.
+    return ((norm(x) - norm(-x)) / 2)[0, 0].float().cpu() / probe
+
+
+def _centres(norm: nn.Module | None, d_model: int) -> bool:
     """Whether a normalisation takes off the mean: layer norms do, root-mean-square norms and none at all do not."""
-    return "RMS" not in type(norm).__name__ and "Norm" in type(norm).__name__
+    if norm is None or isinstance(norm, _KNOWN_NORMS):
+        return isinstance(norm, LayerNorm | LayerNormPre)
+    x = _as_its_weights(norm, torch.linspace(-1, 1, d_model))
+    return bool(torch.allclose(norm(x), norm(x + 1), atol=1e-2))
+
+
+def _as_its_weights(norm: nn.Module, vector: Tensor) -> Float[Tensor, "1 1 d_model"]:
+    """A vector where a normalisation's weights are and in their precision; some have none."""
+    weight = next(norm.parameters(), vector)
+    return vector.to(weight.device, weight.dtype)[None, None]
 
 
 def _extremes(

@@ -17,7 +17,7 @@ from mi_superposition.models.reading import read_hooks
 from mi_superposition.neurons.config import Measure, OrderConfig
 from mi_superposition.streaming import CovarianceAccumulator
 
-_NAMED = ("out", "in", "both")
+_NAMED = ("out", "in", "gate", "both")
 # Their similarities are 1.6 GB in float32, and an order needs a few copies.
 _MOST_ROWS = 20_000
 
@@ -53,7 +53,8 @@ def neuron_vectors(model: HookedModel, layer: int = 0, weights: str = OrderConfi
     """The vectors of a layer's MLP neurons, or the rows of any matrix of the model.
 
     ``weights``: ``"out"``, what each neuron writes (rows of ``W_out``); ``"in"``, what it reads (columns of
-    ``W_in``); ``"both"``; or the name of a parameter with two axes, such as ``embed.W_E`` (its rows; add ``.T`` for
+    ``W_in``, and in a gated MLP of ``W_gate`` too, whose product with the input decides whether the neuron is active); ``"gate"``, those
+    of ``W_gate`` alone; ``"both"``, what it reads and writes; or the name of a parameter with two axes, such as ``embed.W_E`` (its rows; add ``.T`` for
     its columns). Raises ``RequestError`` for a layer or a matrix that is not there.
     """
     if weights not in _NAMED:
@@ -61,8 +62,16 @@ def neuron_vectors(model: HookedModel, layer: int = 0, weights: str = OrderConfi
     check_layer(model, layer)
     mlp = model.blocks[layer].mlp
     out = mlp.W_out.detach().cpu()
-    read = rearrange(mlp.W_in.detach().cpu(), "d_model d_mlp -> d_mlp d_model")
-    return NeuronVectors({"out": (out,), "in": (read,), "both": (read, out)}[weights])
+    gate = getattr(mlp, "W_gate", None)
+    if weights == "gate" and gate is None:
+        raise RequestError("weights = 'gate': the model's MLPs have no gate; give 'in', 'out' or 'both'")
+    gates = () if gate is None else (_columns(gate),)
+    read = (*gates, _columns(mlp.W_in))
+    return NeuronVectors({"out": (out,), "in": read, "gate": gates, "both": (*read, out)}[weights])
+
+
+def _columns(matrix: Float[Tensor, "d_model d_mlp"]) -> Float[Tensor, "d_mlp d_model"]:
+    return rearrange(matrix.detach().cpu(), "d_model d_mlp -> d_mlp d_model")
 
 
 def check_layer(model: HookedModel, layer: int) -> None:
@@ -71,6 +80,10 @@ def check_layer(model: HookedModel, layer: int) -> None:
         raise RequestError("the model has attention only: it has no MLP neurons to order")
     if not 0 <= layer < model.cfg.n_layers:
         raise RequestError(f"layer = {layer}: the model has layers 0 to {model.cfg.n_layers - 1}")
+    if getattr(model.blocks[layer].mlp, "W_out", None) is None:
+        raise RequestError(
+            f"layer = {layer}: its MLP is a mixture of experts, which has no one set of neurons; name a matrix instead"
+        )
 
 
 def _named_matrix(model: HookedModel, name: str) -> Float[Tensor, "row column"]:
@@ -79,7 +92,7 @@ def _named_matrix(model: HookedModel, name: str) -> Float[Tensor, "row column"]:
     if bare not in parameters:
         two = [known for known, value in parameters.items() if value.ndim == 2 and "blocks" not in known]
         raise RequestError(
-            f"weights = {name!r}: give 'out', 'in', 'both' or a matrix of the model, such as {' or '.join(two[:3])}"
+            f"weights = {name!r}: give 'out', 'in', 'gate', 'both' or a matrix of the model, such as {' or '.join(two[:3])}"
         )
     matrix = parameters[bare].detach().cpu()
     if matrix.ndim != 2:

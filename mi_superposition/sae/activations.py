@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.corpora import TokenBatch
+from mi_superposition.corpora import Given, TokenBatch, as_batches
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import check_hooks, read_hooks
 from mi_superposition.models.protocol import HookedModel
@@ -45,7 +45,7 @@ class ActivationStream:
     def __init__(
         self,
         model: HookedModel,
-        batches: Iterable[TokenBatch],
+        batches: Given,
         hooks: Sequence[str],
         *,
         batch_size: int = StreamPart.batch_size,
@@ -53,8 +53,7 @@ class ActivationStream:
         seed: int = SeedPart.seed,
         precision: str = ForwardPart.precision,
     ):
-        if iter(batches) is batches:
-            raise RequestError("batches can be read only once: give token_batches(...) or a list")
+        batches = as_batches(model, batches)
         for name, value in (("batch_size", batch_size), ("buffer_batches", buffer_batches)):
             if value < 1:
                 raise RequestError(f"{name} = {value}: must be at least 1")

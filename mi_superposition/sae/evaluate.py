@@ -10,7 +10,7 @@ from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
-from mi_superposition.corpora import TokenBatch
+from mi_superposition.corpora import Given, TokenBatch, as_batches
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import read_hooks
 from mi_superposition.models.protocol import HookedModel
@@ -27,20 +27,20 @@ Name = TypeVar("Name", bound=Hashable)
 def evaluate_sae(
     model: HookedModel,
     sae: SAE[Any],
-    batches: Iterable[TokenBatch],
+    batches: Given,
     *,
     hook: str | None = None,
     on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> Fidelity:
     """One of SAELens's autoencoders on a text it was not trained on (``Documents(corpus, held_out=True)``).
 
-    ``batches`` come from ``model_batches`` or are a list of its batches: they are read twice. SAELens's ``run_evals`` gives the
+    ``batches``: as for ``scan_neurons``; they are read twice. SAELens's ``run_evals`` gives the
     same L0, explained variance, cosine and cross-entropies on the same tokens; its squared error is summed over dimensions,
     its ablation zeroes the beginning token too, its divergence counts the last position of a row, its bias is measured from 0.
 
     Raises ``RequestError`` for an autoencoder of another model, or a text without tokens.
     """
-    hook = check_sae(sae, model, hook)
+    hook, batches = check_sae(sae, model, hook), as_batches(model, batches)
     statistics = activation_statistics(model, batches, hook)
     return evaluate_reconstructions(
         model, batches, hook, {"sae": reconstruct_with(sae)}, statistics.mean.float(), on_tokens=on_tokens

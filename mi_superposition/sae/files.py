@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import content_hash, file_hash, text_hash, write_json, write_tensors
-from mi_superposition.models import check_hooks, hook_widths, weights_of
+from mi_superposition.models import PROCESSED, PROCESSING, check_hooks, hook_widths, weights_of
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.runs import MANIFEST, read_config
 from mi_superposition.sae.catalogue import BUNDLED_SAES
@@ -127,11 +127,16 @@ def read_sae(folder: Path, *, device: str | torch.device = "cpu") -> SAE[Any]:
 def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str:
     """The hook that an autoencoder reads in a model: ``hook``, or the one it was trained on.
 
-    Raises ``RequestError`` for an autoencoder of another model: other weights, where it says which ones it was trained on, or
-    another number of dimensions.
+    Raises ``RequestError`` for an autoencoder of another model (other weights, where it says which ones it was trained on, weights
+    processed in another way, another number of dimensions) and for a transcoder, which predicts another hook than it reads.
     """
     metadata = sae.cfg.metadata
     hook = hook or metadata.hook_name
+    if metadata.hook_name_out not in (None, metadata.hook_name):
+        raise RequestError(
+            f"the transcoder reads {metadata.hook_name!r} and predicts {metadata.hook_name_out!r}: give an autoencoder, which predicts what "
+            "it reads"
+        )
     if hook is None:
         raise RequestError("the autoencoder does not say which hook it reads: name one")
     check_hooks(model, [hook])
@@ -140,10 +145,26 @@ def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str
         raise RequestError(
             f"the autoencoder was trained on {metadata.model_name!r} with the weights {wanted[:12]}…: these are {given[:12]}…"
         )
+    asked, processed = processing_of(sae), getattr(model, PROCESSED, None)
+    if processed is not None and asked != processed:
+        raise RequestError(
+            f"the autoencoder was trained on a model with {_told(asked)}, this one has {_told(processed)}: "
+            f"give load_model(…, process_weights={asked or False})"
+        )
     d_hook = hook_widths(model, [hook])[hook]
     if d_hook != sae.cfg.d_in:
         raise RequestError(f"the autoencoder reads {sae.cfg.d_in} dimensions: {hook!r} has {d_hook}")
     return hook
+
+
+def processing_of(sae: SAE[Any]) -> dict[str, bool]:
+    """How the weights of the model were processed that an autoencoder was trained on, by TransformerLens's names; empty: not at all."""
+    options = sae.cfg.metadata.model_from_pretrained_kwargs or {}
+    return {name: True for name in PROCESSING if options.get(name)}
+
+
+def _told(processing: dict[str, bool]) -> str:
+    return ", ".join(processing) or "weights as they are in its file"
 
 
 def trained_on(model: HookedModel, model_name: str, corpus_name: str, context: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.training.sae_trainer import SAETrainer
 
-from mi_superposition.corpora import TokenBatch
+from mi_superposition.corpora import Given
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.parts import SeedPart
@@ -154,7 +154,7 @@ def train_saes(
 
 def train_sae(
     model: HookedModel,
-    batches: Iterable[TokenBatch],
+    batches: Given,
     hook: str,
     config: SaeConfig | None = None,
     *,
@@ -166,7 +166,7 @@ def train_sae(
 ) -> SAE[Any]:
     """Train one autoencoder on a hook of a model: one of SAELens's, in eval mode.
 
-    ``batches`` come from ``model_batches``; ``n_steps`` batches of ``batch_size`` tokens are drawn, over and over the corpus,
+    ``batches``: as for ``scan_neurons``; ``n_steps`` batches of ``batch_size`` tokens are drawn, over and over the corpus,
     from buffers of ``buffer_batches``. ``seed`` is that of their order; that of the weights is in ``config``. For several at
     once, or a run that can be resumed, see ``train_saes``. Raises as ``ActivationStream`` and ``train_saes`` do.
     """

@@ -21,12 +21,16 @@ from mi_superposition.models import check_hooks, read_hooks
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.streaming import CovarianceAccumulator
 
+# In the order in which PyTorch keeps them.
+_GATES = {"LSTM": (".input", ".forget", ".cell", ".output"), "GRU": (".reset", ".update", ".new")}
+
 
 def weight_matrices(module: nn.Module) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
-    """Name and weight of every linear, convolutional and attention layer, in the module's order.
+    """Name and weight of every linear, convolutional, attention, embedding and recurrent layer, in the module's order.
 
-    A convolution kernel is the matrix from input patches to output channels; the transposed layers of GPT-2 in transformers are
-    turned round; the query, key and value of ``MultiheadAttention`` come one by one. Layers that share a weight give it once.
+    A convolution kernel is the matrix from an input patch to output channels, of a transposed one from input channels to an output
+    patch; with groups it is block-diagonal. The transposed layers of GPT-2 in transformers are turned round; the query, key and value
+    of ``MultiheadAttention`` and the gates of an LSTM or GRU come one by one. Layers that share a weight give it once.
     """
     seen: set[tuple[int, str]] = set()
     for name, layer in module.named_modules():
@@ -38,10 +42,22 @@ def weight_matrices(module: nn.Module) -> Iterator[tuple[str, Float[Tensor, "out
 
 def _matrices(layer: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
     """What follows the layer's name, the matrix, and the parameter it is from."""
-    if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        yield "", layer.weight.flatten(1), layer.weight
-    elif isinstance(layer, Conv1D):
+    if isinstance(layer, nn.Linear):
+        yield "", layer.weight, layer.weight
+    elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        yield "", torch.block_diag(*layer.weight.flatten(1).chunk(layer.groups)), layer.weight
+    elif isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        yield "", torch.block_diag(*layer.weight.flatten(1).chunk(layer.groups)).T, layer.weight
+    elif isinstance(layer, Conv1D | nn.Embedding):
         yield "", layer.weight.T, layer.weight
+    elif isinstance(layer, nn.RNNBase):
+        for name, weight in layer.named_parameters():
+            if name.startswith("weight_"):
+                gates = _GATES.get(layer.mode, ("",))
+                # A projection of an LSTM's state has no gates.
+                gates = ("",) if name.startswith("weight_hr") else gates
+                for gate, matrix in zip(gates, weight.chunk(len(gates)), strict=True):
+                    yield f".{name}{gate}", matrix, weight
     elif isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
         for suffix, matrix in zip((".query", ".key", ".value"), layer.in_proj_weight.chunk(3), strict=True):
             yield suffix, matrix, layer.in_proj_weight
@@ -67,11 +83,20 @@ def hooked_weight_matrices(model: HookedModel) -> Iterator[tuple[str, Float[Tens
             rearrange(attention.W_O.detach(), "head d_head d_model -> d_model (head d_head)"),
         )
         if not model.cfg.attn_only:
-            for name in ("W_in", "W_gate", "W_out"):
-                matrix = getattr(model.blocks[layer].mlp, name, None)
-                if matrix is not None:
-                    yield f"blocks.{layer}.mlp.{name}", matrix.detach().T
+            yield from _mlp_matrices(model.blocks[layer].mlp, f"blocks.{layer}.mlp")
     yield "unembed.W_U", model.W_U.detach().T
+
+
+def _mlp_matrices(mlp: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Of a mixture of experts each expert's own, and the router's."""
+    for part in ("W_in", "W_gate", "W_out"):
+        matrix = getattr(mlp, part, None)
+        if isinstance(matrix, nn.Linear):
+            yield f"{name}.{part}", matrix.weight.detach()
+        elif isinstance(matrix, Tensor):
+            yield f"{name}.{part}", matrix.detach().T
+    for number, expert in enumerate(getattr(mlp, "experts", None) or ()):
+        yield from _mlp_matrices(expert, f"{name}.experts.{number}")
 
 
 def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:

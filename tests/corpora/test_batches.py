@@ -5,11 +5,19 @@ import itertools
 
 import pytest
 import torch
+from conftest import TINY_TEXT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from mi_superposition import load_model, pool_texts, untrained_copy
 from mi_superposition.corpora import model_batches, token_batches
 from mi_superposition.errors import RequestError
+from mi_superposition.models.protocol import beginning_token
 from mi_superposition.stories.train import train_tokenizer
 
 TEXTS = [f"Once there was a {word}. " * count for word, count in (("cat", 1), ("dog", 9), ("fox", 3), ("owl", 2))]
@@ -223,3 +231,32 @@ def test_a_beginning_that_the_tokenizer_does_not_have():
 def test_a_model_that_came_without_a_tokenizer(tiny_model):
     with pytest.raises(RequestError, match="came without a tokenizer"):
         model_batches(tiny_model, ["text"], 2)
+
+
+@pytest.mark.parametrize(
+    ("special", "names"),
+    [
+        (["[UNK]"], {"unk_token": "[UNK]"}),
+        (["[PAD]", "[UNK]"], {"pad_token": "[PAD]", "unk_token": "[UNK]"}),
+        (["[UNK]", "[END]"], {"unk_token": "[UNK]", "eos_token": "[END]"}),
+        ([], {}),
+    ],
+)
+def test_no_beginning_token_is_made_up(special, names, tmp_path):
+    """TransformerLens lets another token stand for one that a tokenizer does not have."""
+    words = Tokenizer(BPE(unk_token=names.get("unk_token")))
+    words.pre_tokenizer = ByteLevel()
+    words.train_from_iterator(TINY_TEXT, BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(tmp_path)
+    sizes = dict(vocab_size=300, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None)
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path)
+    own = AutoTokenizer.from_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    for read in (model, untrained_copy(model, seed=0)):
+        assert beginning_token(read, own) is None
+    [batch] = model_batches(model, TINY_TEXT[:1], 1)
+    assert batch.tokens[0].tolist() == own(TINY_TEXT[0], add_special_tokens=False)["input_ids"]
+    assert bool(batch.mask.all())
+    with pytest.raises(RequestError, match="has no beginning-of-sequence token"):
+        model_batches(model, TINY_TEXT[:1], 1, prepend_bos=True)
+    assert set(pool_texts(model, TINY_TEXT)) == set(pool_texts(untrained_copy(model, 0), TINY_TEXT, tokenizer=own))

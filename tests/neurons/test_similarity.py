@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mi_superposition.errors import RequestError
 from mi_superposition.linalg import cosine_similarity, inner_products, unit_rows
-from mi_superposition.neurons import NeuronVectors, neuron_correlations, neuron_vectors
+from mi_superposition.models.attention_only import without_deprecations
+from mi_superposition.neurons import NeuronVectors, input_effects, neuron_correlations, neuron_vectors
 
 
 def test_cosine_is_numpys():
@@ -66,7 +68,7 @@ def test_any_matrix_of_the_model(tiny_gpt2):
     model = tiny_gpt2.hooked
     assert torch.equal(neuron_vectors(model, weights="embed.W_E").parts[0], model.W_E)
     assert torch.equal(neuron_vectors(model, weights="unembed.W_U.T").parts[0], model.W_U.T)
-    with pytest.raises(RequestError, match="'embed.W_X': give 'out', 'in', 'both' or a matrix"):
+    with pytest.raises(RequestError, match="'embed.W_X': give 'out', 'in', 'gate', 'both' or a matrix"):
         neuron_vectors(model, weights="embed.W_X")
     with pytest.raises(RequestError, match="has 3 axes"):
         neuron_vectors(model, weights="blocks.0.attn.W_Q")
@@ -111,3 +113,31 @@ def test_shifted_activations_have_no_correlation(tiny_gpt2):
         model, masked_batches(model, 20), 1, shift=torch.Generator().manual_seed(0)
     ).fill_diagonal_(0)
     assert real.abs().mean() > 3 * shifted.abs().mean()
+
+
+def gated():
+    sizes = dict(n_layers=1, d_model=16, n_heads=2, d_head=8, n_ctx=16, d_vocab=50, d_mlp=32, device="cpu", seed=0)
+    with without_deprecations():
+        return HookedTransformer(
+            HookedTransformerConfig(**sizes, act_fn="silu", normalization_type="RMS", gated_mlp=True)
+        )
+
+
+def test_what_a_gated_neuron_reads_has_its_gate():
+    model = gated()
+    mlp = model.blocks[0].mlp
+    gate, read, out = mlp.W_gate.T, mlp.W_in.T, mlp.W_out
+    for weights, wanted in {"gate": [gate], "in": [gate, read], "both": [gate, read, out], "out": [out]}.items():
+        parts = neuron_vectors(model, 0, weights).parts
+        assert len(parts) == len(wanted)
+        assert all(torch.equal(part, matrix) for part, matrix in zip(parts, wanted, strict=True))
+    # What drives a neuron is what its activation function sees.
+    effects = input_effects(model, 0, k=1)
+    embedding = model.W_E / model.W_E.square().mean(dim=1, keepdim=True).sqrt()
+    driven = (embedding * model.blocks[0].ln2.w) @ mlp.W_gate
+    assert torch.equal(effects.top[:, 0], driven.argmax(dim=0))
+
+
+def test_a_gate_that_is_not_there_is_refused(tiny_gpt2):
+    with pytest.raises(RequestError, match="weights = 'gate': the model's MLPs have no gate"):
+        neuron_vectors(tiny_gpt2.hooked, 0, "gate")

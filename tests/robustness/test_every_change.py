@@ -131,7 +131,9 @@ class SmallChapter(Chapter):
 
     def section(self, runs, request):
         rows = [
-            [name, str(value)] for name, value in read_json(runs[self.name]["train"] / METRICS).items() if "second" not in name
+            [name, str(value)]
+            for name, value in read_json(runs[self.name]["train"] / METRICS).items()
+            if "second" not in name
         ]
         page = Page(
             self.name, self.title, "intro", [TableRecord("numbers", "Numbers", "what", ["name", "value"], rows)]

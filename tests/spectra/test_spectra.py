@@ -330,3 +330,47 @@ def test_results_are_short_tables_and_figures():
     assert layers.to_frame().loc[("fc2", "weights"), "maximum"] == 60
     assert layers.to_frame().loc[("fc2", "weights"), "energy_rank"] == spectrum.ranks().energy_rank
     assert LayerSpectra({}, {}).to_frame().empty
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 8, 3, bias=False),
+        nn.Conv2d(8, 12, 3, groups=4, bias=False),
+        nn.Conv2d(6, 6, 3, groups=6, bias=False),
+        nn.Conv1d(6, 4, 3, groups=2, bias=False),
+    ],
+    ids=["dense", "four groups", "depthwise", "one dimension"],
+)
+def test_a_convolution_is_the_map_from_a_patch_to_its_channels(layer):
+    """Found by sending every entry of a patch through the layer by itself."""
+    n_dims = len(layer.kernel_size)
+    impulses = torch.eye(layer.in_channels * 3**n_dims).view(-1, layer.in_channels, *layer.kernel_size)
+    with torch.no_grad():
+        wanted = layer(impulses).flatten(1).T
+    [(_, matrix)] = weight_matrices(nn.Sequential(layer))
+    assert torch.allclose(matrix, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_is_the_map_from_channels_to_a_patch(groups):
+    layer = nn.ConvTranspose2d(6, 4, 3, groups=groups, bias=False)
+    with torch.no_grad():
+        wanted = layer(torch.eye(6)[:, :, None, None]).flatten(1).T
+    [(_, matrix)] = weight_matrices(nn.Sequential(layer))
+    assert torch.allclose(matrix, wanted, atol=1e-6)
+
+
+def test_embeddings_and_gates_are_matrices_of_their_own():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.lstm, self.gru = nn.Embedding(9, 4), nn.LSTM(4, 5), nn.GRU(5, 3)
+
+    found = dict(weight_matrices(Reader()))
+    assert found["words"].shape == (4, 9)
+    assert [name for name in found if name.startswith("lstm.weight_ih")] == [
+        f"lstm.weight_ih_l0.{gate}" for gate in ("input", "forget", "cell", "output")
+    ]
+    assert found["lstm.weight_hh_l0.forget"].shape == (5, 5)
+    assert found["gru.weight_ih_l0.new"].shape == (3, 5)

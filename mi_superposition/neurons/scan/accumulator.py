@@ -80,7 +80,8 @@ class ScanAccumulator:
         starts[1:] = (np.diff(line) != 0) | (np.diff(document) != 0) | (np.diff(at) != 1)
         span_start = np.flatnonzero(starts)
         span_document = document[span_start]
-        self.n_documents += int((position == 0).sum())
+        # Of a document too whose first token does not count.
+        self.n_documents += int((batch.place == 0).sum())
         return Batch(
             at=at,
             position=position,

@@ -50,12 +50,14 @@ class UnitReader:
     def of(
         cls,
         model: HookedModel,
-        hooks: Sequence[str] | Mapping[str, Encode | None] | None = None,
+        hooks: str | Sequence[str] | Mapping[str, Encode | None] | None = None,
         precision: str = ForwardPart.precision,
     ) -> UnitReader:
         """A reader of named hooks, of all MLP neurons by default. Raises ``RequestError`` for a hook that is not there."""
         if hooks is None:
             hooks = mlp_hooks(model)
+        if isinstance(hooks, str):
+            hooks = [hooks]
         named: Mapping[str, Encode | None] = hooks if isinstance(hooks, Mapping) else dict.fromkeys(hooks)
         if not named:
             raise RequestError("hooks = []: name at least one")

@@ -7,7 +7,10 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mi_superposition.corpora import TokenBatch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mi_superposition.corpora import Given, TokenBatch, as_batches
 from mi_superposition.corpora.tokens import visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.models import Encode
@@ -28,10 +31,11 @@ _TOKENS_IN_A_PART = 2**21
 
 def scan_neurons(
     model: HookedModel,
-    batches: Iterable[TokenBatch],
+    batches: Given,
     settings: ScanSettings | None = None,
     *,
-    hooks: Sequence[str] | Mapping[str, Encode | None] | None = None,
+    mask: Bool[Tensor, "batch pos"] | Sequence[Tensor] | None = None,
+    hooks: str | Sequence[str] | Mapping[str, Encode | None] | None = None,
     precision: str = ForwardPart.precision,
     progress: Progress = SILENT,
     **changes: Any,
@@ -39,8 +43,8 @@ def scan_neurons(
     """Scan a corpus: for each unit its largest activations, one per document, its smallest, some of each of ten intervals of its
     range, histogram, moments, top tokens and partners. One pass; memory does not grow with the corpus.
 
-    ``batches`` come from ``token_batches`` (or are a list of its batches), so that they can be read again for the first
-    sample and for the documents shown. Tokens that are masked (BOS, EOS, padding) are excluded. ``hooks``: names, or names
+    ``batches``: what ``model_batches`` gives, a corpus, a list of texts, or tokens as ``model.to_tokens`` gives them, with a ``mask`` of
+    the positions that count (see ``as_batches``). Beginning, end and padding tokens do not count. ``hooks``: names, or names
     with what encodes each activation into units (``{"blocks.1.hook_resid_pre": sae.encode}``, named
     ``blocks.1.hook_resid_pre.features`` in the result, with no example where they are 0); default: all MLP neurons.
     ``settings`` says what is kept, and ``changes`` changes some of it: ``top_k=5``, ``seed=1``. ``precision="bfloat16"`` runs the
@@ -49,8 +53,7 @@ def scan_neurons(
     Raises ``RequestError`` for a hook or setting that is not there, batches that can be read only once or hold no text, and
     ``WorkError`` for activations that are not finite.
     """
-    if iter(batches) is batches:
-        raise RequestError("batches can be read only once: give token_batches(...) or a list")
+    batches = as_batches(model, batches, mask)
     settings = (settings or ScanSettings()).replace(**changes)
     reader = UnitReader.of(model, hooks, precision)
     progress.begin("token")
@@ -111,8 +114,8 @@ def read_documents(batches: Iterable[TokenBatch], wanted: set[int]) -> dict[int,
     pieces: dict[int, list[tuple[int, array[int]]]] = {}
     for batch in batches:
         for row in range(len(batch.tokens)):
-            for number in set(batch.document[row][batch.mask[row]].tolist()) & wanted:
-                at = (batch.document[row] == number) & batch.mask[row]
+            for number in set(batch.document[row].tolist()) & wanted:
+                at = batch.document[row] == number
                 tokens = array("i", batch.tokens[row, at].tolist())
                 pieces.setdefault(number, []).append((int(batch.place[row, at][0]), tokens))
     return {

@@ -63,7 +63,7 @@ def described(config: OrderConfig) -> str:
     """Which similarity of which neurons."""
     if config.weights == ACTIVATIONS:
         return f"Correlation between the activations of layer {config.layer}'s neurons over {config.text.corpus}"
-    directions = {"out": "output", "in": "input", "both": "input and output"}
+    directions = {"out": "output", "in": "input", "gate": "gate", "both": "input and output"}
     of = f"rows of {config.weights}"
     if config.weights in NEURON_WEIGHTS:
         of = f"{directions[config.weights]} directions of layer {config.layer}"

@@ -34,7 +34,7 @@ COMMAND = "neurons order"
 RESULT, SPOTS = "order.safetensors", "spots.csv"
 ACTIVATIONS = "activations"
 # Neurons by their weights; other names of weights are of matrices whose rows need not be neurons.
-NEURON_WEIGHTS = ("in", "out", "both")
+NEURON_WEIGHTS = ("in", "out", "gate", "both")
 # Above so many neurons a sample takes seconds, so fewer are drawn; so too where each is a pass over a corpus.
 MANY_NEURONS = 2048
 _CONTROLS, FEW_CONTROLS = 20, 5

@@ -11,6 +11,7 @@ from sae_lens import SAE
 from mi_superposition.corpora import Corpus
 from mi_superposition.errors import RequestError
 from mi_superposition.sae import SaeEvaluateConfig, check_sae
+from mi_superposition.sae.files import processing_of
 from mi_superposition.studies.sae.text import ReadText, open_corpus, open_text
 
 
@@ -33,7 +34,8 @@ def open_evaluation(config: SaeEvaluateConfig, saes: Mapping[str, SAE[Any]]) -> 
         raise RequestError(f"{config.sae!r} does not record its model: give --model")
     text = open_text(
         model_name, config.text, forward_batch=config.forward.forward_batch, context=config.context,
-        device=config.device.device,
+        device=config.device.device, process_weights=processing_of(next(iter(saes.values()))),
+        prepend_bos=None if metadata.prepend_bos is not False else False,
     )  # fmt: skip
     # Read as it was trained, unless asked for otherwise.
     n_ctx = text.model.cfg.n_ctx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ class ReadText:
     text: TextPart
     forward_batch: int
     context: int | None
+    # Whether rows begin with the beginning token; ``None``: as the model was trained.
+    prepend_bos: bool | None = None
 
     @property
     def device(self) -> str:
@@ -39,7 +42,7 @@ class ReadText:
     def batches(self, *, held_out: bool, documents: int | None = None) -> TokenBatches:
         """The text trained on, or the text held out (the first ``documents`` of it), as the model reads it."""
         chosen = Documents(self.corpus, held_out=held_out, limit=documents)
-        return model_batches(self.model, chosen, self.forward_batch, context=self.context)
+        return model_batches(self.model, chosen, self.forward_batch, context=self.context, prepend_bos=self.prepend_bos)
 
     def check_held_out(self) -> None:
         """Raise ``RequestError`` for a corpus that holds nothing out."""
@@ -58,10 +61,19 @@ class ReadText:
         }
 
 
-def open_text(model_name: str, text: TextPart, *, forward_batch: int, context: int | None, device: str) -> ReadText:
+def open_text(
+    model_name: str,
+    text: TextPart,
+    *,
+    forward_batch: int,
+    context: int | None,
+    device: str,
+    process_weights: Mapping[str, bool] | None = None,
+    prepend_bos: bool | None = None,
+) -> ReadText:
     """Load the model and the corpus. Raises ``RequestError`` for one that is not there."""
-    model = load_model(model_name, device=device)
-    return ReadText(model_name, model, open_corpus(text.corpus, text), text, forward_batch, context)
+    model = load_model(model_name, device=device, process_weights=process_weights or False)
+    return ReadText(model_name, model, open_corpus(text.corpus, text), text, forward_batch, context, prepend_bos)
 
 
 def open_corpus(name: str, text: TextPart) -> Corpus:

@@ -1,0 +1,83 @@
+"""Any ``HookedTransformer`` in a folder: its configuration, its weights, and its tokenizer if it has one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import read_json, read_tensors, write_json, write_tensors
+from mi_superposition.models.attention_only import (
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
+    load_weights,
+    weights_of,
+    without_deprecations,
+)
+from mi_superposition.models.hugging_face import read_tokenizer, save_tokenizer
+from mi_superposition.models.protocol import NO_BEGINNING, PROCESSED, HookedModel
+
+# The entry of ``model.json`` that says that the whole configuration is there.
+WHOLE = "hooked_transformer"
+# Where a model is, and what it was made from, is not part of what it is.
+_NOT_SAVED = {"device", "n_devices", "tokenizer_name", "init_weights", "seed", "checkpoint_index", "checkpoint_value"}
+
+
+def save_model(model: HookedModel, folder: str | Path) -> None:
+    """Write a ``HookedTransformer`` so that ``load_model(folder)`` gives it back: ``model.json``, ``model.safetensors`` and the files of
+    its tokenizer.
+
+    Raises ``RequestError`` for another kind of model and for a folder that holds other files, ``WorkError`` when the disk refuses.
+    """
+    folder = Path(folder)
+    if not isinstance(model, HookedTransformer):
+        raise RequestError(
+            f"a {type(model).__name__} cannot be saved: save the model of transformers in it, model.original_model, with save_pretrained"
+        )
+    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())) and MODEL_CONFIG not in others:
+        raise RequestError(f"{str(folder)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
+    fields = {field.name: getattr(model.cfg, field.name) for field in dataclasses.fields(model.cfg)}
+    config = {name: value for name, value in fields.items() if name not in _NOT_SAVED}
+    config["dtype"] = str(model.W_E.dtype).removeprefix("torch.")
+    try:
+        json.dumps(config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"the model's configuration cannot be written as JSON: {error}") from error
+    write_tensors(folder / MODEL_WEIGHTS, weights_of(model))
+    if model.tokenizer is not None:
+        save_tokenizer(model.tokenizer, folder)
+    remembered = {name: getattr(model, name) for name in (NO_BEGINNING, PROCESSED) if hasattr(model, name)}
+    # Last: a folder with a configuration is a whole one.
+    write_json(folder / MODEL_CONFIG, {WHOLE: config, **remembered})
+
+
+def load_saved(folder: Path) -> HookedTransformer:
+    """The model that ``save_model`` wrote, on the CPU. Raises ``WorkError`` for damaged files."""
+    described: dict[str, Any] = read_json(folder / MODEL_CONFIG)
+    try:
+        fields = dict(described[WHOLE])
+        dtype = getattr(torch, fields.pop("dtype"))
+        with torch.random.fork_rng(devices=[]), without_deprecations():
+            config = HookedTransformerConfig(**fields, dtype=dtype, device="cpu", init_weights=False)
+            model = HookedTransformer(config, read_tokenizer(folder), move_to_device=False)
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        raise WorkError(
+            f"{str(folder / MODEL_CONFIG)!r} is damaged, or of another version of TransformerLens: {error}"
+        ) from error
+    tensors, _ = read_tensors(folder / MODEL_WEIGHTS)
+    load_weights(model, tensors, source=folder / MODEL_WEIGHTS)
+    for name in (NO_BEGINNING, PROCESSED):
+        if name in described:
+            setattr(model, name, described[name])
+    return model
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the model in a folder was written by ``save_model``, not by 'addition train'."""
+    described = read_json(folder / MODEL_CONFIG)
+    return isinstance(described, dict) and WHOLE in described

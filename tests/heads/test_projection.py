@@ -2,10 +2,13 @@ import math
 
 import pytest
 import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from mi_superposition import load_model
 from mi_superposition.errors import RequestError
 from mi_superposition.heads import circularity, project_heads
 from mi_superposition.heads.patterns import attention_pattern
+from mi_superposition.models.attention_only import without_deprecations
 
 
 def test_projections_are_what_the_hooks_see(tiny_model):
@@ -88,3 +91,43 @@ def test_attention_patterns_are_the_models_own(tiny_model):
     _, cache = tiny_model.run_with_cache(tokens)
     assert torch.equal(pattern, cache["blocks.0.attn.hook_pattern"])
     assert (pattern.sum(dim=-1) - 1).abs().max() < 1e-5
+
+
+def rotary(**changes):
+    sizes = dict(n_layers=1, d_model=16, n_heads=4, d_head=4, n_ctx=8, d_vocab=20, d_mlp=24, device="cpu", seed=0)
+    with without_deprecations():
+        return HookedTransformer(
+            HookedTransformerConfig(
+                **sizes,
+                act_fn="silu",
+                positional_embedding_type="rotary",
+                rotary_dim=4,
+                normalization_type=None,
+                **changes,
+            )
+        )
+
+
+def test_without_learnt_positions_the_embedding_alone_is_projected():
+    """What the hooks see before the rotation."""
+    model = rotary()
+    projections = project_heads(model, tokens=range(6), positions=[0, 3])
+    _, cache = model.run_with_cache(torch.arange(6)[None])
+    assert torch.allclose(projections.query[:, 0], cache["blocks.0.attn.hook_q"][0].transpose(0, 1), atol=1e-6)
+    assert torch.allclose(projections.key[:, 0], cache["blocks.0.attn.hook_k"][0].transpose(0, 1), atol=1e-6)
+    assert torch.equal(projections.value[:, 0], projections.value[:, 1])
+
+
+def test_keys_that_heads_share_are_those_of_each():
+    projections = project_heads(rotary(n_key_value_heads=2), tokens=range(6), positions=[0])
+    assert projections.key.shape == projections.query.shape
+    assert torch.equal(projections.key[0], projections.key[1])
+    assert not torch.equal(projections.key[1], projections.key[2])
+
+
+def test_half_precision_is_worked_out_in_single(tiny_gpt2):
+    half = load_model(tiny_gpt2.folder, device="cpu", dtype="bfloat16")
+    wanted = project_heads(tiny_gpt2.hooked, tokens=range(5), positions=[0])
+    found = project_heads(half, tokens=range(5), positions=[0])
+    assert found.query.dtype == torch.float32
+    assert torch.allclose(found.ov_singular_values, wanted.ov_singular_values, rtol=0.05, atol=1e-5)

@@ -1,8 +1,11 @@
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from sae_lens import Transcoder, TranscoderConfig
 
+from mi_superposition import load_model
 from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import untrained_copy
@@ -262,6 +265,31 @@ def test_an_autoencoder_of_another_model(model, tmp_path):
         check_sae(loaded, model, "blocks.1.hook_resid_pr")
     with pytest.raises(RequestError, match=r"reads 16 dimensions: 'blocks.0.mlp.hook_post' has 48"):
         check_sae(loaded, model, "blocks.0.mlp.hook_post")
+
+
+def test_a_transcoder_is_not_compared_with_its_input(model):
+    config = TranscoderConfig(d_in=16, d_out=16, d_sae=32, apply_b_dec_to_input=False)
+    config.metadata.hook_name, config.metadata.hook_name_out = "blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"
+    with pytest.raises(
+        RequestError, match=r"reads 'blocks.0.ln2.hook_normalized' and predicts 'blocks.0.hook_mlp_out'"
+    ):
+        check_sae(Transcoder(config), model)
+
+
+def test_an_autoencoder_of_processed_weights_wants_them(tiny_gpt2, sae):
+    centred = load_model(tiny_gpt2.folder, device="cpu", process_weights={"center_writing_weights": True})
+    sae = copy.deepcopy(sae)
+    sae.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
+    assert check_sae(sae, centred, HOOK) == HOOK
+    with pytest.raises(
+        RequestError, match=r"trained on a model with center_writing_weights, this one has weights as they"
+    ):
+        check_sae(sae, tiny_gpt2.hooked, HOOK)
+    sae.cfg.metadata.model_from_pretrained_kwargs = {}
+    with pytest.raises(
+        RequestError, match=r"with weights as they are in its file, this one has center_writing_weights"
+    ):
+        check_sae(sae, centred, HOOK)
 
 
 def test_half_precision_on_disk_and_back(sae, batches, model, tmp_path):

@@ -1,17 +1,20 @@
 """Sparse autoencoders evaluated from the command line, next to their baselines and their control."""
 
+import copy
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
 from studies.sae.sae_runs import HOOK, NEURONS, corpus_of, evaluation_of
 
-from mi_superposition import load_run
+from mi_superposition import load_corpus, load_model, load_run
 from mi_superposition.cli import main
+from mi_superposition.corpora import model_batches
 from mi_superposition.files import read_json, write_json
 from mi_superposition.parts import TextPart, ThreadsPart
 from mi_superposition.progress import Progress
-from mi_superposition.sae import SaeEvaluateConfig, load_sae, save_sae
+from mi_superposition.sae import Documents, SaeConfig, SaeEvaluateConfig, evaluate_sae, load_sae, save_sae, train_sae
 from mi_superposition.studies.sae.evaluate import FEATURES, load, measure
 from mi_superposition.studies.sae.rows import AUTOENCODER, FOREIGN, KINDS, LARGEST, PCA, RANDOM, SHUFFLED
 from mi_superposition.training import Stopped
@@ -179,3 +182,29 @@ def test_an_evaluation_stopped_goes_on_with_its_controls(trained_sae, evaluated_
     assert not measure(config, tmp_path / "out", resumed).finished_already
     assert "control, training" not in resumed.seen
     assert load(tmp_path / "out").rows == load(evaluated_sae).rows
+
+
+def test_an_autoencoder_is_evaluated_on_the_activations_it_was_trained_on(tiny_gpt2, sae_corpus, tmp_path):
+    """A model whose residual stream has a mean, an autoencoder of it without that mean, on rows without a beginning token."""
+    network = copy.deepcopy(tiny_gpt2.transformers)
+    with torch.no_grad():
+        network.transformer.wte.weight.add_(1.0)
+    network.save_pretrained(tmp_path / "model")
+    load_model(tiny_gpt2.folder, device="cpu").tokenizer.save_pretrained(tmp_path / "model")
+    processing = {"center_writing_weights": True}
+    centred = load_model(tmp_path / "model", device="cpu", process_weights=processing)
+    texts = list(load_corpus(str(sae_corpus)))
+    rows = model_batches(centred, Documents(texts, held_out=False), 8, prepend_bos=False)
+    options = SaeConfig(d_sae=48, k=8, learning_rate=1e-2)
+    sae = train_sae(centred, rows, HOOK, options, n_steps=150, batch_size=64, buffer_batches=8)
+    metadata = sae.cfg.metadata
+    metadata.hook_name, metadata.model_name, metadata.prepend_bos = HOOK, str(tmp_path / "model"), False
+    metadata.model_from_pretrained_kwargs, metadata.context_size = processing, 32
+    save_sae(sae, tmp_path / "sae")
+    held_out = model_batches(centred, Documents(texts, held_out=True), 8, prepend_bos=False)
+    wanted = evaluate_sae(centred, sae, list(held_out)).explained_variance
+    assert wanted > 0.5
+    out = tmp_path / "run"
+    assert main(evaluation_of(tmp_path / "sae", "--out", out, corpus=sae_corpus)) == 0
+    [row] = [row for row in load(out).rows if row.kind == AUTOENCODER]
+    assert row.numbers["explained_variance"] == pytest.approx(wanted, abs=1e-4)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: report test check coverage robustness docs benchmarks readme clean
+.PHONY: report test test-all check coverage robustness docs benchmarks readme clean
 
 report: $(VENV)/.installed
 	$(BIN)/mi-superposition report --out site
@@ -11,13 +11,17 @@ report: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
 
+# What takes minutes too: the whole report in the browser, all notebooks, clusters, kills. Half an hour.
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
 # The share of the package's lines and branches that the tests run in their own processes; what numba compiles runs unseen.
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
-# Every long command killed twenty times, every command fed fifty malformed requests, every kind of disk.
+# Every change that a command makes to a disk, every command killed twenty times and fed fifty malformed requests, every kind of disk.
 robustness: $(VENV)/.installed-dev
-	ROBUSTNESS=full $(BIN)/python -m pytest tests/robustness
+	ROBUSTNESS=full $(BIN)/python -m pytest tests/robustness -m "slow or not slow"
 
 # Warnings are errors.
 docs: $(VENV)/.installed-dev

@@ -34,27 +34,29 @@ class UncheckedFinder(PathFinder):
 # Before any module of the package is imported.
 sys.meta_path.insert(0, UncheckedFinder)
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from filelock import FileLock
 from transformer_lens import HookedTransformer
 from transformers import GPT2LMHeadModel
 
 from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.addition.train import build_addition_model
+from mi_superposition.models.catalogue import BUNDLED_MODELS
+from mi_superposition.sae.catalogue import BUNDLED_SAES
 
 torch.set_num_threads(1)
 
 pytest_plugins = ["robustness.fixtures", "studies.sae.sae_runs"]
 
 
-# Test files that share what takes long to make: with ``-n`` one worker runs all of a group. Of notebooks each stands for itself.
+# What is made by files that share it, so that one worker makes it once. Of what takes longest each stands for itself.
 GROUPS = {
-    "report": ("site/test_site.py", "test_report.py", "test_report_pages.py", "test_readme.py"),
-    "workshop": ("robustness/",),
     "ray": ("studies/neurons/test_scan_runs.py", "studies/neurons/test_contexts.py", "studies/sae/", "pages/sae/"),
 }
+ALONE = ("test_notebooks.py", "robustness/", "test_report_pages.py", "models/test_architectures.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -65,7 +67,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0].removeprefix("tests/")
-            if file == "test_notebooks.py":
+            if file.startswith(ALONE):
                 return nodeid
             return next((group for group, files in GROUPS.items() if file.startswith(files)), file)
 
@@ -109,14 +111,64 @@ def paper_model():
     return load_model("addition", device="cpu")
 
 
+def built_once(tmp_path_factory, name, build):
+    """The folder ``name`` that ``build(folder)`` makes, for all workers of a run of the tests: the first that needs it makes it."""
+    # Each worker has a folder of its own in that of the run.
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with FileLock(root / f"{name}.lock"):
+        if not (root / f"{name}.done").exists():
+            build(root / name)
+            (root / f"{name}.done").touch()
+    return root / name
+
+
+# Options of the runs of a small report, by their command.
+SMALLER = {
+    "addition evaluate": {"n_problems": 20_000},
+    "heads ablate": {"n_problems": 200, "random_sets": 50},
+    "neurons order": {"controls": 3, "seconds": 0.05},
+    "neurons contexts": {"documents": 200, "random_directions": 32},
+    "sae recover": {"toy_steps": 1500, "sae_steps": 300},
+}
+
+
 @pytest.fixture(scope="session")
 def report_site(tmp_path_factory):
-    """The whole report, built once as a user builds it."""
+    """A report with all its pages, of models with at most 64 units a layer, and of short runs."""
+    return built_once(tmp_path_factory, "report", _small_report)
+
+
+@pytest.fixture(scope="session")
+def whole_report_site(tmp_path_factory):
+    """The whole report, built as a user builds it."""
+    return built_once(tmp_path_factory, "whole-report", _whole_report)
+
+
+def _small_report(site):
+    from small_bundle import small_bundle
+
+    from mi_superposition.report import write
+
+    models, saes = small_bundle(site.with_name("small-bundle"))
+    made = write._made
+
+    def made_smaller(job, folder, request):
+        return made(replace(job, config=job.config.replace(**SMALLER.get(job.command, {}))), folder, request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for known, small in ((BUNDLED_MODELS, models), (BUNDLED_SAES, saes)):
+            for name, folder in small.items():
+                patch.setitem(known, name, folder)
+        patch.setattr(write, "_made", made_smaller)
+        _whole_report(site)
+
+
+def _whole_report(site):
     from mi_superposition.cli import main
 
-    site = tmp_path_factory.mktemp("report") / "site"
     assert main(["report", "--out", str(site)]) == 0
-    return site
 
 
 @pytest.fixture(scope="session")

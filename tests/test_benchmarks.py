@@ -27,6 +27,7 @@ def quick(out, *names):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_quick_benchmarks_write_rows_and_the_table(runner, tmp_path):
     shutil.copy(FOLDER / "README.md", tmp_path / "README.md")
     done = quick(tmp_path, "spectra", "toy")

@@ -95,6 +95,7 @@ def test_toy_commands_end_to_end(tmp_path, capsys):
     assert (tmp_path / "study" / "page" / "toy-logic.html").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
     """A real process, killed without warning at two moments, against one left alone."""
     request = ["addition", "train", *TINY, "--epochs", "60"]

@@ -24,7 +24,11 @@ def test_kept_without_outputs(path):
             assert cell.execution_count is None
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# One in every run, the others where there is time.
+RUN = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem != "04_toy_models")) for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_runs_offline_from_top_to_bottom(path, tmp_path, monkeypatch):
     # Whatever asks for another machine fails at once instead of finding one.
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

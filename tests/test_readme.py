@@ -68,6 +68,7 @@ def test_the_readme_has_every_command():
     assert sorted(name_of(words) for words in commands(PAGES[0])) == sorted(known())
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     """As it stands, but smaller, one after the other in one folder."""
     monkeypatch.chdir(tmp_path)
@@ -126,10 +127,11 @@ def numbers(text):
     return [float(number) for number in re.findall(r"[+-]?\d+(?:\.\d+)?", text.replace(",", ""))]
 
 
-def test_the_committed_results_are_those_of_the_report(script, report_site):
+@pytest.mark.slow
+def test_the_committed_results_are_those_of_the_report(script, whole_report_site):
     """Built here anew: the same words, and numbers within two per cent, as another processor rounds otherwise."""
     committed = read_json(script.FINDINGS)["sections"]
-    sections = read_json(report_site / "manifest.json")["sections"]
+    sections = read_json(whole_report_site / "manifest.json")["sections"]
     assert list(committed) == list(sections)
     for name, section in sections.items():
         for key, told in section["card"].items():

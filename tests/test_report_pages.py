@@ -1,6 +1,6 @@
 """Every page of the report in a browser: it draws its figures, asks for nothing, fits the screen, leads somewhere and passes axe.
 
-The pages of units by a sample; a larger one, and the other two views, with -m slow.
+Of a small report, each page in one view; of the whole one in all four, and a large sample of the pages of units, with -m slow.
 """
 
 import random
@@ -10,12 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from robustness.fixtures import FULL
 
-VIEWS = [
-    (1440, "light"),
-    (390, "dark"),
-    pytest.param(1440, "dark", marks=pytest.mark.slow),
-    pytest.param(390, "light", marks=pytest.mark.slow),
-]
+VIEWS = [(width, scheme) for width in (1440, 390) for scheme in ("light", "dark")]
 pytestmark = pytest.mark.browser
 
 
@@ -38,23 +33,43 @@ def missing_links(page):
     return sorted(file for file in files if not Path(file).exists())
 
 
-@pytest.mark.parametrize(("width", "scheme"), VIEWS)
-def test_every_kind_of_page(report_site, visit, width, scheme):
-    tables = ["index", "L0", "L1", "blocks.1.hook_resid_pre.features"]
-    paths = [*sorted(report_site.glob("*.html")), *(report_site / "neurons" / f"{name}.html" for name in tables)]
-    assert {path.stem for path in paths} >= {"index", "addition", "all-heads"}
-    for path in [*paths, *sampled_units(report_site, 4)]:
-        page, problems, requests = visit(path, width=width, scheme=scheme)
-        assert (path.name, problems, requests) == (path.name, [], [])
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+def check(path, visit, width, scheme, *, axe, whole):
+    """Everything that is asked of a page; the bundled results on concepts lead to all units of the story model."""
+    page, problems, requests = visit(path, width=width, scheme=scheme)
+    assert (path.name, problems, requests) == (path.name, [], [])
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+    if path.name != "concepts.html" or whole:
         assert (path.name, missing_links(page)) == (path.name, [])
-        for figure in page.query_selector_all(".figure"):
-            assert figure.query_selector_all(".trace, .hm, .heatmaplayer image, .boxes, .point, .js-line"), (
-                figure.get_attribute("data-figure")
-            )
+    for figure in page.query_selector_all(".figure"):
+        assert figure.query_selector_all(".trace, .hm, .heatmaplayer image, .boxes, .point, .js-line"), (
+            figure.get_attribute("data-figure")
+        )
+    if axe:
         assert (path.name, violations(page)) == (path.name, [])
-        # Twenty pages of figures left open share one browser's frames.
-        page.context.close()
+    # Twenty pages of figures left open share one browser's frames.
+    page.context.close()
+
+
+def pages_of(site, units):
+    """Each kind of page, and a few units."""
+    tables = ["index", "L0", "L1", "blocks.1.hook_resid_pre.features"]
+    paths = [*sorted(site.glob("*.html")), *(site / "neurons" / f"{name}.html" for name in tables)]
+    assert {path.stem for path in paths} >= {"index", "addition", "all-heads"}
+    return [*paths, *sampled_units(site, units)]
+
+
+def test_every_kind_of_page_of_a_small_report(report_site, visit):
+    """Each in one of four views by turns."""
+    for number, path in enumerate(pages_of(report_site, 2)):
+        width, scheme = VIEWS[number % len(VIEWS)]
+        check(path, visit, width, scheme, axe=number % len(VIEWS) == 0, whole=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_every_kind_of_page(whole_report_site, visit, width, scheme):
+    for path in pages_of(whole_report_site, 4):
+        check(path, visit, width, scheme, axe=True, whole=True)
 
 
 def test_axe_finds_what_is_wrong(visit, tmp_path):
@@ -67,11 +82,11 @@ def test_axe_finds_what_is_wrong(visit, tmp_path):
 
 
 @pytest.mark.slow
-def test_pages_of_units(report_site, browser):
+def test_pages_of_units(whole_report_site, browser):
     """With ROBUSTNESS=full all 4,096, for which axe takes more than an hour; they are of one template."""
     page = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme="dark").new_page()
     found = []
-    for path in sampled_units(report_site, 4096 if FULL else 256):
+    for path in sampled_units(whole_report_site, 4096 if FULL else 256):
         page.goto(path.as_uri())
         found += [(path.name, *rule) for rule in violations(page)]
         if page.evaluate("document.documentElement.scrollWidth") > 390:

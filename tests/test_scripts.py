@@ -61,6 +61,7 @@ def test_the_neuroscope_of_a_folder(tiny_gpt2, tmp_path):
     assert (tmp_path / "run" / "page" / "neurons" / "L1N47.html").exists()
 
 
+@pytest.mark.slow
 def test_stories_are_trained_measured_and_sampled(tmp_path):
     words = ["cat", "dog", "fox", "owl", "hen", "cow", "pig"]
     stories = [

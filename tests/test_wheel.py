@@ -84,6 +84,7 @@ def test_it_holds_every_file_of_the_package(wheel):
     assert inside == set(names)
 
 
+@pytest.mark.slow
 def test_it_is_used_outside_the_checkout(python, tmp_path):
     where = run(python, "-c", "import mi_superposition; print(mi_superposition.__file__)", cwd=tmp_path)
     assert str(python.parent.parent) in where.stdout, where.stderr

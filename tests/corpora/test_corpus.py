@@ -248,6 +248,7 @@ print(corpus.counts.documents, characters)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["big.txt", "big.jsonl", "big.parquet"])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory limits are Linux's")
 def test_a_corpus_larger_than_memory_is_read(tmp_path, name):

@@ -117,7 +117,7 @@ def saved(config, folder, edit=None):
 NOT_PROCESSED = {"BLOOM, residual after its norm"}
 
 
-@pytest.mark.parametrize("process_weights", [False, True])
+@pytest.mark.parametrize("process_weights", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [*HOOKED, *BRIDGED])
 def test_it_predicts_what_transformers_predicts(name, process_weights, tmp_path, capsys):
     wanted = saved((HOOKED | BRIDGED)[name], tmp_path).log_softmax(-1)

@@ -221,6 +221,7 @@ def ask(address: str, cache: Path, *names: str) -> list[list[str]]:
     return [*json.loads(done.stdout.splitlines()[-1]), ["stderr", done.stderr]]
 
 
+@pytest.mark.slow
 def test_downloading_and_every_refusal_of_the_hub(hub, tmp_path):
     loaded, misspelt, gated, stderr = ask(
         hub, tmp_path, "roneneldan/TinyStories-1M", "roneneldan/TinyStorys-1M", "meta-llama/Llama-2-7b-hf"

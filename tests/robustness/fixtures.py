@@ -18,7 +18,13 @@ COUNTS: Counter[str] = Counter()
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory):
     """A small story model, its texts, and finished runs."""
-    root = tmp_path_factory.mktemp("workshop")
+    from conftest import built_once
+
+    root = built_once(tmp_path_factory, "workshop", _furnished)
+    return workshop.Workshop(root, root / "model")
+
+
+def _furnished(root):
     sizes = dict(d_vocab=400, n_ctx=64, d_model=16, d_mlp=48, n_layers=2, n_heads=2)
     model = build_gpt2(**sizes, dropout=0.0, end_token=0, seed=0).eval()
     generator = torch.Generator().manual_seed(1)
@@ -26,7 +32,7 @@ def shop(tmp_path_factory):
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     save_hugging_face(model, train_tokenizer(workshop.TEXTS, 400), root / "model")
-    return workshop.furnish(root, root / "model")
+    workshop.furnish(root, root / "model")
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @needs_namespaces
 @pytest.mark.parametrize("name", DISKS)
 def test_a_full_disk_is_said_in_one_line_and_costs_nothing_once_there_is_room(name, shop, tmp_path, counts):
@@ -151,6 +152,7 @@ def limit_memory(megabytes):
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 @pytest.mark.parametrize(
     ("name", "more"),

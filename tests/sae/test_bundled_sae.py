@@ -63,6 +63,7 @@ def test_what_it_explains_it_would_nearly_explain_in_a_shuffled_model(table):
     assert 0.8 < table[SHUFFLED]["explained_variance"] < table[AUTOENCODER]["explained_variance"]
 
 
+@pytest.mark.slow
 def test_the_table_is_measured_again_on_some_of_the_text(model, table):
     corpus = load_corpus("stories")
     sae, hook, k = load_sae("stories"), "blocks.1.hook_resid_pre", 32

@@ -256,6 +256,7 @@ def test_patterns_of_layers():
         matching(names, ["fc", "dense*"], "a net")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_two_thousand_channels_in_a_gigabyte():
     """10,000 images at a layer of 2,048 channels, the whole process."""

@@ -86,6 +86,7 @@ def test_stopped_and_gone_on_ends_the_same(trained, tmp_path):
     assert read_history(tmp_path / "run") == read_history(trained)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_ends_the_same(trained, tmp_path):
     """A real process, killed after its first checkpoint."""
     code = (

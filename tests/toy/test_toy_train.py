@@ -77,6 +77,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(tmp_path, dropout):
     assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path):
     command = [sys.executable, "-m", "mi_superposition.cli", "toy", "train", "--n-steps", "4000", "--n-instances", "4"]
     subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)

@@ -35,6 +35,8 @@ RESULT, SPOTS = "order.safetensors", "spots.csv"
 ACTIVATIONS = "activations"
 # Neurons by their weights; other names of weights are of matrices whose rows need not be neurons.
 NEURON_WEIGHTS = ("in", "out", "gate", "both")
+# Of them those of every layer that every model has.
+_EVERY = ("in", "out", "both")
 # Above so many neurons a sample takes seconds, so fewer are drawn; so too where each is a pass over a corpus.
 MANY_NEURONS = 2048
 _CONTROLS, FEW_CONTROLS = 20, 5
@@ -142,7 +144,7 @@ def _source(model: HookedModel, config: OrderConfig) -> tuple[Source, dict[str, 
 def _short_orders(model: HookedModel, config: OrderConfig, progress: Progress) -> Iterator[ShortOrder]:
     """Every layer by each choice of weights, with a short search and few samples."""
     seed = config.random.seed
-    cases = [(layer, weights) for layer in range(model.cfg.n_layers) for weights in NEURON_WEIGHTS]
+    cases = [(layer, weights) for layer in range(model.cfg.n_layers) for weights in _EVERY]
     progress.begin("order", len(cases))
     for layer, weights in _watched(cases, "every layer, order", progress):
         source = weight_source(model, layer, weights, config.measure, seed)

@@ -114,6 +114,7 @@ def test_a_second_export_changes_no_byte_and_another_machine_makes_the_same(site
     assert files(tmp_path / "other") == before
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_whole_pages_only(site, run, tmp_path):
     out = tmp_path / "killed"
     request = [sys.executable, "-m", "mi_superposition.cli", "neurons", "pages", "--scan", str(run), "--out", str(out)]

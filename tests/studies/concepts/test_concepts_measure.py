@@ -137,6 +137,7 @@ class StopsAt(Progress):
         return next(self.asked) == self.question
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_it_ends_with_the_same_bytes(run, lists, tmp_path):
     config = ConceptsConfig().replace(
         concepts=str(lists), documents=2500, per_concept=60, random_lists=2, random_probes=1, permutations=50, threads=1
@@ -192,6 +193,7 @@ def test_labels_of_a_file_in_a_hooked_model(tmp_path, capsys):
     assert 'data-figure="overlap-data"' not in (tmp_path / "run" / "page" / "concepts.html").read_text()
 
 
+@pytest.mark.slow
 def test_two_word_lists_may_share_units(tmp_path, capsys):
     (tmp_path / "lists.json").write_text(json.dumps({name: LISTS[name] for name in ("animals", "outdoors")}))
     options = ["--concepts", str(tmp_path / "lists.json"), "--out", str(tmp_path / "run"), *SMALL]

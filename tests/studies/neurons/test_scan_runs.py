@@ -178,6 +178,7 @@ def test_another_corpus_under_the_same_name_is_refused(tiny_gpt2, request_of, tm
     assert "was made with corpus" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_or_stopped_anywhere_it_ends_with_the_same_bytes(whole, request_of, tmp_path):
     """Real processes, killed without warning before the first shard and after two, then asked to stop after four more."""
     out = tmp_path / "killed"
@@ -230,6 +231,7 @@ ray_installed = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @ray_installed
 def test_two_workers_of_ray_give_the_same_bytes(whole, request_of, tmp_path):
     """Of a running cluster, by its address; and a worker killed midway changes nothing."""
@@ -302,6 +304,7 @@ def test_wrong_requests_leave_nothing(request_of, tmp_path, options, quoted, cap
     assert error.strip().count("\n") == 0
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tiny_gpt2, tmp_path):
     """The peak of a process that scans ten times as much."""
     program = [sys.executable, "-c", _PEAK, str(tiny_gpt2.folder), str(tmp_path)]

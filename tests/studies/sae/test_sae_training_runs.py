@@ -120,6 +120,7 @@ def test_a_run_of_version_0_1_is_read(run, sae_command, request, tmp_path, capsy
     assert main(["page", str(tmp_path / "old"), "--out", str(tmp_path / "page")]) == 0
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_weights(sae_command, trained_sae, tmp_path):
     out = tmp_path / "killed"
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -194,6 +195,7 @@ def test_a_grid_is_one_folder_each_and_each_what_it_is_alone(sae_grid, trained_s
     assert metrics[f"{HOOK}-48-k2/explained_variance"] < metrics[f"{HOOK}-48-k4/explained_variance"]
 
 
+@pytest.mark.slow
 def test_with_ray_every_autoencoder_is_a_task_with_the_same_weights(sae_grid, sae_command, tmp_path):
     pytest.importorskip("ray")
     out = tmp_path / "ray"

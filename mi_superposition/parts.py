@@ -36,6 +36,8 @@ class TextPart(Config):
     """Split of the corpus, if it has several."""
     column: str | None = None
     """Text column of the corpus. Default: 'text', or 'sentence' if there is no 'text'."""
+    separator: str = "<|endoftext|>"
+    """Text between two documents of a .txt file; \\n for one document per line."""
     documents: AtLeast1 | None = None
     """Number of documents to use, from the start of the corpus. Default: all."""
 

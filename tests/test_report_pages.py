@@ -59,8 +59,8 @@ def pages_of(site, units):
 
 
 def test_every_kind_of_page_of_a_small_report(report_site, visit):
-    """Each in one of four views by turns."""
-    for number, path in enumerate(pages_of(report_site, 2)):
+    """Every second one, in one of four views by turns."""
+    for number, path in enumerate(pages_of(report_site, 2)[::2]):
         width, scheme = VIEWS[number % len(VIEWS)]
         check(path, visit, width, scheme, axe=number % len(VIEWS) == 0, whole=False)
 

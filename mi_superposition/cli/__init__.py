@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import io
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -29,6 +30,10 @@ def commands() -> dict[str, Study | Tool]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # Tokens are of any alphabet, terminals are not.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments in (["--help"], ["-h"]):
         print(_overview(list(commands())))

@@ -6,6 +6,7 @@ from .batches import model_batches as model_batches
 from .batches import token_batches as token_batches
 from .corpus import Corpus as Corpus
 from .corpus import CorpusCounts as CorpusCounts
+from .corpus import corpus_of as corpus_of
 from .corpus import load_corpus as load_corpus
 from .given import Given as Given
 from .given import as_batches as as_batches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,15 @@ from mi_superposition.corpora.files import (
     text_documents,
 )
 from mi_superposition.corpora.hub import check_hub_id, hub_documents
-from mi_superposition.errors import RequestError
+from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import file_hash, text_hash
 from mi_superposition.parts import TextPart
 
 BUNDLED_CORPORA = {"stories": Path(__file__).parent.parent / "bundled" / "stories-corpus" / "stories.parquet"}
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = TextPart.separator
 _FIRST_FEW = 3
+# So many may be lost of any corpus.
+_FEW_LOST = 9
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Corpus:
         self.limit = limit
         self.counts: CorpusCounts | None = None
         self._read = read
+        self._told = False
 
     def __iter__(self) -> Iterator[str]:
         self.counts = CorpusCounts()
@@ -77,6 +81,19 @@ class Corpus:
                 yield document.text
                 if self.counts.documents == self.limit:
                     return
+        self._tell()
+
+    def _tell(self) -> None:
+        """What a whole pass lost, on standard error, once. Raises ``WorkError`` where more was lost than read."""
+        counts = self.counts
+        if counts is None or self._told or not (counts.broken or counts.missing or counts.repaired):
+            return
+        self._told = True
+        if counts.broken + counts.missing > max(counts.documents, _FEW_LOST):
+            raise WorkError(
+                f"corpus {self.name!r}: {counts}: more is lost than read; mend the file, or name its column"
+            )
+        print(f"corpus {self.name!r}: {counts}", file=sys.stderr, flush=True)
 
     def _count(self, document: Document) -> None:
         counts = self.counts or CorpusCounts()
@@ -102,13 +119,20 @@ class Corpus:
         return {"name": self.name, "sha256": text_hash(names)}
 
 
+def corpus_of(text: TextPart) -> Corpus:
+    """The whole corpus that a configuration names. Raises as ``load_corpus``."""
+    # As it is written on a command line.
+    separator = text.separator.replace("\\n", "\n").replace("\\t", "\t")
+    return load_corpus(text.corpus, split=text.split, column=text.column, separator=separator)
+
+
 def load_corpus(
     name: str | Path,
     *,
     split: str = TextPart.split,
     column: str | None = None,
     config: str | None = None,
-    separator: str = END_OF_TEXT,
+    separator: str = TextPart.separator,
     documents: int | None = None,
 ) -> Corpus:
     """A corpus by name, or its first ``documents``.
@@ -119,7 +143,8 @@ def load_corpus(
     hub cannot be reached). ``split`` is for the last two, ``config`` for the hub.
 
     Empty documents, broken lines and rows without text are passed over and counted, bytes that are no UTF-8 are replaced
-    by U+FFFD and counted: see ``Corpus.counts``. Raises ``RequestError`` for a name, split or column that is not there
+    by U+FFFD and counted: see ``Corpus.counts``; a pass that meets any says so once on standard error, and fails with ``WorkError`` where
+    more is lost than read, and that is ten or more. A text file may begin with a byte-order mark, which says how it is encoded (UTF-8, UTF-16 or UTF-32). Raises ``RequestError`` for a name, split or column that is not there
     (with those that are) and ``WorkError`` for a file that is damaged as a whole or a network that fails.
     """
     if not separator:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +19,15 @@ from mi_superposition.errors import RequestError, WorkError
 # Where the text is, if nothing else is asked for: the first of these that is there.
 TEXT_COLUMNS = ("text", "sentence")
 _READ_BYTES = 1 << 20
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+# A text of so many lines that is one document may be meant as one a line.
+_MANY_LINES = 50
 _ROWS = 256
 
 
@@ -37,19 +48,41 @@ def text_documents(path: Path, separator: str) -> Iterator[Document]:
     """The stretches of a text file between separators, without the line breaks next to them."""
     parting = separator.encode()
     pending, offset = bytearray(), 0
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            # Only what is new is searched, with as much of the old as a separator may begin in.
-            searched, start = max(len(pending) - len(parting) + 1, 0), 0
-            pending += block
-            while (end := pending.find(parting, searched)) >= 0:
-                yield _decoded(bytes(pending[start:end]), f"byte {offset + start}")
-                start = searched = end + len(parting)
-            del pending[:start]
-            offset += start
+    for block in _utf8_blocks(path):
+        # Only what is new is searched, with as much of the old as a separator may begin in.
+        searched, start = max(len(pending) - len(parting) + 1, 0), 0
+        pending += block
+        while (end := pending.find(parting, searched)) >= 0:
+            yield _decoded(bytes(pending[start:end]), f"byte {offset + start}")
+            start = searched = end + len(parting)
+        del pending[:start]
+        offset += start
+    lines = pending.count(b"\n")
+    if not offset and lines >= _MANY_LINES:
+        print(
+            f"{path}: no {separator!r} in it, so its {lines + 1:,} lines are one document; --separator '\\n' reads each as one",
+            file=sys.stderr,
+            flush=True,
+        )
     # What follows the last separator is a document only if there is something.
     if pending.strip():
         yield _decoded(bytes(pending), f"byte {offset}")
+
+
+def _utf8_blocks(path: Path) -> Iterator[bytes]:
+    """A file's bytes, block by block; without a byte-order mark, and in UTF-8 where that says UTF-16 or UTF-32."""
+    with path.open("rb") as file:
+        first = file.read(_READ_BYTES)
+        # That of UTF-16 is the start of that of UTF-32.
+        mark = next((mark for mark in _MARKS if first.startswith(mark)), None)
+        blocks = itertools.chain([first.removeprefix(mark or b"")], iter(lambda: file.read(_READ_BYTES), b""))
+        if mark in (None, codecs.BOM_UTF8):
+            yield from blocks
+            return
+        decoder = codecs.getincrementaldecoder(_MARKS[mark])(errors="replace")
+        for block in blocks:
+            yield decoder.decode(block).encode("utf-8", "replace")
+        yield decoder.decode(b"", final=True).encode("utf-8", "replace")
 
 
 def _decoded(content: bytes, where: str) -> Document:

@@ -154,7 +154,11 @@ class TryConfig(Config):
     """'auto' uses colours on a terminal and numbers elsewhere."""
 
     def check(self) -> None:
-        """A neuron by its two numbers."""
+        """A neuron by its two numbers, and a text that is one."""
+        try:
+            self.text.encode()
+        except UnicodeEncodeError:
+            raise RequestError(f"text = {self.text!r}: is not UTF-8") from None
         if not re.fullmatch(r"\d+\.\d+", self.neuron):
             raise RequestError(f"neuron = {self.neuron!r}: give LAYER.NUMBER, such as 1.5")
 

@@ -24,6 +24,8 @@ from mi_superposition.sae.config import SaeTrainConfig
 SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
 # SAELens's name for activations with an axis for heads, which it takes as one.
 _BY_HEAD = "hook_z"
+# Architectures whose features at a token depend on the tokens before it.
+_OF_SEQUENCES = ("temporal",)
 
 
 def inference_sae(training_sae: TrainingSAE[Any]) -> SAE[Any]:
@@ -131,6 +133,11 @@ def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str
     processed in another way, another number of dimensions) and for a transcoder, which predicts another hook than it reads.
     """
     metadata = sae.cfg.metadata
+    if sae.cfg.architecture() in _OF_SEQUENCES:
+        raise RequestError(
+            f"a {sae.cfg.architecture()} autoencoder reads whole sequences in their order: only those that read each token by itself are "
+            "evaluated"
+        )
     hook = hook or metadata.hook_name
     if metadata.hook_name_out not in (None, metadata.hook_name):
         raise RequestError(

@@ -1,5 +1,6 @@
 """Corpora: every format gives the same documents, whatever is broken is counted, and nothing is read whole."""
 
+import codecs
 import json
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from datasets import Dataset, DatasetDict
 from fake_hub import into_hub_cache
 
 from mi_superposition import load_corpus
+from mi_superposition.corpora import CorpusCounts, corpus_of
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.parts import TextPart
 
 DOCUMENTS = ["One day a cat sat.\nIt purred.", "Ein Märchen – 猫 🐈", "  indented", "last"]
 
@@ -284,3 +287,40 @@ def test_the_first_documents_are_those_that_hold_text(tmp_path):
     assert (corpus.counts.documents, corpus.counts.empty) == (2, 1)
     with pytest.raises(RequestError, match="documents = 0: must be at least 1"):
         load_corpus(path, documents=0)
+
+
+def test_what_is_lost_is_said_once_on_standard_error(tmp_path, capsys):
+    lines = [json.dumps({"text": f"story {n}"}) for n in range(20)] + ["{broken"] * 5
+    (tmp_path / "some.jsonl").write_text("\n".join(lines))
+    corpus = load_corpus(tmp_path / "some.jsonl")
+    assert len(list(corpus)) == len(list(corpus)) == 20
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].endswith("20 documents, 5 broken (broken at line 21; broken at line 22; broken at line 23)")
+
+
+def test_a_corpus_of_which_most_is_lost_is_no_corpus(tmp_path):
+    lines = [json.dumps({"text" if n < 10 else "body": f"story {n}"}) for n in range(100)] + ["{broken"] * 50
+    (tmp_path / "lost.jsonl").write_text("\n".join(lines))
+    with pytest.raises(WorkError, match="10 documents, 50 broken, 90 missing .*more is lost than read"):
+        list(load_corpus(tmp_path / "lost.jsonl"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-8"])
+def test_a_byte_order_mark_says_how_a_text_is_encoded(encoding, tmp_path):
+    stories = ["A “quoted” dog 😀.", "Ein Märchen.", "今天天气很好"]
+    content = "<|endoftext|>".join(stories)
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    (tmp_path / "a.txt").write_bytes(mark + content.encode(encoding))
+    corpus = load_corpus(tmp_path / "a.txt")
+    assert list(corpus) == stories
+    assert corpus.counts == CorpusCounts(documents=3)
+
+
+def test_a_text_of_many_lines_without_a_separator_says_so(tmp_path, capsys):
+    lines = [f"story {n}" for n in range(100)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    assert len(list(load_corpus(tmp_path / "lines.txt"))) == 1
+    assert "100 lines are one document; --separator '\\n' reads each as one" in capsys.readouterr().err
+    assert list(corpus_of(TextPart(corpus=str(tmp_path / "lines.txt"), separator="\\n"))) == lines
+    assert capsys.readouterr().err == ""

@@ -149,8 +149,13 @@ def small_report(monkeypatch):
         monkeypatch.setattr(f"mi_superposition.report.{module}.chapters", lambda: small)
 
 
+# What each of these does to the disk, quicker ones do as well.
+SLOW = {"sae evaluate", "spectra", "concepts", "toy study", "neurons contexts"}
+STOPPED = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in COMMANDS]
+
+
 @pytest.mark.usefixtures("small_report")
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", STOPPED)
 def test_stopped_within_every_change_it_ends_with_the_same_bytes(name, shop, tmp_path, counts, monkeypatch):
     out = tmp_path / "out"
     words = ["report", "--out", str(out)] if name == "report" else shop.request(name, out)
@@ -197,7 +202,7 @@ class Failing(Watched):
 
 
 @pytest.mark.usefixtures("small_report")
-@pytest.mark.parametrize("name", COMMANDS if FULL else ["page", "heads project"])
+@pytest.mark.parametrize("name", COMMANDS if FULL else ["page"])
 def test_a_disk_that_is_full_at_any_change_is_said_in_one_line_and_costs_nothing(
     name, shop, tmp_path, counts, monkeypatch, capsys
 ):

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from mi_superposition.corpora import load_corpus
+from mi_superposition.corpora import corpus_of
 from mi_superposition.errors import RequestError
 from mi_superposition.files import write_file
 from mi_superposition.models import device_of, load_model, model_record
@@ -136,7 +136,7 @@ def _source(model: HookedModel, config: OrderConfig) -> tuple[Source, dict[str, 
     seed = config.random.seed
     if config.weights != ACTIVATIONS:
         return weight_source(model, config.layer, config.weights, config.measure, seed), {}
-    corpus = load_corpus(config.text.corpus, split=config.text.split, column=config.text.column)
+    corpus = corpus_of(config.text)
     source = activation_source(model, config.layer, corpus, config.text.documents, seed)
     return source, {"corpus": corpus.identity()}
 

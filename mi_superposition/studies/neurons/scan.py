@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mi_superposition.corpora import load_corpus
+from mi_superposition.corpora import corpus_of
 from mi_superposition.corpora.tokens import tokenizer_hash
 from mi_superposition.engine import check_engine
 from mi_superposition.errors import RequestError
@@ -79,7 +79,7 @@ def read_request(config: _Config) -> tuple[_Config, ScanSource]:
     config = config.replace(device=device_of(config.device.device), threads=threads)
     model = load_model(config.model.name, device=config.device.device)
     reader = reader_of(model, config)
-    corpus = load_corpus(config.text.corpus, split=config.text.split, column=config.text.column)
+    corpus = corpus_of(config.text)
     if next(iter(batches_of(model, list(itertools.islice(corpus, 1)), config)), None) is None:
         raise RequestError(f"the corpus {config.text.corpus!r} is empty: nothing to scan")
     return config, ScanSource(model, content_hash(weights_of(model)), corpus, reader)

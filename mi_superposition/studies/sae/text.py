@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mi_superposition.corpora import Corpus, TokenBatches, load_corpus, model_batches
+from mi_superposition.corpora import Corpus, TokenBatches, corpus_of, model_batches
 from mi_superposition.corpora.files import TEXT_COLUMNS
 from mi_superposition.corpora.tokens import tokenizer_hash
 from mi_superposition.errors import RequestError
@@ -78,4 +78,4 @@ def open_text(
 
 def open_corpus(name: str, text: TextPart) -> Corpus:
     """Another corpus, read as this text is. Raises ``RequestError`` for one that is not there."""
-    return load_corpus(name, split=text.split, column=text.column)
+    return corpus_of(text.replace(corpus=name))

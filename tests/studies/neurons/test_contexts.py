@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from conftest import with_options
 from sae_lens import TopKSAE, TopKSAEConfig
 
 import mi_superposition as ms
@@ -56,7 +57,7 @@ def request_of(tiny_gpt2, sae):
     def request(out, *more):
         options = ["--model", tiny_gpt2.folder, "--corpus", sae.parent / "words.txt", "--sae", sae, "--out", out]
         small = ["--random-directions", DIRECTIONS, "--top-k", 5, "--shard", 50, "--threads", 1]
-        return ["neurons", "contexts", *map(str, options + small + list(more))]
+        return with_options(["neurons", "contexts", *options, *small], more)
 
     return request
 

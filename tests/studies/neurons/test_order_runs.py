@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from conftest import with_options
 from safetensors.torch import load_file
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
@@ -35,7 +36,7 @@ from mi_superposition.training import Stopped
 
 def order(out, model, *options):
     quick = ["--controls", "3", "--window", "4", "--seconds", "0.02", "--device", "cpu"]
-    return main(["neurons", "order", "--model", str(model), "--out", str(out), *quick, *map(str, options)])
+    return main(with_options(["neurons", "order", "--model", model, "--out", out, *quick], options))
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def test_it_stops_between_samples_and_the_same_command_gives_the_same_bytes(run,
     ("options", "said"),
     [
         (["--layer", "9"], "layer = 9: the model has layers 0 to 1"),
-        (["--weights", "W_out"], "weights = 'W_out': give 'out', 'in', 'both'"),
+        (["--weights", "W_out"], "weights = 'W_out': give 'out', 'in', 'gate', 'both'"),
         (["--controls", "1"], "controls = 1: must be at least 2"),
         (["--window", "1"], "window = 1: must be at least 2"),
         (["--window", "49"], "window = 49: must be 2 to the number of neurons, 48"),

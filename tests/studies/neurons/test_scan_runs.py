@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from conftest import with_options
 
 import mi_superposition as ms
 from mi_superposition import load_corpus
@@ -49,7 +50,7 @@ def request_of(tiny_gpt2, corpus):
             "--top-k": 5,
             "--out": out,
         }
-        return ["neurons", "scan", *(str(word) for option in options.items() for word in option), *map(str, more)]
+        return with_options(["neurons", "scan", *(word for option in options.items() for word in option)], more)
 
     return request
 

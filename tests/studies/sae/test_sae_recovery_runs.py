@@ -1,6 +1,7 @@
 """``sae recover`` from the command line, on a toy model of seconds."""
 
 import plotly.graph_objects as go
+from conftest import with_options
 
 from mi_superposition import load_run
 from mi_superposition.cli import main
@@ -9,7 +10,7 @@ from mi_superposition.files import read_json
 
 def command(out, *more):
     sizes = ["--n-features", 6, "--n-hidden", 3, "--toy-steps", 30, "--sae-steps", 20, "--threads", 1]
-    return ["sae", "recover", *map(str, sizes), "--out", str(out), *map(str, more)]
+    return with_options(["sae", "recover", *sizes, "--out", out], more)
 
 
 def test_a_run_from_end_to_end(tmp_path, capsys):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mi_superposition.cli.parsing import Request, config_json, parse
 from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
-from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.errors import RequestError, WorkError, is_out_of_memory
 from mi_superposition.subjects import GENERAL, Study, Tool, subjects
 
 
@@ -54,11 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(1, f"{error.strerror or error}{where}")
     except StoppedByUser as error:
         return _fail(130, error)
-    except MemoryError:
-        return _fail(1, "not enough memory: reduce --forward-batch, --batch-size or what is kept")
-    except RuntimeError as error:
-        # torch, and the C++ below it, say so of their own allocations, and of nothing else.
-        if not any(said in str(error) for said in ("allocate memory", "out of memory", "bad_alloc")):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         return _fail(1, "not enough memory: reduce --forward-batch, --batch-size or what is kept")
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import json
 import types
 import typing
@@ -134,9 +135,10 @@ def _gathered(words: Sequence[str], known: Mapping[str, Option]) -> list[str]:
         option = known.get(flag.removeprefix("--").replace("-", "_"))
         if flag in values and (option is None or not _takes_several(option.annotation)):
             raise RequestError(f"{flag} is given twice: give it once")
-        current = values.setdefault(flag, [])
-        current += [value] if equals else []
-    return [*before, *(word for flag, given in values.items() for word in (flag, *given))]
+        several = option is not None and _takes_several(option.annotation)
+        current = values.setdefault(flag, [flag] if several or not equals else [word])
+        current += [value] if several and equals else []
+    return [*before, *itertools.chain.from_iterable(values.values())]
 
 
 def _takes_several(annotation: Any) -> bool:

@@ -65,8 +65,10 @@ class Corpus:
         read: Callable[[], Iterator[Document]],
         location: Path | None = None,
         limit: int | None = None,
+        separator: str = TextPart.separator,
     ):
         self.name = name
+        self.separator = separator
         self.location = location
         self.limit = limit
         self.counts: CorpusCounts | None = None
@@ -75,25 +77,28 @@ class Corpus:
 
     def __iter__(self) -> Iterator[str]:
         self.counts = CorpusCounts()
-        for document in self._read():
-            self._count(document)
-            if document.text is not None and document.text.strip():
-                yield document.text
-                if self.counts.documents == self.limit:
-                    return
-        self._tell()
-
-    def _tell(self) -> None:
-        """What a whole pass lost, on standard error, once. Raises ``WorkError`` where more was lost than read."""
+        try:
+            for document in self._read():
+                self._count(document)
+                if document.text is not None and document.text.strip():
+                    yield document.text
+                    if self.counts.documents == self.limit:
+                        break
+        finally:
+            # Of a pass that a reader ends early too.
+            self._tell()
         counts = self.counts
-        if counts is None or self._told or not (counts.broken or counts.missing or counts.repaired):
-            return
-        self._told = True
         if counts.broken + counts.missing > max(counts.documents, _FEW_LOST):
             raise WorkError(
                 f"corpus {self.name!r}: {counts}: more is lost than read; mend the file, or name its column"
             )
-        print(f"corpus {self.name!r}: {counts}", file=sys.stderr, flush=True)
+
+    def _tell(self) -> None:
+        """What a pass lost, on standard error, once."""
+        counts = self.counts
+        if counts is not None and not self._told and (counts.broken or counts.missing or counts.repaired):
+            self._told = True
+            print(f"corpus {self.name!r}: {counts}", file=sys.stderr, flush=True)
 
     def _count(self, document: Document) -> None:
         counts = self.counts or CorpusCounts()
@@ -113,7 +118,9 @@ class Corpus:
         if self.location is None:
             return {"name": self.name}
         if self.location.is_file():
-            return {"name": self.name, "sha256": file_hash(self.location)}
+            # Recorded where it is another than usual: runs without one were read with that.
+            other = {} if self.separator == TextPart.separator else {"separator": self.separator}
+            return {"name": self.name, "sha256": file_hash(self.location), **other}
         parts = sorted(path for path in self.location.rglob("*") if path.is_file())
         names = [f"{path.relative_to(self.location)} {file_hash(path)}" for path in parts]
         return {"name": self.name, "sha256": text_hash(names)}
@@ -152,7 +159,7 @@ def load_corpus(
     if documents is not None and documents < 1:
         raise RequestError(f"documents = {documents}: must be at least 1")
     read, location = _reader(name, split, column, config, separator)
-    return Corpus(str(name), read, location, documents)
+    return Corpus(str(name), read, location, documents, separator)
 
 
 def _reader(

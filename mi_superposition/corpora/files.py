@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import itertools
 import json
 import sys
@@ -48,32 +49,37 @@ def text_documents(path: Path, separator: str) -> Iterator[Document]:
     """The stretches of a text file between separators, without the line breaks next to them."""
     parting = separator.encode()
     pending, offset = bytearray(), 0
+    with path.open("rb") as file:
+        recoded = file.read(4).startswith(tuple(mark for mark in _MARKS if mark != codecs.BOM_UTF8))
     for block in _utf8_blocks(path):
         # Only what is new is searched, with as much of the old as a separator may begin in.
         searched, start = max(len(pending) - len(parting) + 1, 0), 0
         pending += block
         while (end := pending.find(parting, searched)) >= 0:
-            yield _decoded(bytes(pending[start:end]), f"byte {offset + start}")
+            yield _decoded(bytes(pending[start:end]), f"byte {offset + start}", recoded)
             start = searched = end + len(parting)
         del pending[:start]
         offset += start
     lines = pending.count(b"\n")
     if not offset and lines >= _MANY_LINES:
-        print(
-            f"{path}: no {separator!r} in it, so its {lines + 1:,} lines are one document; --separator '\\n' reads each as one",
-            file=sys.stderr,
-            flush=True,
+        _say_once(
+            f"{path}: no {separator!r} in it, so its {lines + 1:,} lines are one document; --separator '\\n' reads each as one"
         )
     # What follows the last separator is a document only if there is something.
     if pending.strip():
-        yield _decoded(bytes(pending), f"byte {offset}")
+        yield _decoded(bytes(pending), f"byte {offset}", recoded)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _utf8_blocks(path: Path) -> Iterator[bytes]:
     """A file's bytes, block by block; without a byte-order mark, and in UTF-8 where that says UTF-16 or UTF-32."""
     with path.open("rb") as file:
         first = file.read(_READ_BYTES)
-        # That of UTF-16 is the start of that of UTF-32.
+        # The mark of UTF-16 begins like that of UTF-32, which is therefore looked for first.
         mark = next((mark for mark in _MARKS if first.startswith(mark)), None)
         blocks = itertools.chain([first.removeprefix(mark or b"")], iter(lambda: file.read(_READ_BYTES), b""))
         if mark in (None, codecs.BOM_UTF8):
@@ -81,13 +87,15 @@ def _utf8_blocks(path: Path) -> Iterator[bytes]:
             return
         decoder = codecs.getincrementaldecoder(_MARKS[mark])(errors="replace")
         for block in blocks:
-            yield decoder.decode(block).encode("utf-8", "replace")
-        yield decoder.decode(b"", final=True).encode("utf-8", "replace")
+            yield decoder.decode(block).encode()
+        yield decoder.decode(b"", final=True).encode()
 
 
-def _decoded(content: bytes, where: str) -> Document:
+def _decoded(content: bytes, where: str, recoded: bool) -> Document:
+    """``recoded``: from UTF-16 or UTF-32, in which what could not be read is replaced by now; ``where`` is then in UTF-8."""
     try:
-        return Document(content.decode().strip("\r\n"))
+        text = content.decode().strip("\r\n")
+        return Document(text, "repaired", where) if recoded and "\N{REPLACEMENT CHARACTER}" in text else Document(text)
     except UnicodeDecodeError as error:
         return Document(content.decode(errors="replace").strip("\r\n"), "repaired", f"{where} + {error.start}")
 

@@ -44,6 +44,8 @@ def as_batches(model: HookedModel, given: Any, mask: Any = None) -> Iterable[Tok
         first = next(iter(given), None)
     if mask is not None and not isinstance(first, Tensor):
         raise RequestError("mask: is for tokens; token batches have their own")
+    if first is not None and not isinstance(first, str | Tensor | TokenBatch):
+        raise RequestError(f"a list of {type(first).__name__}: give texts, tensors of tokens or token batches")
     if isinstance(first, str):
         return model_batches(model, given, _ROWS)
     if isinstance(first, Tensor):
@@ -54,14 +56,18 @@ def as_batches(model: HookedModel, given: Any, mask: Any = None) -> Iterable[Tok
 
 
 def _token_rows(model: HookedModel, tensors: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Iterator[TokenBatch]:
+    if masks is not None and len(masks) != len(tensors):
+        raise RequestError(f"mask: {len(masks)} for {len(tensors)} tensors of tokens; give one for each")
     done = 0
     for number, tokens in enumerate(tensors):
-        rows = tokens[None] if tokens.ndim == 1 else tokens
+        # Where the tokens were made; the model's own device gets them batch by batch.
+        rows = (tokens[None] if tokens.ndim == 1 else tokens).cpu()
         _check(model, rows)
         document = _documents(model, rows)
         counts = document
         if masks is not None:
-            asked = masks[number].reshape(rows.shape) if masks[number].shape == tokens.shape else masks[number]
+            asked = masks[number].cpu()
+            asked = asked[None] if asked.ndim == 1 else asked
             if asked.shape != rows.shape or asked.dtype != torch.bool:
                 raise RequestError(
                     f"mask has shape {tuple(asked.shape)} and dtype {asked.dtype}: must be bool, and {tuple(rows.shape)} as the tokens"

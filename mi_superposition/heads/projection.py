@@ -120,7 +120,7 @@ def project_heads(
     attn = model.blocks[layer].attn
     device = model.W_E.device
     embedded = model.W_E[token_index.to(device)].float()
-    stream = _positions(model)[position_index.to(device)][:, None] + embedded
+    stream = _positions(model, position_index.to(device))[:, None] + embedded
 
     def of_heads(matrix: Tensor) -> Tensor:
         # Keys and values that several heads share, once for each of these.
@@ -152,14 +152,15 @@ def project_heads(
     )
 
 
-def _positions(model: HookedModel) -> Float[Tensor, "pos d_model"]:
+def _positions(model: HookedModel, index: Int[Tensor, " pos"]) -> Float[Tensor, "pos d_model"]:
     """What each position adds to the embedding: nothing where positions come in by attention."""
-    if model.cfg.positional_embedding_type == "standard":
-        learnt = getattr(model, "W_pos", None)
-        if learnt is None:
-            raise RequestError("the model does not give its position embedding W_pos: its heads cannot be projected")
-        return learnt.float()
-    return torch.zeros(model.cfg.n_ctx, model.cfg.d_model, device=model.W_E.device)
+    kind = model.cfg.positional_embedding_type
+    if kind in ("rotary", "alibi"):
+        return torch.zeros(len(index), model.cfg.d_model, device=index.device)
+    learnt = getattr(model, "W_pos", None)
+    if kind != "standard" or learnt is None:
+        raise RequestError(f"the model has positions of the kind {kind!r} and no W_pos to project its heads with")
+    return learnt[index].float()
 
 
 def digit_circularity(projections: HeadProjections) -> dict[str, Circularity]:

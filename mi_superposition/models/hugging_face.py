@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.errors import RequestError, WorkError, is_out_of_memory
 from mi_superposition.files import read_json, write_file, write_json, write_tensors
 from mi_superposition.models.attention_only import without_deprecations
 from mi_superposition.models.bridge import bridge_of
@@ -75,7 +75,7 @@ def load_hugging_face(
     except Exception as error:
         tried[HOOKED] = f"does not know the architecture ({_first_line(error)})"
     n_ctx = _context(network, config, name, settings, n_ctx)
-    probe = Probe(network, settings, n_ctx)
+    probe = Probe(network, n_ctx)
     if config is not None:
         config.n_ctx, config.tokenizer_name, config.model_name = n_ctx, None, _short(name)
         model = _proven(
@@ -114,9 +114,9 @@ def _proven(
     try:
         model = load()
         check = probe.check(model, implementation)
-    except MemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         tried[implementation] = f"cannot hold it ({_first_line(error)})"
         return None
     if not check.passed(dtype):
@@ -259,7 +259,9 @@ def _load_own_layout(
         {**fields, "model_name": name, "init_weights": False, "device": "cpu", "dtype": dtype}
     )
     tokenizer = read_tokenizer(folder if config.tokenizer_name is None else fetch_tokenizer(config.tokenizer_name))
-    [weights, *_] = sorted(folder.glob("*final.pth"))
+    weights = next(iter(sorted(folder.glob("*final.pth"))), None)
+    if weights is None:
+        raise WorkError(f"{str(folder)!r} has no weights: no file *final.pth is there")
     state = {key: value.to(dtype) for key, value in torch.load(weights, weights_only=True).items()}
     if config.original_architecture == "neel-solu-old":
         state = convert_neel_solu_old_weights(state, config)
@@ -278,6 +280,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ImportError as error:
+        raise RequestError(f"the tokenizer in {str(folder)!r} needs another package: {_first_line(error)}") from error
     except (OSError, ValueError) as error:
         raise WorkError(f"the tokenizer in {str(folder)!r} is damaged: {str(error).strip().splitlines()[0]}") from error
 

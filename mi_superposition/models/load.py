@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +49,7 @@ def load_model(
     ``center_writing_weights``, ``center_unembed``, ``fold_value_biases``). It does nothing to an addition model, which has no layer norms.
 
     Raises ``RequestError`` for a name, device or dtype that is not there, a model that is not open to this user or an
-    architecture TransformerLens cannot hold, and ``WorkError`` for damaged files or a network that fails.
+    architecture that TransformerLens does not give back, and ``WorkError`` for damaged files or a network that fails.
     """
     if isinstance(name, HookedTransformer | TransformerBridge):
         return name
@@ -70,6 +71,8 @@ def load_model(
     if (folder / MODEL_CONFIG).is_file():
         if n_ctx is not None:
             raise RequestError(f"n_ctx = {n_ctx}: {asked!r} keeps the context it was trained with")
+        if processing and is_whole(folder):
+            raise RequestError(f"process_weights: the weights in {asked!r} are as they were saved; process them before")
         load = load_saved if is_whole(folder) else load_attention_only
         model = load(folder).to(precision, print_details=False)
     else:
@@ -85,14 +88,16 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.2g}") if math.isfinite(value) else None
+
+
 def model_record(name: str, model: HookedModel) -> dict[str, Any]:
     """What a run folder says of the model that it read: its name, a hash of its weights, and how near it came to transformers."""
     check = load_check_of(model)
     record: dict[str, Any] = {"name": name, "sha256": content_hash(weights_of(model))}
     if check is not None:
         # Two digits: on another machine the last ones are others.
-        rounded = {
-            key: float(f"{value:.2g}") if isinstance(value, float) else value for key, value in asdict(check).items()
-        }
+        rounded = {key: _rounded(value) if isinstance(value, float) else value for key, value in asdict(check).items()}
         record[CHECKED] = rounded
     return record

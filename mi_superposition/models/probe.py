@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,38 +50,45 @@ class Probe:
     ``network`` is transformers' model, on the CPU and in eval mode; ``n_ctx`` is the longest text that the loaded model reads.
     """
 
-    def __init__(self, network: Any, settings: dict[str, Any], n_ctx: int):
-        wanted = min(n_ctx, max([_POSITIONS, *(first + _BEYOND for first in special_positions(settings))]))
+    def __init__(self, network: Any, n_ctx: int):
+        special = [first for first in special_positions(network.config.to_dict()) if first < n_ctx]
+        wanted = min(n_ctx, max([_POSITIONS, *(first + _BEYOND for first in special)]))
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        affordable = max(_POSITIONS, int(_MOST_WORK / parameters))
-        self.unchecked_from = affordable if wanted > affordable else None
+        n_positions = min(wanted, max(_POSITIONS, int(_MOST_WORK / parameters)))
+        self.unchecked_from = min((first for first in special if first >= n_positions), default=None)
         n_tokens = network.get_input_embeddings().num_embeddings
         generator = torch.Generator().manual_seed(0)
-        self.tokens: Int[Tensor, "1 pos"] = torch.randint(n_tokens, (1, min(wanted, affordable)), generator=generator)
-        logits = self._logits(lambda tokens: network(tokens).logits)
-        self.logit_sd = float(logits.std(dim=-1).nanmean())
-        self._expected = logits.log_softmax(dim=-1)
+        self.tokens: Int[Tensor, "1 pos"] = torch.randint(n_tokens, (1, n_positions), generator=generator)
+        self._expected = self._logits(lambda tokens: network(tokens).logits)
+        self.logit_sd = float(torch.stack([row.double().std() for row in self._expected]).nanmean())
 
-    @torch.no_grad()
     def check(self, model: Callable[[Tensor], Tensor], implementation: str) -> LoadCheck:
         """How near ``model``, on the CPU, comes."""
         found = self._logits(model)
-        if found.shape == self._expected.shape:
-            differences = found.log_softmax(dim=-1) - self._expected
-            # A model of weights that are no numbers is one all the same.
-            differences[found.isnan() & self._expected.isnan()] = 0
-            largest = float(differences.abs().max())
-            at_position = float(differences.square().mean(dim=-1).max().sqrt())
-        else:
-            largest = at_position = math.inf
-        return LoadCheck(implementation, self.tokens.shape[1], largest, at_position, self.logit_sd, self.unchecked_from)
+        largest, at_position = [0.0], [0.0]
+        if found.shape != self._expected.shape:
+            largest, at_position = [math.inf], [math.inf]
+        # A position at a time: vocabularies are large, and both models are in memory.
+        for ours, theirs in zip(found, self._expected, strict=False):
+            if ours.shape != theirs.shape:
+                break
+            differences = ours.double().log_softmax(dim=0) - theirs.double().log_softmax(dim=0)
+            # Weights that are not numbers give nothing else in transformers.
+            differences[ours.isnan() & theirs.isnan()] = 0
+            largest.append(float(differences.abs().max()))
+            at_position.append(float(differences.square().mean().sqrt()))
+        # The maximum of torch keeps what is no number, that of Python need not.
+        return LoadCheck(
+            implementation, self.tokens.shape[1], float(torch.tensor(largest).max()), float(torch.tensor(at_position).max()),
+            self.logit_sd, self.unchecked_from,
+        )  # fmt: skip
 
     @torch.no_grad()
     def _logits(self, model: Callable[[Tensor], Tensor]) -> Float[Tensor, "pos d_vocab"]:
-        return model(self.tokens)[0].double()
+        return model(self.tokens)[0]
 
 
-def special_positions(settings: dict[str, Any]) -> Iterator[int]:
+def special_positions(settings: Mapping[Any, Any]) -> Iterator[int]:
     """First positions that a configuration of transformers treats unlike those before: after a window of attention, and after the
     context that a scaled rotary embedding was trained with.
     """

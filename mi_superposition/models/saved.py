@@ -32,15 +32,15 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
     """Write a ``HookedTransformer`` so that ``load_model(folder)`` gives it back: ``model.json``, ``model.safetensors`` and the files of
     its tokenizer.
 
-    Raises ``RequestError`` for another kind of model and for a folder that holds other files, ``WorkError`` when the disk refuses.
+    Raises ``RequestError`` for another kind of model and for a folder that holds files, ``WorkError`` when the disk refuses.
     """
     folder = Path(folder)
     if not isinstance(model, HookedTransformer):
         raise RequestError(
             f"a {type(model).__name__} cannot be saved: save the model of transformers in it, model.original_model, with save_pretrained"
         )
-    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())) and MODEL_CONFIG not in others:
-        raise RequestError(f"{str(folder)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
+    if folder.exists() and (others := sorted(path.name for path in folder.iterdir())):
+        raise RequestError(f"{str(folder)!r} holds files ({others[0]!r}, …): give a new or empty folder")
     fields = {field.name: getattr(model.cfg, field.name) for field in dataclasses.fields(model.cfg)}
     config = {name: value for name, value in fields.items() if name not in _NOT_SAVED}
     config["dtype"] = str(model.W_E.dtype).removeprefix("torch.")

@@ -78,7 +78,8 @@ def _folded(norm: nn.Module | None, matrix: Float[Tensor, "d_model column"]) -> 
 def _measured_weight(norm: nn.Module, d_model: int) -> Float[Tensor, " d_model"]:
     """What a normalisation multiplies each dimension by, asked of it: kinds of models keep it as a weight, or as a weight less one."""
     # Mean 0 and variance 1, which stay as they are.
-    probe = torch.linspace(-1, 1, d_model) + 0.5 / d_model
+    # None of the entries is near 0: they are divided by.
+    probe = torch.where(torch.arange(d_model) % 2 == 0, 1.0, -1.0) * torch.linspace(1, 2, d_model)
     probe = (probe - probe.mean()) / probe.std(correction=0)
     x = _as_its_weights(norm, probe)
     # A bias is the same in both.
@@ -90,7 +91,7 @@ def _centres(norm: nn.Module | None, d_model: int) -> bool:
     if norm is None or isinstance(norm, _KNOWN_NORMS):
         return isinstance(norm, LayerNorm | LayerNormPre)
     x = _as_its_weights(norm, torch.linspace(-1, 1, d_model))
-    return bool(torch.allclose(norm(x), norm(x + 1), atol=1e-2))
+    return bool(torch.allclose(norm(x), norm(x + 1), atol=0.1))
 
 
 def _as_its_weights(norm: nn.Module, vector: Tensor) -> Float[Tensor, "1 1 d_model"]:

@@ -13,6 +13,7 @@ import torch
 from sae_lens import SAE, TrainingSAE
 from safetensors import SafetensorError
 
+from mi_superposition.corpora import begins_with_token
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import content_hash, file_hash, text_hash, write_json, write_tensors
 from mi_superposition.models import PROCESSED, PROCESSING, check_hooks, hook_widths, weights_of
@@ -153,7 +154,9 @@ def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str
             f"the autoencoder was trained on {metadata.model_name!r} with the weights {wanted[:12]}…: these are {given[:12]}…"
         )
     asked, processed = processing_of(sae), getattr(model, PROCESSED, None)
-    if processed is not None and asked != processed:
+    # One that names no model was trained a moment ago, and equal weights are processed alike.
+    named = metadata.model_name is not None and wanted is None
+    if named and processed is not None and asked != processed:
         raise RequestError(
             f"the autoencoder was trained on a model with {_told(asked)}, this one has {_told(processed)}: "
             f"give load_model(…, process_weights={asked or False})"
@@ -179,12 +182,12 @@ def trained_on(model: HookedModel, model_name: str, corpus_name: str, context: i
     return {
         "model_name": model_name,
         "model_sha256": content_hash(weights_of(model)),
-        "model_class_name": "HookedTransformer",
-        # The residual stream as the model's file has it, not centred.
-        "model_from_pretrained_kwargs": {"center_writing_weights": False},
+        "model_class_name": type(model).__name__,
+        # By default the residual stream as the model's file has it, not centred.
+        "model_from_pretrained_kwargs": {"center_writing_weights": False, **getattr(model, PROCESSED, {})},
         "dataset_path": corpus_name,
         "context_size": context,
-        "prepend_bos": bool(model.cfg.default_prepend_bos),
+        "prepend_bos": begins_with_token(model),
         "exclude_special_tokens": True,
         "disable_concat_sequences": True,
     }

@@ -95,7 +95,9 @@ def _mlp_matrices(mlp: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}.{part}", matrix.weight.detach()
         elif isinstance(matrix, Tensor):
             yield f"{name}.{part}", matrix.detach().T
-    for number, expert in enumerate(getattr(mlp, "experts", None) or ()):
+    experts = getattr(mlp, "experts", None)
+    # A bridge has those of transformers, which may be one module for all.
+    for number, expert in enumerate(experts if isinstance(experts, nn.ModuleList) else ()):
         yield from _mlp_matrices(expert, f"{name}.experts.{number}")
 
 

@@ -73,6 +73,8 @@ def test_what_counts_is_apart_from_what_a_document_is(tiny_model):
         (torch.full((1, 3), 300), None, "token 300: the vocabulary is 0 to 299"),
         (torch.zeros(1, 99, dtype=torch.long), None, "99 positions: the model reads at most 32"),
         (torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool), r"mask has shape \(1, 2\)"),
+        ([[1, 2, 3]], None, "a list of list: give texts, tensors"),
+        ([torch.zeros(3, dtype=torch.long)], [], "mask: 0 for 1 tensors"),
         (["a text"], torch.ones(1, 2, dtype=torch.bool), "mask: is for tokens"),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_model_is_its_own_model(paper_model):
 
 def test_what_cannot_be_saved_or_read_is_said(paper_model, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(RequestError, match=r"holds other files \('thesis.tex'"):
+    with pytest.raises(RequestError, match=r"holds files \('thesis.tex'"):
         save_model(paper_model, tmp_path)
     save_model(paper_model, tmp_path / "model")
     described = json.loads((tmp_path / "model" / "model.json").read_text())

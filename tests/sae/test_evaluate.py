@@ -279,6 +279,9 @@ def test_a_transcoder_is_not_compared_with_its_input(model):
 def test_an_autoencoder_of_processed_weights_wants_them(tiny_gpt2, sae):
     centred = load_model(tiny_gpt2.folder, device="cpu", process_weights={"center_writing_weights": True})
     sae = copy.deepcopy(sae)
+    # One that names no model was trained a moment ago, on this one.
+    assert check_sae(sae, centred, HOOK) == HOOK
+    sae.cfg.metadata.model_name = "tiny"
     sae.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
     assert check_sae(sae, centred, HOOK) == HOOK
     with pytest.raises(

@@ -18,7 +18,7 @@ from mi_superposition.models import Encode, load_model, model_record, untrained_
 from mi_superposition.models.encoders import Encoder, is_encoder, load_encoder
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.sae import check_sae, load_sae
-from mi_superposition.sae.files import one_sae_folder, sae_identity
+from mi_superposition.sae.files import one_sae_folder, processing_of, sae_identity
 
 State = Literal["trained", "untrained"]
 STATES: tuple[State, ...] = ("trained", "untrained")
@@ -77,7 +77,8 @@ def _read_models(config: ConceptsConfig) -> tuple[dict[State, HookedModel | Enco
         models = {"trained": encoder, "untrained": encoder.untrained(seed)}
         tokenizer = encoder.tokenizer
     else:
-        model = load_model(name, device=device)
+        processing = {} if config.sae is None else processing_of(load_sae(config.sae))
+        model = load_model(name, device=device, process_weights=processing)
         if model.tokenizer is None:
             raise RequestError(f"{name!r} came without a tokenizer: it cannot read text")
         record = model_record(name, model)

@@ -35,7 +35,7 @@ RESULT, SPOTS = "order.safetensors", "spots.csv"
 ACTIVATIONS = "activations"
 # Neurons by their weights; other names of weights are of matrices whose rows need not be neurons.
 NEURON_WEIGHTS = ("in", "out", "gate", "both")
-# Of them those of every layer that every model has.
+# Those that every model has, for --every-layer.
 _EVERY = ("in", "out", "both")
 # Above so many neurons a sample takes seconds, so fewer are drawn; so too where each is a pass over a corpus.
 MANY_NEURONS = 2048

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from sae_lens import SAE
 
 from mi_superposition.errors import RequestError
-from mi_superposition.models import FEATURES, Encode, hook_widths, untrained_copy
+from mi_superposition.models import FEATURES, Encode, hook_widths, load_model, untrained_copy
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons.config import ContextsConfig, ScanConfig
 from mi_superposition.neurons.scan import UnitReader, along_random_directions, mlp_hooks
 from mi_superposition.sae import check_sae, load_sae
+from mi_superposition.sae.files import processing_of
 
 State = Literal["trained", "untrained", "random directions"]
 
@@ -23,6 +24,12 @@ def scanned_saes(name: str | None, model: HookedModel) -> dict[str, SAE[Any]]:
         return {}
     sae = load_sae(name, device=model.W_E.device)
     return {f"{check_sae(sae, model)}{FEATURES}": sae}
+
+
+def model_of(config: ScanConfig) -> HookedModel:
+    """The model, its weights processed as those were that the autoencoder was trained on. Raises as ``load_model`` and ``load_sae``."""
+    processing = {} if config.sae is None else processing_of(load_sae(config.sae))
+    return load_model(config.model.name, device=config.device.device, process_weights=processing)
 
 
 def reader_of(model: HookedModel, config: ScanConfig, state: State = "trained") -> UnitReader:

@@ -15,13 +15,13 @@ from mi_superposition.corpora.tokens import tokenizer_hash
 from mi_superposition.engine import check_engine
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
-from mi_superposition.models import device_of, load_model, model_record, weights_of
+from mi_superposition.models import device_of, model_record, weights_of
 from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.config import ScanConfig
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import Outcome, Run, open_run, read_config
 from mi_superposition.sae.files import one_sae_folder, sae_identity
-from mi_superposition.studies.neurons.readers import reader_of
+from mi_superposition.studies.neurons.readers import model_of, reader_of
 from mi_superposition.studies.neurons.shards import ScanSource, batches_of, scan_in_shards
 from mi_superposition.studies.neurons.stored import read_scan
 from mi_superposition.training import fixed_arithmetic
@@ -77,7 +77,7 @@ def read_request(config: _Config) -> tuple[_Config, ScanSource]:
     if threads is None:
         threads = 1 if config.workers.engine == "ray" else torch.get_num_threads()
     config = config.replace(device=device_of(config.device.device), threads=threads)
-    model = load_model(config.model.name, device=config.device.device)
+    model = model_of(config)
     reader = reader_of(model, config)
     corpus = corpus_of(config.text)
     if next(iter(batches_of(model, list(itertools.islice(corpus, 1)), config)), None) is None:

@@ -16,7 +16,7 @@ from mi_superposition.corpora import Corpus, TokenBatches, model_batches
 from mi_superposition.engine import name_for_workers, results_of
 from mi_superposition.errors import WorkError
 from mi_superposition.files import content_hash, read_state, read_tensors, remove, write_state, write_tensors
-from mi_superposition.models import BUNDLED_MODELS, load_model, weights_of
+from mi_superposition.models import BUNDLED_MODELS, weights_of
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.config import ScanConfig
@@ -34,7 +34,7 @@ from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS, vocabulary_of
 from mi_superposition.progress import Progress
 from mi_superposition.runs import CHECKPOINT
 from mi_superposition.sae.files import BUNDLED_SAES
-from mi_superposition.studies.neurons.readers import State, reader_of
+from mi_superposition.studies.neurons.readers import State, model_of, reader_of
 from mi_superposition.studies.neurons.stored import SCAN, read_scan, write_scan
 from mi_superposition.training import Stopped, fixed_arithmetic
 
@@ -133,7 +133,7 @@ def scan_shard(shard: Shard) -> tuple[int, Path]:
 @functools.lru_cache(maxsize=1)
 def _worker_reader(config: ScanConfig, state: State) -> tuple[HookedModel, UnitReader, str]:
     """A worker loads its model once for all its shards; with the hash of its weights."""
-    model = load_model(config.model.name, device=config.device.device)
+    model = model_of(config)
     return model, reader_of(model, config, state), content_hash(weights_of(model))
 
 

@@ -35,7 +35,7 @@ def open_evaluation(config: SaeEvaluateConfig, saes: Mapping[str, SAE[Any]]) -> 
     text = open_text(
         model_name, config.text, forward_batch=config.forward.forward_batch, context=config.context,
         device=config.device.device, process_weights=processing_of(next(iter(saes.values()))),
-        prepend_bos=None if metadata.prepend_bos is not False else False,
+        prepend_bos=metadata.prepend_bos,
     )  # fmt: skip
     # Read as it was trained, unless asked for otherwise.
     n_ctx = text.model.cfg.n_ctx

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from mi_superposition.corpora import Corpus, TokenBatch, token_batches
+from mi_superposition.corpora import Corpus, TokenBatch, model_batches
 from mi_superposition.models import layer_hooks, model_record, read_hooks, untrained_copy
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.progress import Progress
@@ -81,4 +81,4 @@ class MeasuredLanguageModel:
         # There is a corpus for models with a tokenizer alone.
         assert model.tokenizer is not None
         documents = itertools.islice(iter(self.corpus or ()), self.config.text.documents)
-        return token_batches(documents, model.tokenizer, batch=_FORWARD_BATCH, context=model.cfg.n_ctx)
+        return model_batches(model, documents, _FORWARD_BATCH)

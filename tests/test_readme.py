@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from conftest import with_options
 
 from mi_superposition.cli import commands as known
 from mi_superposition.cli import main
@@ -73,7 +74,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     """As it stands, but smaller, one after the other in one folder."""
     monkeypatch.chdir(tmp_path)
     for words in commands(PAGES[0]):
-        assert main([*words, *SMALLER[name_of(words)]]) == 0, words
+        assert main(with_options(words, SMALLER[name_of(words)])) == 0, words
         said = capsys.readouterr().out.splitlines()
         if "--out" in words:
             out = words[words.index("--out") + 1]

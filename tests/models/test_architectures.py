@@ -122,7 +122,7 @@ NOT_PROCESSED = {"BLOOM, residual after its norm"}
 def test_it_predicts_what_transformers_predicts(name, process_weights, tmp_path, capsys):
     wanted = saved((HOOKED | BRIDGED)[name], tmp_path).log_softmax(-1)
     if process_weights and name in NOT_PROCESSED:
-        with pytest.raises(RequestError, match="with process_weights"):
+        with pytest.raises(RequestError, match="with fold_ln, center_writing_weights"):
             load_model(tmp_path, device="cpu", process_weights=True)
         return
     model = load_model(tmp_path, device="cpu", process_weights=process_weights)

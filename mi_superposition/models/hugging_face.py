@@ -72,6 +72,7 @@ def load_hugging_face(
     config, tried = None, {}
     try:
         config = _hooked_config(settings, dtype)
+    # TransformerLens raises errors of all kinds for what it does not know.
     except Exception as error:
         tried[HOOKED] = f"does not know the architecture ({_first_line(error)})"
     n_ctx = _context(network, config, name, settings, n_ctx)
@@ -79,11 +80,12 @@ def load_hugging_face(
     if config is not None:
         config.n_ctx, config.tokenizer_name, config.model_name = n_ctx, None, _short(name)
         model = _proven(
-            HOOKED, lambda: _hooked(network, folder, config, tokenizer, process_weights), probe, dtype, tried
+            name, HOOKED, lambda: _hooked(network, folder, config, tokenizer, process_weights), probe, dtype, tried
         )
         if model is not None:
             return _remembering(model, no_beginning)
     model = _proven(
+        name,
         BRIDGE,
         lambda: bridge_of(network, tokenizer, name=_short(name), n_ctx=n_ctx, process_weights=process_weights),
         probe,
@@ -108,12 +110,13 @@ def load_check_of(model: HookedModel) -> LoadCheck | None:
 
 
 def _proven(
-    implementation: str, load: Callable[[], Any], probe: Probe, dtype: torch.dtype, tried: dict[str, str]
+    name: str, implementation: str, load: Callable[[], Any], probe: Probe, dtype: torch.dtype, tried: dict[str, str]
 ) -> HookedModel | None:
     """The model, if it is what transformers reads; else ``tried`` is told why not."""
     try:
         model = load()
         check = probe.check(model, implementation)
+    # As above.
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -127,7 +130,7 @@ def _proven(
         return None
     if check.unchecked_from is not None:
         print(
-            f"positions from {check.unchecked_from} on were not compared with transformers: that would take too long",
+            f"{name}: positions from {check.unchecked_from} on were not compared with transformers: that would take too long",
             file=sys.stderr,
             flush=True,
         )

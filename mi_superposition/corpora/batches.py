@@ -27,10 +27,10 @@ CPU_TOKENS = 1024
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Rows of tokens. ``mask`` is true where a token of a document stands: not at BOS, EOS or padding.
+    """Rows of tokens. ``mask`` is true where a token counts: not at BOS, EOS or padding, nor where somebody masked it.
 
     ``document`` is the number of the token's document among those the corpus gives, in its own order (what it passes
-    over has no number), and ``place`` the token's number within it; both are -1 where ``mask`` is false. ``content``
+    over has no number), and ``place`` the token's number within it; both are -1 where no token of a document stands. ``content``
     gives a 64-bit hash of all tokens of each document in the batch: equal for copies of one text.
     """
 

@@ -213,16 +213,6 @@ def visit(browser):
     return open_page
 
 
-def with_options(words, more):
-    """The words of a command with some options added, or given another value."""
-    words, more = [str(word) for word in words], [str(word) for word in more]
-    for flag in (word for word in more if word.startswith("--") and word in words):
-        at = words.index(flag)
-        after = next((n for n in range(at + 1, len(words)) if words[n].startswith("--")), len(words))
-        del words[at:after]
-    return [*words, *more]
-
-
 @dataclass(frozen=True)
 class TinyGPT2:
     """A random GPT-2 with two layers in Hugging Face layout: its folder, and both ways of holding it."""

@@ -168,3 +168,18 @@ def test_help_and_house_name_the_same_rooms():
             assert f"`{path.name}/`" in text
         elif path.suffix == ".py" and path.name != "__init__.py":
             assert f"`{path.name}`" in text
+
+
+def test_only_files_changes_the_disk():
+    """So that a test can make any change fail (tests/robustness/test_every_change.py)."""
+    changing = {"mkdir", "unlink", "rmdir", "rename", "touch", "write_text", "write_bytes", "rmtree", "fsync"}
+    scratch = {"models/hugging_face.py"}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name != "files.py" and name not in scratch:
+            called = {
+                node.func.attr
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            }
+            assert not called & changing, name

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import with_options
+from robustness.workshop import with_options
 
 from mi_superposition.cli import commands as known
 from mi_superposition.cli import main

@@ -144,7 +144,7 @@ class TokenBatches:
         """A document in each row, a long one in several."""
         room = self.context - (self.bos is not None)
         for number, tokens in self._tokenized():
-            content = {number: _content_hash(tokens)}
+            content = {number: document_hash(tokens)}
             if len(tokens) > room:
                 if self.long == "truncate":
                     self.counts.truncated += 1
@@ -173,7 +173,7 @@ class TokenBatches:
 
         row = begun()
         for number, tokens in self._tokenized():
-            content = _content_hash(tokens)
+            content = document_hash(tokens)
             for place, token in enumerate(tokens):
                 row.add(token, number, place)
                 row.content[number] = content
@@ -225,7 +225,8 @@ class TokenBatches:
             yield buffer[index]
 
 
-def _content_hash(tokens: list[int]) -> int:
+def document_hash(tokens: list[int]) -> int:
+    """64 bits that are equal for documents of the same tokens."""
     digest = hashlib.blake2b(array("q", tokens).tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mi_superposition.corpora.batches import NO_TOKEN, TokenBatch, TokenBatches, model_batches
+from mi_superposition.corpora.batches import NO_TOKEN, TokenBatch, TokenBatches, document_hash, model_batches
 from mi_superposition.corpora.corpus import Corpus
 from mi_superposition.errors import RequestError
 from mi_superposition.models.protocol import HookedModel, beginning_token
@@ -81,7 +80,7 @@ def _token_rows(model: HookedModel, tensors: Sequence[Tensor], masks: Sequence[T
             mask=counts,
             document=numbers.where(document, NO_TOKEN),
             place=position.where(document, NO_TOKEN),
-            content={done + row: _content(rows[row, document[row]]) for row in range(len(rows))},
+            content={done + row: document_hash(rows[row, document[row]].tolist()) for row in range(len(rows))},
         )
         done += len(rows)
 
@@ -98,7 +97,7 @@ def _completed(batch: TokenBatch) -> TokenBatch:
             whole = place[row, known] + torch.arange(len(mask)) - known
             inside = (whole >= 0) & (torch.arange(len(mask)) <= last)
             document[row, inside], place[row, inside] = numbers[0], whole[inside]
-            content[numbers[0]] = _content(batch.tokens[row, inside])
+            content[numbers[0]] = document_hash(batch.tokens[row, inside].tolist())
     return TokenBatch(batch.tokens, batch.mask, document, place, content)
 
 
@@ -128,8 +127,3 @@ def _documents(model: HookedModel, rows: Int[Tensor, "batch pos"]) -> Bool[Tenso
         first = text.int().argmax(dim=1, keepdim=True)
         text &= ~((rows == beginning) & (torch.arange(rows.shape[1])[None] == first))
     return text
-
-
-def _content(tokens: Int[Tensor, " pos"]) -> int:
-    digest = hashlib.blake2b(tokens.long().contiguous().cpu().numpy().tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)

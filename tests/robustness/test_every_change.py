@@ -149,7 +149,7 @@ def small_report(monkeypatch):
         monkeypatch.setattr(f"mi_superposition.report.{module}.chapters", lambda: small)
 
 
-# What each of these does to the disk, quicker ones do as well.
+# These take longest.
 SLOW = {"sae evaluate", "spectra", "concepts", "toy study", "neurons contexts"}
 STOPPED = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in COMMANDS]
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from robustness.fixtures import FULL
-from robustness.workshop import WRITES_NOTHING, contents, finish, start
+from robustness.workshop import WRITES_NOTHING, contents, finish, start, with_options
 
 from mi_superposition.cli import commands
 from mi_superposition.files import read_json
@@ -13,7 +13,7 @@ from mi_superposition.runs import MANIFEST
 
 # What test_every_change.py proves of every single change, tried on real processes: a training loop, a scan in shards, a site. With
 # ROBUSTNESS=full every command is killed twenty times. Options that make a small request long enough to be killed within.
-LONGER = {"toy train": {"--n-steps": 3000}, "neurons scan": {"--shard": 8}, "neurons pages": {}}
+LONGER = {"toy train": ["--n-steps", 3000], "neurons scan": ["--shard", 8], "neurons pages": []}
 KILLS = 20 if FULL else 1
 # One folder is killed so many times in a row before its result is compared.
 IN_A_ROW = 4
@@ -23,9 +23,9 @@ COMMANDS = [name for name in commands() if name not in WRITES_NOTHING and (FULL 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(name, shop, tmp_path, counts):
     whole = tmp_path / "whole"
-    more = LONGER.get(name, {})
+    more = LONGER.get(name, [])
     began = time.perf_counter()
-    code, _, error = finish(shop.longer(name, whole, more))
+    code, _, error = finish(with_options(shop.request(name, whole), more))
     assert code == 0, error
     takes = time.perf_counter() - began
     expected = contents(whole)
@@ -35,7 +35,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(name, shop, tmp_pa
         folders += 1
         assert folders < 20 * KILLS, "always done before it could be killed"
         out = tmp_path / f"killed-{folders}"
-        words = shop.longer(name, out, more)
+        words = with_options(shop.request(name, out), more)
         for _ in range(IN_A_ROW):
             process = start(words, tmp_path / "said")
             process.join(rng.uniform(0, takes))

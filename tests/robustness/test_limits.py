@@ -13,7 +13,7 @@ import pytest
 import scipy.linalg
 from robustness import workshop
 from robustness.fixtures import FULL
-from robustness.workshop import WRITES_NOTHING, contents, finish
+from robustness.workshop import WRITES_NOTHING, contents, finish, with_options
 
 from mi_superposition.cli import commands
 from mi_superposition.files import PARTIAL, read_json
@@ -157,17 +157,17 @@ def limit_memory(megabytes):
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("addition train", {"--n-train": "2000000", "--n-digits": "6"}),
-        ("toy train", {"--n-instances": "20000", "--batch-size": "4096"}),
-        ("sae train", {"--d-sae": "400000"}),
-        ("neurons scan", {"--top-k": "2000", "--reach": "60"}),
-        ("spectra", {"--model": "resnet50"}),
-        ("concepts", {"--permutations": "20000000"}),
+        ("addition train", ["--n-train", "2000000", "--n-digits", "6"]),
+        ("toy train", ["--n-instances", "20000", "--batch-size", "4096"]),
+        ("sae train", ["--d-sae", "400000"]),
+        ("neurons scan", ["--top-k", "2000", "--reach", "60"]),
+        ("spectra", ["--model", "resnet50"]),
+        ("concepts", ["--permutations", "20000000"]),
     ],
 )
 def test_too_little_memory_is_said_in_one_line(name, more, shop, tmp_path, counts):
     out = tmp_path / "out"
-    code, said, error = finish(shop.longer(name, out, more), before=functools.partial(limit_memory, 96))
+    code, said, error = finish(with_options(shop.request(name, out), more), before=functools.partial(limit_memory, 96))
     last = (error.splitlines() or [""])[-1]
     assert (code, said) == (1, ""), error[-1500:]
     assert "not enough memory" in last, error[-1500:]

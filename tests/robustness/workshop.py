@@ -93,6 +93,16 @@ CONCEPTS = {
 WRITES_NOTHING = {"neurons try"}
 
 
+def with_options(words, more):
+    """The words of a command with some options added, or given another value."""
+    words, more = [str(word) for word in words], [str(word) for word in more]
+    for flag in (word for word in more if word.startswith("--") and word in words):
+        at = words.index(flag)
+        after = next((n for n in range(at + 1, len(words)) if words[n].startswith("--")), len(words))
+        del words[at:after]
+    return [*words, *more]
+
+
 @dataclass(frozen=True)
 class Workshop:
     """A folder with what small requests read: a model with its texts, and finished runs that later commands take."""
@@ -109,16 +119,6 @@ class Workshop:
         """The words of a small request."""
         folder = [] if command in WRITES_NOTHING else ["--out", str(out)]
         return [*command.split(), *folder, *map(str, self._options(command))]
-
-    def longer(self, command: str, out: Path, options: dict[str, Any]) -> list[str]:
-        """The same request with some options changed."""
-        words = self.request(command, out)
-        for flag, value in options.items():
-            if flag in words:
-                at = words.index(flag)
-                words[at : at + 2] = []
-            words += [flag, str(value)]
-        return words
 
     def _options(self, command: str) -> list[Any]:
         reads = ["--model", self.model, "--corpus", self.texts]
@@ -176,12 +176,12 @@ def furnish(root: Path, model: Path) -> Workshop:
     workshop.texts.write_text("<|endoftext|>".join(TEXTS))
     (root / "concepts.json").write_text(json.dumps(CONCEPTS))
     for command, name, more in (
-        ("addition train", "addition", {}),
-        ("neurons scan", "scan", {}),
-        ("neurons scan", "small-scan", {"--hook": "blocks.0.hook_resid_pre", "--documents": 40}),
-        ("sae train", "sae", {}),
+        ("addition train", "addition", []),
+        ("neurons scan", "scan", []),
+        ("neurons scan", "small-scan", ["--hook", "blocks.0.hook_resid_pre", "--documents", 40]),
+        ("sae train", "sae", []),
     ):
-        code, _, error = finish(workshop.longer(command, root / name, more))
+        code, _, error = finish(with_options(workshop.request(command, root / name), more))
         assert code == 0, error
     return workshop
 

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
-from conftest import with_options
+from robustness.workshop import with_options
 from sae_lens import TopKSAE, TopKSAEConfig
 
 import mi_superposition as ms

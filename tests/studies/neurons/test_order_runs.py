@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import with_options
+from robustness.workshop import with_options
 from safetensors.torch import load_file
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 

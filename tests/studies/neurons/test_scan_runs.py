@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
-from conftest import with_options
+from robustness.workshop import with_options
 
 import mi_superposition as ms
 from mi_superposition import load_corpus

@@ -1,7 +1,7 @@
 """``sae recover`` from the command line, on a toy model of seconds."""
 
 import plotly.graph_objects as go
-from conftest import with_options
+from robustness.workshop import with_options
 
 from mi_superposition import load_run
 from mi_superposition.cli import main

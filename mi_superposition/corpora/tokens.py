@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +18,10 @@ LONGEST_SHOWN = 80
 _HIDDEN = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+# As a byte is shown that is no whole character, and not as a text is that looks the same.
+_BYTE = re.compile(r"(?<!\\)\\x([0-9a-f]{2})")
+# Zero-width non-joiner and joiner: letters of many scripts and emoji are written with them.
+_JOINERS = "\u200c\u200d"
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -25,7 +30,8 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
-    """What each of ``d_vocab`` tokens stands for, by its number; a byte that is no whole character as ``\\xe2``.
+    """What each of ``d_vocab`` tokens stands for, by its number; a byte that is no whole character as ``\\xe2``, and a text that looks
+    the same with one backslash more.
 
     A number without a token, as models have that round their vocabulary up, gives ``<12>``.
     """
@@ -42,18 +48,79 @@ def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]
         elif name in special:
             strings.append(name)
         elif byte_level and all(character in to_byte for character in name):
-            strings.append(bytes(to_byte[character] for character in name).decode("utf-8", "backslashreplace"))
+            strings.append(_decoded(bytes(to_byte[character] for character in name)))
         elif match := _BYTE_TOKEN.fullmatch(name):
-            strings.append(bytes([int(match[1], 16)]).decode("utf-8", "backslashreplace"))
+            strings.append(_decoded(bytes([int(match[1], 16)])))
         else:
             # SentencePiece's sign for a space.
-            strings.append(name.replace("\u2581", " "))
+            strings.append(_BYTE.sub(r"\\\g<0>", name.replace("\u2581", " ")))
     return strings
+
+
+def _decoded(token: bytes) -> str:
+    # Bytes that are no text become surrogates, which no text has.
+    text = token.decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", _BYTE.sub(r"\\\g<0>", text))
 
 
 def visible_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
     """``token_strings`` as they are shown: see ``visible``."""
     return [visible(string) for string in token_strings(tokenizer, d_vocab)]
+
+
+def running_text(tokens: Sequence[str]) -> list[str]:
+    """Tokens of a text as they read one after the other: a character that is made of several tokens stands in the first of them, and
+    the others are empty.
+
+    ``tokens`` are those of ``visible_tokens``. Bytes that make no character stay escaped.
+    """
+    if not any("\\x" in token for token in tokens):
+        return list(tokens)
+    shown = [""] * len(tokens)
+    # Bytes that may become a character, each with the number of its token.
+    waiting: list[tuple[int, int]] = []
+
+    def release() -> None:
+        for byte, at in waiting:
+            shown[at] += f"\\x{byte:02x}"
+        waiting.clear()
+
+    for at, token in enumerate(tokens):
+        # A text, a byte, a text, …
+        for number, part in enumerate(_BYTE.split(token)):
+            if number % 2 == 0:
+                if part:
+                    release()
+                    shown[at] += part
+                continue
+            byte = int(part, 16)
+            if waiting and not 0x80 <= byte < 0xC0:
+                release()
+            waiting.append((byte, at))
+            character = bytes(byte for byte, _ in waiting).decode("utf-8", "ignore")
+            if character:
+                first = waiting[0][1]
+                waiting.clear()
+                shown[first] += (
+                    character if character in _JOINERS and _joins(shown[: first + 1]) else visible(character)
+                )
+            elif len(waiting) >= 4:
+                release()
+    release()
+    return shown
+
+
+def _joins(before: Sequence[str]) -> bool:
+    """Whether a joiner has something to join."""
+    last = next((token[-1] for token in reversed(before) if token), "")
+    return not last.isascii()
+
+
+def whole_characters(tokens: Sequence[str]) -> list[tuple[str, range]]:
+    """Tokens of ``running_text`` with those together that make one character: the text, and the positions of its tokens."""
+    starts = [at for at, token in enumerate(tokens) if token or at == 0]
+    ends = [*starts[1:], len(tokens)]
+    return [(tokens[start], range(start, end)) for start, end in zip(starts, ends, strict=bool(starts))]
 
 
 def visible(token: str) -> str:

@@ -96,7 +96,7 @@ class ScanRecord:
 
 @dataclass(frozen=True)
 class DocumentRecord:
-    """A whole document, token by token."""
+    """A whole document, token by token; empty where a token ends a character that stands in an earlier one."""
 
     number: int
     tokens: Sequence[str]

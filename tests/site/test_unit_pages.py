@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,34 @@ def test_tokens_show_as_text_with_their_activations(visit):
     depth = [float(re.search(r"/ ([\d.]+)", ground)[1]) for ground in grounds if ground]
     assert depth == sorted(depth)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_character_of_several_tokens_is_one_and_has_all_their_activations(browser, tmp_path):
+    tokens = ["He said", "“", "", "", "Hi", "”", "", ""]
+    values = np.array([0.0, 0.5, 3.0, -1.0, 0.25, 0.0, 0.0, 1.0])
+    largest = Excerpt(70, 2, 3.0, 1, tokens[1:], 0, values.astype(np.float32))
+    write_unit_pages(
+        ScanRecord("Quoted", [], [], [layer(HOOK, 1)]),
+        [replace(record(HOOK, 0, 1), top=[largest], bottom=[], tenths=[])],
+        [DocumentRecord(70, tokens)],
+        tmp_path / "s",
+        site_title="s",
+    )
+    page = browser.new_page()
+    page.goto((tmp_path / "s" / "neurons" / "L0N0.html").as_uri())
+    spans = page.locator(".text span")
+    assert spans.all_text_contents() == ["“", "Hi", "”"]
+    assert [spans.nth(n).get_attribute("class") for n in range(3)] == ["peak", None, None]
+    page.locator(".text").focus()
+    assert page.inner_text("#readout") == "““” 0.500, 3.000, -1.000 · tokens 2 to 4 of document 70"
+    assert "/ 0.62" in spans.first.get_attribute("style")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#readout") == "“Hi” 0.250 · token 5 of document 70"
+    page.get_by_role("button", name="whole document").click()
+    page.wait_for_selector(".open")
+    assert spans.all_text_contents() == ["He said", "“", "Hi", "”"]
+    assert page.locator(".peak").text_content() == "“"
+    page.close()
 
 
 def test_values_by_pointer_and_by_keyboard(visit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +14,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mi_superposition.corpora.tokens import whole_characters
 from mi_superposition.neurons.scan.names import unit_name
-from mi_superposition.neurons.scan.shading import shaded_html
+from mi_superposition.neurons.scan.shading import shaded_html, strongest
 from mi_superposition.results import Result
 
 # Tokens shown before and after the largest activations.
@@ -71,7 +73,7 @@ def excerpts(
 ) -> list[Excerpt]:
     """A unit's examples with ``around`` tokens before and after, and the activations of these and of ``kept`` tokens to either side.
 
-    ``documents`` holds the tokens of each document as text.
+    ``documents`` holds the tokens of each document as ``running_text`` gives them.
     """
     reach = examples.window.shape[2] // 2
     cut = []
@@ -86,6 +88,9 @@ def excerpts(
             continue
         tokens = documents[document]
         first, last = max(0, position - around[0]), min(len(tokens), position + around[1] + 1)
+        # No text begins within a character.
+        while first > 0 and not tokens[first]:
+            first -= 1
         start = max(0, position - max(around[0], kept), position - reach)
         end = min(len(tokens), position + max(around[1], kept) + 1, position + reach + 1)
         offset = reach - position
@@ -142,21 +147,25 @@ class UnitExamples(Result):
         rows = []
         for excerpt in self.largest:
             at = excerpt.position - excerpt.first
+            text, positions = next(one for one in whole_characters(excerpt.tokens) if at in one[1])
             rows.append(
                 {
                     "activation": excerpt.activation,
                     "document": excerpt.document,
                     "position": excerpt.position,
-                    "before": "".join(excerpt.tokens[:at]),
-                    "token": excerpt.tokens[at],
-                    "after": "".join(excerpt.tokens[at + 1 :]),
+                    "before": "".join(excerpt.tokens[: positions.start]),
+                    "token": text,
+                    "after": "".join(excerpt.tokens[positions.stop :]),
                 }
             )
         return pd.DataFrame(rows, columns=["activation", "document", "position", "before", "token", "after"])
 
     def samples(self) -> list[tuple[list[str], list[float]]]:
-        """Tokens and activations of each example, as circuitsvis takes them; 0 where no activation was kept."""
-        return [(list(excerpt.tokens), np.nan_to_num(excerpt.token_activations()).tolist()) for excerpt in self.largest]
+        """Tokens and activations of each example, as circuitsvis takes them; 0 where no activation was kept.
+
+        A character that is made of several tokens is one, with the strongest of their activations.
+        """
+        return [_sample(excerpt.tokens, excerpt.token_activations()) for excerpt in self.largest]
 
     def _repr_html_(self) -> str:
         """The first examples, shaded by activation."""
@@ -166,3 +175,9 @@ class UnitExamples(Result):
             for excerpt in self.largest[:_SHADED]
         )
         return f"<p>{html.escape(self.summary())}</p><ol>{rows}</ol>"
+
+
+def _sample(tokens: Sequence[str], activations: Sequence[float]) -> tuple[list[str], list[float]]:
+    together = whole_characters(tokens)
+    values = [strongest([activations[position] for position in positions]) for _, positions in together]
+    return [text for text, _ in together], [0.0 if math.isnan(value) else value for value in values]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mi_superposition.corpora.tokens import visible_tokens
+from mi_superposition.corpora.tokens import running_text, visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons.config import ScanSettings
 from mi_superposition.neurons.scan.examples import Examples, UnitExamples, excerpts
@@ -154,7 +154,7 @@ class NeuronScan(Result):
             )
         if not vocabulary:
             raise RequestError("the scan does not know what its tokens look like: give the model's tokenizer")
-        texts = {number: [vocabulary[token] for token in tokens] for number, tokens in shown.items()}
+        texts = {number: running_text([vocabulary[token] for token in tokens]) for number, tokens in shown.items()}
         return UnitExamples(
             hook=hook,
             unit=unit,

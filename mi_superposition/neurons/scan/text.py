@@ -9,7 +9,7 @@ from typing import ClassVar
 import pandas as pd
 
 from mi_superposition.corpora import model_batches
-from mi_superposition.corpora.tokens import visible_tokens
+from mi_superposition.corpora.tokens import running_text, visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons.scan.names import unit_name
@@ -30,6 +30,10 @@ class TextActivations(Result):
     name: str
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
+
+    def text(self) -> list[str]:
+        """The tokens as they read one after the other: see ``running_text``."""
+        return running_text(self.tokens)
 
     @property
     def largest(self) -> float:
@@ -52,7 +56,7 @@ class TextActivations(Result):
 
     def _repr_html_(self) -> str:
         """The text, shaded by activation."""
-        text = shaded_html(self.tokens, self.activations, self.largest)
+        text = shaded_html(self.text(), self.activations, self.largest)
         return f"<p>{html.escape(self.summary())}</p><p style='white-space: pre-wrap'>{text}</p>"
 
 

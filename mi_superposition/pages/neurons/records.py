@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_superposition.corpora.tokens import running_text
 from mi_superposition.neurons.config import N_INTERVALS
 from mi_superposition.neurons.scan import Examples, Excerpt, UnitScan
 from mi_superposition.neurons.scan.examples import AROUND_TOP, excerpts
@@ -62,7 +63,7 @@ def layer_records(scanned: ScannedUnits) -> list[LayerRecord]:
 def document_records(scanned: ScannedUnits) -> Iterator[DocumentRecord]:
     """The documents that any page shows, by number."""
     for number, tokens in scanned.scan.documents.items():
-        yield DocumentRecord(number, [scanned.vocabulary[token] for token in tokens])
+        yield DocumentRecord(number, running_text([scanned.vocabulary[token] for token in tokens]))
 
 
 def _as_words(scanned: ScannedUnits, tokens: Sequence[Sequence[int]]) -> list[list[str]]:

@@ -6,10 +6,12 @@ import sys
 
 import plotly.graph_objects as go
 
+from mi_superposition.corpora.tokens import whole_characters
 from mi_superposition.figures.neurons import token_activations
 from mi_superposition.models import load_model
 from mi_superposition.neurons.config import TryConfig
 from mi_superposition.neurons.scan import TextActivations, neuron_on_text
+from mi_superposition.neurons.scan.shading import strongest
 from mi_superposition.progress import Progress
 
 # Of the terminal's 256 colours: backgrounds from pale to deep orange for activations above zero, blue for those below.
@@ -33,13 +35,19 @@ def figure(measured: TextActivations) -> go.Figure:
 def coloured_text(measured: TextActivations) -> str:
     """The text for a terminal, each token on a background whose depth shows the activation, relative to the largest magnitude."""
     largest = measured.largest or 1.0
-    pairs = zip(measured.tokens, measured.activations, strict=True)
-    return "".join(_coloured(token, value / largest) for token, value in pairs)
+    return "".join(_coloured(text, strongest(values) / largest) for text, values in _characters(measured))
 
 
 def numbered_text(measured: TextActivations) -> str:
-    """The text with its activation after each token."""
-    return "".join(f"{token}[{value:.2f}]" for token, value in zip(measured.tokens, measured.activations, strict=True))
+    """The text with its activation after each token, or all of them after a character that is made of several."""
+    return "".join(f"{text}[{'|'.join(f'{value:.2f}' for value in values)}]" for text, values in _characters(measured))
+
+
+def _characters(measured: TextActivations) -> list[tuple[str, list[float]]]:
+    return [
+        (text, [measured.activations[position] for position in positions])
+        for text, positions in whole_characters(measured.text())
+    ]
 
 
 def _coloured(token: str, share: float) -> str:

@@ -1,6 +1,6 @@
 "use strict";
-// Unpacks the examples of a neuron's page: a span a token, shaded by activation, its value where the pointer or the
-// arrow keys are, and the whole document on demand.
+// Unpacks the examples of a neuron's page: a span a token (or a character that is made of several), shaded by activation, its
+// value where the pointer or the arrow keys are, and the whole document on demand.
 (() => {
   const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   const CODE = Object.fromEntries([...ALPHABET].map((letter, index) => [letter, index]));
@@ -52,7 +52,8 @@
 
   function show(span) {
     const value = span.dataset.value;
-    const where = `token ${Number(span.dataset.place) + 1} of document ${whereabouts(span.closest("li")).number}`;
+    const [first, last] = [Number(span.dataset.place) + 1, Number(span.dataset.end)];
+    const where = `${last > first ? `tokens ${first} to ${last}` : `token ${first}`} of document ${whereabouts(span.closest("li")).number}`;
     readout.textContent = `“${span.textContent}” ${value === undefined ? "activation not stored" : value} · ${where}`;
     document.querySelector(".here")?.classList.remove("here");
     span.classList.add("here");
@@ -61,22 +62,34 @@
   function fill(element, tokens, first, item) {
     const values = activationsOf(item);
     const { peak } = whereabouts(item);
-    const spans = tokens.map((token, index) => {
+    const spans = [];
+    let marked = 0;
+    for (let index = 0; index < tokens.length; ) {
       const span = document.createElement("span");
       const place = first + index;
-      const value = values.get(place);
-      span.textContent = token;
+      span.textContent = tokens[index];
+      // A token without a text belongs to the character before it.
+      do index += 1;
+      while (index < tokens.length && tokens[index] === "");
+      const end = first + index;
+      const kept = [];
+      for (let at = place; at < end; at += 1) if (values.has(at)) kept.push(values.get(at));
       span.dataset.place = place;
-      if (value !== undefined) {
-        span.dataset.value = value.toFixed(decimals);
+      span.dataset.end = end;
+      if (kept.length) {
+        span.dataset.value = kept.map((value) => value.toFixed(decimals)).join(", ");
+        const value = kept.reduce((most, other) => (Math.abs(other) > Math.abs(most) ? other : most));
         const depth = Math.min(Math.abs(value) / reach, 1);
         if (depth > 0.02) span.style.backgroundColor = `rgb(var(--${value > 0 ? "fires" : "falls"}) / ${(0.62 * depth).toFixed(3)})`;
       }
-      if (place === peak) span.className = "peak";
-      return span;
-    });
+      if (place <= peak && peak < end) {
+        span.className = "peak";
+        marked = spans.length;
+      }
+      spans.push(span);
+    }
     element.replaceChildren(...spans);
-    return spans[peak - first];
+    return marked;
   }
 
   const waiting = new Map();
@@ -113,12 +126,11 @@
   function prepare(item) {
     const text = item.querySelector(".text");
     const part = tokensOf(text.textContent, item.dataset.l);
-    const { number, peak, first } = whereabouts(item);
-    const marked = fill(text, part, first, item);
+    const { number, first } = whereabouts(item);
+    let here = fill(text, part, first, item);
     text.tabIndex = 0;
     text.setAttribute("role", "group");
-    text.setAttribute("aria-label", `${item.querySelector("b").textContent} at “${marked?.textContent.trim()}”. Arrow keys read the tokens. ${text.textContent}`);
-    let here = peak - first;
+    text.setAttribute("aria-label", `${item.querySelector("b").textContent} at “${text.children[here]?.textContent.trim()}”. Arrow keys read the tokens. ${text.textContent}`);
     text.addEventListener("focus", () => text.children[here] && show(text.children[here]));
     text.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -143,9 +155,7 @@
       const open = button.getAttribute("aria-expanded") === "true";
       try {
         const tokens = open ? part : await wholeDocument(number);
-        const from = open ? first : 0;
-        fill(text, tokens, from, item);
-        here = peak - from;
+        here = fill(text, tokens, open ? first : 0, item);
         button.setAttribute("aria-expanded", String(!open));
         button.textContent = open ? "whole document" : "short excerpt";
         item.classList.toggle("open", !open);

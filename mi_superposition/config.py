@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -83,7 +84,7 @@ class Config:
     @classmethod
     def options(cls) -> list[Option]:
         """All options, those of parts in their place. Raises ``WorkError`` for one without help."""
-        return list(_options(cls))
+        return list(_options_of(cls))
 
     def values(self) -> dict[str, Any]:
         """Every option by its name."""
@@ -158,6 +159,12 @@ def _is_part(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Config)
 
 
+@functools.cache
+def _options_of(cls: type[Config]) -> tuple[Option, ...]:
+    # Every run folder that is read asks for them, and each is read from the source.
+    return tuple(_options(cls))
+
+
 def _options(cls: type[Config]) -> Iterator[Option]:
     texts = _help_texts(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -165,7 +172,7 @@ def _options(cls: type[Config]) -> Iterator[Option]:
         if _is_part(annotation):
             # A part's defaults are those that the configuration gives it.
             part = _default(fields[name])
-            for option in _options(annotation):
+            for option in _options_of(annotation):
                 default = option.default if part is dataclasses.MISSING else part.values()[option.name]
                 yield option._replace(default=default)
         elif not texts.get(name):

@@ -13,14 +13,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import sys
 from importlib.machinery import PathFinder
 
-# jaxtyping's hook (`--jaxtyping-packages` in pyproject.toml) checks every annotated axis at every call. What numba compiles is
-# found before the hook finds it: numba can neither see through a checking wrapper nor keep what it compiled of one. So are
-# configurations, which check their values themselves and say more of a wrong one.
+# jaxtyping's hook (`--jaxtyping-packages` in pyproject.toml) checks every annotated axis at every call. Modules without such
+# annotations are found before the hook finds them, and so are those that numba compiles (it can neither see through a checking
+# wrapper nor keep what it compiled of one), configurations (they check their values themselves and say more of a wrong one), and
+# the site's records, of which there are thousands a page.
 COMPILED = {f"mi_superposition.neurons.{module}" for module in ("bound", "path", "scan.kernel")}
 
 
-def is_unchecked(name):
-    return name in COMPILED or (name.startswith("mi_superposition.") and name.rpartition(".")[2] in ("config", "parts"))
+def is_unchecked(name, file):
+    return (
+        name in COMPILED
+        or name.rpartition(".")[2] in ("config", "parts")
+        or name.startswith("mi_superposition.site.")
+        or "jaxtyping" not in Path(file).read_text()
+    )
 
 
 class UncheckedFinder(PathFinder):
@@ -28,7 +34,10 @@ class UncheckedFinder(PathFinder):
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        return super().find_spec(name, path, target) if is_unchecked(name) else None
+        if not name.startswith("mi_superposition"):
+            return None
+        found = super().find_spec(name, path, target)
+        return found if found and found.origin and is_unchecked(name, found.origin) else None
 
 
 # Before any module of the package is imported.
@@ -52,11 +61,26 @@ torch.set_num_threads(1)
 pytest_plugins = ["robustness.fixtures", "studies.sae.sae_runs"]
 
 
-# What is made by files that share it, so that one worker makes it once. Of what takes longest each stands for itself.
+# What is made by tests that share it, so that one worker makes it once. Of what takes longest each stands for itself.
+SMALL_REPORT = "test_report_pages.py::test_every_kind_of_page_of_a_small_report"
 GROUPS = {
+    "report": ("test_report.py", SMALL_REPORT, "site/test_site.py"),
     "ray": ("studies/neurons/test_scan_runs.py", "studies/neurons/test_contexts.py", "studies/sae/", "pages/sae/"),
 }
 ALONE = ("test_notebooks.py", "robustness/", "test_report_pages.py", "models/test_architectures.py")
+# Begun first: what takes longest, the small report by one worker and the workshop by the other.
+FIRST = (*GROUPS["report"], "robustness/", "test_notebooks.py", "studies/", "pages/", "test_")
+
+
+def in_tests(nodeid):
+    return nodeid.removeprefix("tests/")
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first, so that both workers end together."""
+    items.sort(
+        key=lambda item: next((at for at, start in enumerate(FIRST) if in_tests(item.nodeid).startswith(start)), 99)
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -66,11 +90,11 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            file = nodeid.partition("::")[0].removeprefix("tests/")
-            if file.startswith(ALONE):
-                return nodeid
-            return next((group for group, files in GROUPS.items() if file.startswith(files)), file)
+            test = in_tests(nodeid)
+            group = next((group for group, starts in GROUPS.items() if test.startswith(starts)), None)
+            return group or (nodeid if test.startswith(ALONE) else test.partition("::")[0])
 
+    config.option.loadscopereorder = False
     return ByGroup(config, log)
 
 
@@ -126,11 +150,11 @@ def built_once(tmp_path_factory, name, build):
 
 # Options of the runs of a small report, by their command.
 SMALLER = {
-    "addition evaluate": {"n_problems": 20_000},
+    "addition evaluate": {"n_problems": 2_000},
     "heads ablate": {"n_problems": 200, "random_sets": 50},
     "neurons order": {"controls": 3, "seconds": 0.05},
-    "neurons contexts": {"documents": 200, "random_directions": 32},
-    "sae recover": {"toy_steps": 1500, "sae_steps": 300},
+    "neurons contexts": {"documents": 100, "random_directions": 32},
+    "sae recover": {"toy_steps": 600, "sae_steps": 100},
 }
 
 

@@ -3,10 +3,11 @@
 import pkgutil
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import COMPILED, is_unchecked
+from conftest import COMPILED
 from jaxtyping import TypeCheckError
 from numba.core.dispatcher import Dispatcher
 
@@ -21,11 +22,14 @@ def test_a_wrong_shape_is_refused():
         unit_rows(torch.ones(3))
 
 
-def test_every_module_is_checked_but_the_compiled_ones_and_configurations():
-    names = {info.name for info in pkgutil.walk_packages(mi_superposition.__path__, "mi_superposition.")}
-    unchecked = {name for name in names if not type(find_spec(name).loader).__module__.startswith("jaxtyping.")}
-    assert unchecked == {name for name in names if is_unchecked(name)}
+def test_every_module_with_annotated_axes_is_checked_but_the_compiled_ones_and_the_site():
+    specs = [find_spec(info.name) for info in pkgutil.walk_packages(mi_superposition.__path__, "mi_superposition.")]
+    unchecked = {spec.name for spec in specs if not type(spec.loader).__module__.startswith("jaxtyping.")}
+    annotated = {spec.name for spec in specs if "jaxtyping" in Path(spec.origin).read_text()}
+    in_site = {name for name in annotated if name.startswith("mi_superposition.site.")}
     assert unchecked > COMPILED
+    assert unchecked & annotated - COMPILED == in_site
+    assert len(annotated - unchecked) > 60
 
 
 def test_what_is_compiled_works():

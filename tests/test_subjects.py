@@ -94,32 +94,45 @@ def section(runs, request):
 }
 
 
-def run(*words, folder, python=None):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
-    command = [sys.executable, "-c", python] if python else [sys.executable, "-m", "mi_superposition.cli", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+# In a process of its own, in which the package is installed.
+USES = """
+import mi_superposition as ms
+from mi_superposition.cli import main
+
+def run(*words):
+    try:
+        assert main(list(words)) == 0, words
+    except SystemExit as end:
+        # After help.
+        assert not end.code, words
+    print("----")
+
+run("--help")
+run("coins", "toss", "--help")
+run("coins", "toss", "--tosses", "200", "--out", "run")
+run("page", "run", "--out", "page")
+run("report", "--sections", "coins", "--out", "site")
+result = ms.load_run("run")
+print(result, type(result.plot()), len(result.to_frame()))
+"""
 
 
 def test_a_subject_of_another_package(tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text.lstrip())
-    assert "  coins toss " in run("--help", folder=tmp_path)
-    assert "--tosses" in run("coins", "toss", "--help", folder=tmp_path)
-    said = run("coins", "toss", "--tosses", "200", "--out", "run", folder=tmp_path).splitlines()
-    assert said[-2].endswith("(0.50 for a fair coin)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    command = [sys.executable, "-c", USES]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    overview, options, tossed, _, _, read = done.stdout.split("----\n")
+    assert "  coins toss " in overview
+    assert "--tosses" in options
+    assert tossed.splitlines()[-2].endswith("(0.50 for a fair coin)")
     assert (tmp_path / "run" / "page" / "coins.html").is_file()
-    run("page", "run", "--out", "page", folder=tmp_path)
     assert (tmp_path / "page" / "coins.html").read_bytes() == (tmp_path / "run" / "page" / "coins.html").read_bytes()
-    said = run(
-        folder=tmp_path,
-        python="import mi_superposition as ms; r = ms.load_run('run'); print(r, type(r.plot()), len(r.to_frame()))",
-    )
-    assert said.startswith("Tosses(0.")
-    assert said.split()[-1] == "200"
-    run("report", "--sections", "coins", "--out", "site", folder=tmp_path)
+    assert read.startswith("Tosses(0.")
+    assert read.split()[-1] == "200"
     index = Path(tmp_path / "site" / "index.html").read_text()
     assert "And now for coins." in index
     assert "one in two" in index

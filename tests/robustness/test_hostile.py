@@ -31,7 +31,7 @@ def hostile(tmp_path_factory):
     root = tmp_path_factory.mktemp("hostile")
     tokenizer = train_tokenizer([*TEXTS, *HOSTILE * 20], 400)
     tokenizer.add_tokens([token for token in HOSTILE if "\x00" not in token])
-    sizes = dict(d_vocab=len(tokenizer), n_ctx=64, d_model=16, d_mlp=24, n_layers=2, n_heads=2)
+    sizes = dict(d_vocab=len(tokenizer), n_ctx=64, d_model=16, d_mlp=12, n_layers=2, n_heads=2)
     model = build_gpt2(**sizes, dropout=0.0, end_token=0, seed=0).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -54,7 +54,7 @@ def hostile(tmp_path_factory):
         "order": ["neurons", "order", "--model", root / "model", "--controls", 3, "--seconds", 0.02],
         "scan": ["neurons", "scan", *reads, "--threads", 1],
         "pages": ["neurons", "pages", "--scan", root / "scan"],
-        "sae": ["sae", "train", *reads, "--hook", hook, "--d-sae", 32, "--k", 4, "--tokens", 20_000, "--batch-size", 128, "--buffer-batches", 4],
+        "sae": ["sae", "train", *reads, "--hook", hook, "--d-sae", 12, "--k", 4, "--tokens", 4_000, "--batch-size", 128, "--buffer-batches", 4],
         "evaluation": ["sae", "evaluate", "--sae", root / "sae", "--corpus", root / "texts.jsonl"],
         "features": ["neurons", "scan", *reads, "--sae", root / "sae", "--threads", 1],
         "feature-pages": ["neurons", "pages", "--scan", root / "features"],
@@ -71,7 +71,7 @@ def hostile(tmp_path_factory):
 @pytest.mark.browser
 def test_no_page_runs_what_a_token_says(hostile, browser, counts):
     pages = [path for path in sorted(hostile.rglob("*.html")) if "said" not in path.name]
-    assert len(pages) > 90
+    assert len(pages) > 45
     page = browser.new_page()
     problems, requests, dialogs = [], [], []
     page.on("pageerror", lambda error: problems.append(str(error)))

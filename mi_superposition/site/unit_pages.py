@@ -101,9 +101,10 @@ def write_unit_pages(
             remove(path)
 
 
+@functools.cache
 def _environment() -> Any:
-    templates = environment()
-    templates.filters |= {
+    templates = environment().overlay()
+    templates.filters = templates.filters | {
         "bars": _bars,
         "layer_json": _layer_json,
         "layer_name": layer_name,

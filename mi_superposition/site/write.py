@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -142,8 +143,9 @@ def check_site_folder(out: Path) -> None:
             raise RequestError(f"{str(out)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
 
 
+@functools.cache
 def environment() -> Environment:
-    """The templates: whatever they show is escaped, and a name that is not there is an error."""
+    """The templates, compiled once: whatever they show is escaped, and a name that is not there is an error."""
     templates = Environment(
         loader=PackageLoader("mi_superposition.site"),
         autoescape=True,

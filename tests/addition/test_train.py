@@ -48,7 +48,7 @@ def test_seeds_name_the_weights_and_leave_the_global_state_alone():
 def test_one_digit_sums_are_learnt(tmp_path, answer):
     """All of it on problems small enough to be learnt at once: loop, loss, data, evaluation."""
     config = small_config(
-        n_digits=1, n_train=90, n_test=2, batch_size=90, steps_per_epoch=1, epochs=1500, n_heads=8, d_model=32,
+        n_digits=1, n_train=90, n_test=2, batch_size=90, steps_per_epoch=1, epochs=800, n_heads=8, d_model=32,
         learning_rate=2e-2, answer=answer, log_every_epochs=500, warmup_steps=50, digit_focus=0.0,
     )  # fmt: skip
     assert train_addition(config, tmp_path / "run")

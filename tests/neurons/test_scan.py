@@ -155,7 +155,7 @@ def _number(document, place):
     return mixed(start)[0]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     n=st.sampled_from([2, 9, 40]),

@@ -4,13 +4,15 @@ import pytest
 import torch
 
 from mi_superposition.sae import feature_recovery
+from mi_superposition.sae.config import SaeRecoverConfig
 from mi_superposition.sae.recovery import HOOK, HiddenActivations, nearest_decoder_cosines
 from mi_superposition.toy import ToyConfig
 
 
 @pytest.fixture(scope="module")
 def recovery():
-    return feature_recovery()
+    # Half the steps of the command, which are enough.
+    return feature_recovery(SaeRecoverConfig(toy_steps=2000, sae_steps=1000))
 
 
 def test_sparse_features_are_recovered(recovery):

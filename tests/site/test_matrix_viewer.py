@@ -34,20 +34,27 @@ def matrix_site(tmp_path_factory):
     return site, {"trained": (trained, order), "control": (control, other), "unordered": (trained, torch.arange(N))}
 
 
-@pytest.fixture
-def page(browser, matrix_site):
-    site, _ = matrix_site
-    context = browser.new_context(viewport={"width": 1200, "height": 1000})
-    page = context.new_page()
+@pytest.fixture(scope="module")
+def window(browser):
+    """One for all tests: it keeps the scripts compiled."""
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
     page.on("request", lambda request: request.url.startswith("file://") or page.problems.append(request.url))
-    page.goto((site / "order.html").as_uri())
-    page.wait_for_function("document.querySelector('canvas').dataset.level !== undefined")
     yield page
-    assert page.problems == []
-    context.close()
+    page.close()
+
+
+@pytest.fixture
+def page(window, matrix_site):
+    site, _ = matrix_site
+    window.problems.clear()
+    window.mouse.move(0, 0)
+    window.goto((site / "order.html").as_uri())
+    window.wait_for_function("document.querySelector('canvas').dataset.level !== undefined")
+    yield window
+    assert window.problems == []
 
 
 def canvas(page):

@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
+from numpy.typing import NDArray
 from plotly.basedatatypes import BaseTraceType
 from plotly.subplots import make_subplots
 from torch import Tensor
@@ -140,25 +142,28 @@ def neuron_stacks(
     panels = list(next(iter(frames.values())))
     figure = make_subplots(1, len(panels), subplot_titles=panels, horizontal_spacing=0.06, shared_yaxes=True)
 
-    def traces(W: Tensor) -> list[BaseTraceType]:
-        neurons, largest = list(range(W.shape[0])), W.abs().sum(dim=1).max().clamp_min(1e-12)
-        return [
-            go.Bar(
-                x=neurons, y=_rounded(weights.abs() / largest), customdata=_rounded(weights),
-                marker=dict(color=colour, line=dict(width=0)), name=f"feature {feature}",
-                hovertemplate=f"neuron %{{x}}, feature {feature}: %{{customdata:.3f}}<extra></extra>",
-            )
-            for feature, (weights, colour) in enumerate(zip(W.T, feature_colours(W.shape[1], paired), strict=True))
-        ]  # fmt: skip
+    def trace(W: Tensor) -> go.Bar:
+        # One trace for all features, each piece on top of those before, in arrays: a trace a feature is slow to make and to draw.
+        n_features = W.shape[1]
+        heights = (W.abs() / W.abs().sum(dim=1).max().clamp_min(1e-12)).T
+        feature, neuron = (heights > 10**-_DECIMALS / 2).nonzero(as_tuple=True)
+        last = max(n_features - 1, 1)
+        colours = dict(enumerate(feature_colours(n_features, paired)))
+        return go.Bar(
+            x=neuron.numpy().astype(np.int16), y=_single(heights[feature, neuron]),
+            base=_single((heights.cumsum(dim=0) - heights)[feature, neuron]), customdata=_single(W[neuron, feature]),
+            marker=dict(
+                color=feature.numpy().astype(np.int16), cmin=0, cmax=last, line=dict(width=0),
+                colorscale=[[at / last, colours.get(at, colours[0])] for at in range(last + 1)],
+            ),
+            hovertemplate="neuron %{x}, feature %{marker.color}: %{customdata:.3f}<extra></extra>",
+        )  # fmt: skip
 
     for column, W in enumerate(next(iter(frames.values())).values(), start=1):
-        for trace in traces(W):
-            figure.add_trace(trace, row=1, col=column)
+        figure.add_trace(trace(W), row=1, col=column)
     if len(frames) > 1:
-        framed(
-            figure, {name: [t for W in by_panel.values() for t in traces(W)] for name, by_panel in frames.items()}, what
-        )
-    figure.update_layout(barmode="stack", bargap=0.15)
+        framed(figure, {name: [trace(W) for W in by_panel.values()] for name, by_panel in frames.items()}, what)
+    figure.update_layout(barmode="overlay", bargap=0.15)
     figure.update_xaxes(title="hidden neuron")
     figure.update_yaxes(range=[0, 1.02])
     figure.update_yaxes(title=f"{y_title} / maximum", row=1, col=1)
@@ -188,6 +193,10 @@ def feature_colours(n: int, paired: bool = False) -> list[str]:
     if paired:
         return [f"hsl({137.5 * (feature // 2) % 360:.0f}, 60%, {42 + 22 * (feature % 2)}%)" for feature in range(n)]
     return [f"hsl({137.5 * feature % 360:.0f}, 60%, 50%)" for feature in range(n)]
+
+
+def _single(values: Tensor) -> NDArray[np.float32]:
+    return values.numpy().astype(np.float32)
 
 
 def _rounded(values: Tensor) -> list:

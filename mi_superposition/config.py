@@ -84,7 +84,8 @@ class Config:
     @classmethod
     def options(cls) -> list[Option]:
         """All options, those of parts in their place. Raises ``WorkError`` for one without help."""
-        return list(_options_of(cls))
+        known: tuple[Option, ...] = _options_of(cls)  # type: ignore[arg-type]
+        return list(known)
 
     def values(self) -> dict[str, Any]:
         """Every option by its name."""

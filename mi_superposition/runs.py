@@ -41,6 +41,8 @@ CHECKPOINT = "checkpoint.safetensors"
 LOCK = ".lock"
 # Of an input: how it was checked. Not compared, as it is no part of what the input is.
 CHECKED = "checked"
+# Of an input: a hash that covers more of it than those of version 0.1 did. Compared where it was recorded.
+WHOLE = "whole"
 # Of the manifest. 1: configurations nested and partly under other names (version 0.1). 2: flat, an entry an option.
 FORMAT = 2
 _RECORDED_PACKAGES = ("torch", "transformer-lens", "transformers", "sae-lens", "numpy", "safetensors")
@@ -215,7 +217,7 @@ def check_run(
         # As in `read_config`: what this version has no option for is left out.
         gone = recorded.keys() - defaults.keys() if manifest["format"] < FORMAT else set()
         recorded = {name: value for name, value in recorded.items() if name not in free | gone}
-    for before, now in ((recorded, wanted), (_unchecked(manifest["inputs"]), _unchecked(inputs or {}))):
+    for before, now in ((recorded, wanted), _comparable(manifest["inputs"], inputs or {})):
         before, now = (json.loads(json.dumps(dict(some), default=str)) for some in (before, now))
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
@@ -225,12 +227,23 @@ def check_run(
                 )
 
 
-def _unchecked(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs without how they were checked."""
-    return {
-        name: {key: value for key, value in given.items() if key != CHECKED} if isinstance(given, Mapping) else given
-        for name, given in inputs.items()
-    }
+def same_input(recorded: Any, given: Any) -> bool:
+    """Whether an input is still the one that a manifest recorded."""
+    [before, now] = _comparable({"": recorded}, {"": given})
+    return before == now
+
+
+def _comparable(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Inputs recorded and given now, without how they were checked and what was not recorded then."""
+    both = []
+    for inputs in (recorded, given):
+        kept = {}
+        for name, one in inputs.items():
+            before = recorded.get(name)
+            left_out = {CHECKED} | ({WHOLE} if isinstance(before, Mapping) and WHOLE not in before else set())
+            kept[name] = {k: v for k, v in one.items() if k not in left_out} if isinstance(one, Mapping) else one
+        both.append(kept)
+    return both
 
 
 def recorded_config(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from mi_superposition import load_corpus
+from mi_superposition.corpora import texts_of
 from mi_superposition.corpora.corpus import BUNDLED_CORPORA
 from mi_superposition.models import BUNDLED_MODELS
 from mi_superposition.stories.sample import sample_stories
@@ -37,7 +38,7 @@ def main() -> None:
 
     model = GPT2LMHeadModel.from_pretrained(options.model, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    known = frozenset(load_corpus(options.not_in)) if options.not_in else frozenset()
+    known = frozenset(texts_of(load_corpus(options.not_in))) if options.not_in else frozenset()
     with tqdm(total=options.stories, unit="story") as bar:
         stories = list(
             sample_stories(

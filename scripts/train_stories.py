@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mi_superposition import load_corpus
 from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
+from mi_superposition.corpora import texts_of
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS
@@ -52,9 +53,11 @@ def main(
         documents: Number of documents to train on, from the first on. Default: all.
         bundle: Replace the bundled model.
     """
-    trained_on = list(itertools.islice(load_corpus(train), documents))
+    trained_on = list(itertools.islice(texts_of(load_corpus(train)), documents))
     known = set(trained_on)
-    measured_on = [d for d in itertools.islice(load_corpus(held_out, split="validation"), 1000) if d not in known]
+    measured_on = [
+        d for d in itertools.islice(texts_of(load_corpus(held_out, split="validation")), 1000) if d not in known
+    ]
     with terminal_progress() as progress:
         progress.begin("step", config.n_steps)
         steps = Steps(progress)

@@ -2,12 +2,15 @@ from .batches import TokenBatch as TokenBatch
 from .batches import TokenBatches as TokenBatches
 from .batches import TokenCounts as TokenCounts
 from .batches import begins_with_token as begins_with_token
+from .batches import check_readable as check_readable
 from .batches import model_batches as model_batches
 from .batches import token_batches as token_batches
 from .corpus import Corpus as Corpus
 from .corpus import CorpusCounts as CorpusCounts
 from .corpus import corpus_of as corpus_of
 from .corpus import load_corpus as load_corpus
+from .corpus import texts_of as texts_of
+from .files import Content as Content
 from .given import Given as Given
 from .given import as_batches as as_batches
 from .images import Images as Images

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mi_superposition.errors import RequestError
+from mi_superposition.corpora.files import Content
+from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.protocol import HookedModel, beginning_token
 from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
@@ -88,8 +90,8 @@ class TokenBatches:
 
     def __init__(
         self,
-        corpus: Iterable[str],
-        tokenizer: PreTrainedTokenizerBase,
+        corpus: Iterable[Content],
+        tokenizer: PreTrainedTokenizerBase | None,
         batch: int,
         context: int,
         *,
@@ -100,11 +102,14 @@ class TokenBatches:
         seed: int,
         by_length: bool,
         first_document: int,
+        d_vocab: int | None,
     ):
         self.corpus, self.tokenizer, self.batch, self.context = corpus, tokenizer, batch, context
-        self.bos = tokenizer.bos_token_id if prepend_bos is not False else None
+        self.beginning = None if tokenizer is None else tokenizer.bos_token_id
+        self.bos = self.beginning if prepend_bos is not False else None
         if prepend_bos and self.bos is None:
             raise RequestError("prepend_bos = True: the tokenizer has no beginning-of-sequence token")
+        self.d_vocab = d_vocab
         self.long, self.join, self.shuffle, self.seed = long, join, shuffle, seed
         self.by_length, self.first_document = by_length, first_document
         self.counts = TokenCounts()
@@ -126,9 +131,10 @@ class TokenBatches:
     def _stacked(self, rows: list[_Row]) -> TokenBatch:
         width = max(len(row.tokens) for row in rows)
         tokenizer = self.tokenizer
-        # A causal model never looks ahead, so what stands in the padding changes nothing before it.
-        candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        padding = next(token for token in candidates if token is not None)
+        # A causal model never looks ahead, so what stands in the padding changes nothing before it. A padding token that was added
+        # to the tokenizer alone has no embedding.
+        candidates = (0,) if tokenizer is None else (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        padding = next(token for token in candidates if token is not None and self._has_embedding(token))
 
         def padded(lists: list[list[int]], value: int) -> Int[Tensor, "batch pos"]:
             return torch.tensor([[*items, *[value] * (width - len(items))] for items in lists])
@@ -162,7 +168,8 @@ class TokenBatches:
 
     def _joined(self) -> Iterator[_Row]:
         """Full rows, in which documents follow each other after the end token; only the last row may be short."""
-        end = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else self.bos
+        end = None if self.tokenizer is None else self.tokenizer.eos_token_id
+        end = self.bos if end is None else end
         row = _Row()
 
         def begun() -> _Row:
@@ -190,7 +197,7 @@ class TokenBatches:
             yield row
 
     def _tokenized(self) -> Iterator[tuple[int, list[int]]]:
-        pending: list[tuple[int, str]] = []
+        pending: list[tuple[int, Content]] = []
         for numbered in self._shuffled(enumerate(self.corpus, self.first_document)):
             pending.append(numbered)
             if len(pending) == _TOKENIZED_AT_ONCE:
@@ -199,22 +206,49 @@ class TokenBatches:
         if pending:
             yield from self._tokens_of(pending)
 
-    def _tokens_of(self, numbered: list[tuple[int, str]]) -> Iterator[tuple[int, list[int]]]:
-        texts = [text for _, text in numbered]
-        # Tokenizers that add a beginning token by themselves would give two; and "<|endoftext|>" within a document is
-        # text somebody wrote, not its end.
-        encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        for (number, _), tokens in zip(numbered, encoded, strict=True):
+    def _tokens_of(self, numbered: list[tuple[int, Content]]) -> Iterator[tuple[int, list[int]]]:
+        texts = {number: text for number, text in numbered if isinstance(text, str)}
+        encoded: dict[int, list[int]] = {}
+        if texts:
+            if self.tokenizer is None:
+                raise RequestError("the model came without a tokenizer: it cannot read a text; give tokens")
+            # Tokenizers that add a beginning token by themselves would give two; and "<|endoftext|>" within a document is
+            # text somebody wrote, not its end.
+            tokens_of_texts = self.tokenizer(
+                list(texts.values()), add_special_tokens=False, split_special_tokens=True, verbose=False
+            )["input_ids"]
+            encoded = dict(zip(texts, tokens_of_texts, strict=True))
+        for number, text in numbered:
+            tokens = encoded[number] if isinstance(text, str) else self._bare(text)
+            for token in (min(tokens), max(tokens)) if tokens else ():
+                if not self._has_embedding(token):
+                    last = "" if self.d_vocab is None else f", of which the last is {self.d_vocab - 1}"
+                    raise WorkError(f"document {number} has token {token}: the model has no such embedding{last}")
             self.counts.documents += 1
             yield number, tokens
 
-    def _shuffled(self, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    def _bare(self, tokens: list[int]) -> list[int]:
+        """The tokens of a document without its beginning token and padding, which some files have."""
+        padding = None if self.tokenizer is None else self.tokenizer.pad_token_id
+        first, last = 0, len(tokens)
+        while first < last and tokens[first] == padding:
+            first += 1
+        while first < last and tokens[last - 1] == padding:
+            last -= 1
+        if first < last and self.beginning is not None and tokens[first] == self.beginning:
+            first += 1
+        return tokens[first:last]
+
+    def _has_embedding(self, token: int) -> bool:
+        return token >= 0 and (self.d_vocab is None or token < self.d_vocab)
+
+    def _shuffled(self, numbered: Iterator[tuple[int, Content]]) -> Iterator[tuple[int, Content]]:
         """The documents by way of a buffer from which a random one is taken each time."""
         if self.shuffle is None:
             yield from numbered
             return
         generator = seeded_generator(self.seed, "documents")
-        buffer: list[tuple[int, str]] = []
+        buffer: list[tuple[int, Content]] = []
         for item in numbered:
             buffer.append(item)
             if len(buffer) > self.shuffle:
@@ -240,7 +274,7 @@ def begins_with_token(model: HookedModel, tokenizer: PreTrainedTokenizerBase | N
 
 def model_batches(
     model: HookedModel,
-    corpus: Iterable[str],
+    corpus: Iterable[Content],
     batch: int,
     *,
     context: int | None = None,
@@ -252,15 +286,12 @@ def model_batches(
     by_length: bool = False,
     first_document: int = 0,
 ) -> TokenBatches:
-    """``token_batches`` as a language model reads them: its tokenizer, its context unless a shorter one is asked for, and a
-    beginning token if it was trained with one (``cfg.default_prepend_bos``, as ``model.to_tokens`` does) or ``prepend_bos``
+    """``token_batches`` as a language model reads them: its tokenizer, its vocabulary, its context unless a shorter one is asked for,
+    and a beginning token if it was trained with one (``cfg.default_prepend_bos``, as ``model.to_tokens`` does) or ``prepend_bos``
     says so.
 
-    Raises ``RequestError`` for a model that came without a tokenizer, a context longer than the model's, and as
-    ``token_batches`` does.
+    Raises ``RequestError`` for a context longer than the model's, and as ``token_batches`` does.
     """
-    if model.tokenizer is None:
-        raise RequestError("the model came without a tokenizer: it cannot read a text")
     if context is not None and context > model.cfg.n_ctx:
         raise RequestError(f"context = {context}: must be 2 to {model.cfg.n_ctx}, the context of the model")
     if prepend_bos is None:
@@ -279,12 +310,21 @@ def model_batches(
         seed=seed,
         by_length=by_length,
         first_document=first_document,
+        d_vocab=model.cfg.d_vocab,
     )
 
 
+def check_readable(model: HookedModel, corpus: Iterable[Content], name: str, **reading: Any) -> None:
+    """Raise ``RequestError`` for a corpus of which the model cannot read the first document, or that has none; ``reading`` as for
+    ``model_batches``.
+    """
+    if next(iter(model_batches(model, list(itertools.islice(corpus, 1)), 1, **reading)), None) is None:
+        raise RequestError(f"the corpus {name!r} is empty: nothing to read")
+
+
 def token_batches(
-    corpus: Iterable[str],
-    tokenizer: PreTrainedTokenizerBase,
+    corpus: Iterable[Content],
+    tokenizer: PreTrainedTokenizerBase | None,
     batch: int,
     context: int,
     *,
@@ -295,9 +335,13 @@ def token_batches(
     seed: int = SeedPart.seed,
     by_length: bool = False,
     first_document: int = 0,
+    d_vocab: int | None = None,
 ) -> TokenBatches:
     """Batches of at most ``batch`` rows of at most ``context`` tokens; rows and their order are those of any other
     batch size. Read lazily. For a language model take ``model_batches``.
+
+    Documents are texts, or lists of tokens, of which a beginning token and padding at the ends are not read. ``tokenizer`` may be
+    ``None`` for tokens, and a model with ``d_vocab`` embeddings has none beyond them.
 
     ``prepend_bos`` decides what every row begins with, since a tokenizer does not know how a model was trained: the
     tokenizer's beginning token (True), nothing (False), or that token wherever the tokenizer has one (None, the default),
@@ -309,8 +353,8 @@ def token_batches(
     padding; all rows are held at once. ``first_document`` is the number of the first document, for a corpus that is a part
     of a larger one.
 
-    Raises ``RequestError`` for a batch or context below 1, ``prepend_bos=True`` without such a token, or a context without
-    room beside it.
+    Raises ``RequestError`` for a batch or context below 1, ``prepend_bos=True`` without such a token, a context without room beside
+    it, and, when read, for a text without a tokenizer; ``WorkError`` for a token that the model has no embedding for.
     """
     for name, value in (("batch", batch), ("context", context), ("shuffle", 1 if shuffle is None else shuffle)):
         if value < 1:
@@ -329,6 +373,7 @@ def token_batches(
         seed=seed,
         by_length=by_length,
         first_document=first_document,
+        d_vocab=d_vocab,
     )
     if batches.bos is not None and context < 2:
         raise RequestError(f"context = {context}: with a beginning token a row needs at least 2")

@@ -10,8 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mi_superposition.corpora.files import (
+    COMPRESSED,
+    Content,
     Document,
+    csv_documents,
     jsonl_documents,
+    numpy_documents,
     parquet_documents,
     saved_documents,
     text_documents,
@@ -53,7 +57,7 @@ class CorpusCounts:
 
 
 class Corpus:
-    """Documents in their order, read anew at every pass and never all in memory.
+    """Documents in their order, read anew at every pass and never all in memory: texts, or lists of tokens.
 
     ``counts`` is about the last pass, or the one under way; ``None`` before the first. With ``limit`` a pass ends after so many
     documents.
@@ -75,12 +79,12 @@ class Corpus:
         self._read = read
         self._told = False
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Content]:
         self.counts = CorpusCounts()
         try:
             for document in self._read():
                 self._count(document)
-                if document.text is not None and document.text.strip():
+                if document.text is not None and not _is_empty(document.text):
                     yield document.text
                     if self.counts.documents == self.limit:
                         break
@@ -103,7 +107,7 @@ class Corpus:
     def _count(self, document: Document) -> None:
         counts = self.counts or CorpusCounts()
         if document.text is not None:
-            kind = "documents" if document.text.strip() else "empty"
+            kind = "empty" if _is_empty(document.text) else "documents"
             counts = replace(counts, **{kind: getattr(counts, kind) + 1})
         if document.problem is not None:
             kind = document.problem
@@ -126,6 +130,18 @@ class Corpus:
         return {"name": self.name, "sha256": text_hash(names)}
 
 
+def _is_empty(text: Content) -> bool:
+    return not (text.strip() if isinstance(text, str) else text)
+
+
+def texts_of(corpus: Corpus) -> Iterator[str]:
+    """The documents of a corpus, for what reads words. Raises ``RequestError`` for one of tokens."""
+    for document in corpus:
+        if not isinstance(document, str):
+            raise RequestError(f"corpus {corpus.name!r} holds tokens: give one of texts")
+        yield document
+
+
 def corpus_of(text: TextPart) -> Corpus:
     """The whole corpus that a configuration names. Raises as ``load_corpus``."""
     # As it is written on a command line.
@@ -144,10 +160,11 @@ def load_corpus(
 ) -> Corpus:
     """A corpus by name, or its first ``documents``.
 
-    ``name`` is ``"stories"`` (bundled); a ``.txt`` file, whose documents are parted by ``separator``; a ``.jsonl`` or
-    ``.parquet`` file or a folder written by ``save_to_disk`` of datasets, with the text in ``column`` (by default ``text``,
-    or ``sentence`` where there is no ``text``); or a dataset id on the hub, streamed (from the local hub cache where the
-    hub cannot be reached). ``split`` is for the last two, ``config`` for the hub.
+    ``name`` is ``"stories"`` (bundled); a ``.txt`` file, whose documents are parted by ``separator``; a ``.jsonl``, ``.csv``,
+    ``.tsv`` or ``.parquet`` file or a folder written by ``save_to_disk`` of datasets, with the text or its tokens in ``column`` (by
+    default the first of ``text``, ``sentence``, ``input_ids`` and ``tokens`` that is there); a ``.npy`` file of tokens [document,
+    position]; or a dataset id on the hub, streamed (from the local hub cache where the hub cannot be reached). Files of text may be
+    compressed (``.jsonl.gz``, ``.txt.zst``). ``split`` is for saved folders and the hub, ``config`` for the hub.
 
     Empty documents, broken lines and rows without text are passed over and counted, bytes that are no UTF-8 are replaced
     by U+FFFD and counted: see ``Corpus.counts``; a pass that meets any says so once on standard error, and fails with ``WorkError`` where
@@ -172,17 +189,27 @@ def _reader(
     path = Path(name)
     if path.is_dir():
         return (lambda: saved_documents(path, split, column)), path
-    readers: dict[str, Callable[[], Iterator[Document]]] = {
+    of_text: dict[str, Callable[[], Iterator[Document]]] = {
         ".txt": lambda: text_documents(path, separator),
         ".jsonl": lambda: jsonl_documents(path, column),
-        ".parquet": lambda: parquet_documents(path, column),
+        ".csv": lambda: csv_documents(path, column, ","),
+        ".tsv": lambda: csv_documents(path, column, "\t"),
     }
-    if path.suffix in readers:
+    others: dict[str, Callable[[], Iterator[Document]]] = {
+        ".parquet": lambda: parquet_documents(path, column),
+        ".npy": lambda: numpy_documents(path),
+    }
+    compressed = path.suffix in COMPRESSED
+    read = of_text.get(Path(path.stem).suffix) if compressed else (of_text | others).get(path.suffix)
+    if read is not None:
         if not path.is_file():
             raise RequestError(f"{str(name)!r} is not there: give a file that exists")
-        return readers[path.suffix], path
+        return read, path
     if path.exists():
-        raise RequestError(f"{str(name)!r} is no corpus: give {', '.join(readers)} or a folder saved by datasets")
+        raise RequestError(
+            f"{str(name)!r} is no corpus: give {', '.join(of_text)} (also {', '.join(COMPRESSED)}), {', '.join(others)} or a folder "
+            "saved by datasets"
+        )
     parts = str(name).split("/")
     if not 1 <= len(parts) <= 2 or not all(parts) or str(name).startswith((".", os.sep)):
         raise RequestError(f"{str(name)!r} is not there, and no dataset id either: give a file, a folder or OWNER/NAME")

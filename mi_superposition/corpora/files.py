@@ -1,24 +1,34 @@
-"""Documents from files, one at a time. A damaged part costs that part; a damaged whole is an error."""
+"""Documents from files, one at a time: texts, or the numbers of their tokens. A damaged part costs that part; a damaged whole is an
+error.
+"""
 
 from __future__ import annotations
 
 import codecs
+import csv
 import functools
+import io
 import itertools
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import DatasetDict, load_from_disk
 
 from mi_superposition.errors import RequestError, WorkError
 
-# Where the text is, if nothing else is asked for: the first of these that is there.
-TEXT_COLUMNS = ("text", "sentence")
+# Where the text is, or its tokens, if nothing else is asked for: the first of these that is there.
+TEXT_COLUMNS = ("text", "sentence", "input_ids", "tokens")
+# Files of text may be compressed.
+COMPRESSED = (".gz", ".zst", ".bz2")
+# What a document is: its text, or its tokens.
+Content = str | list[int]
 _READ_BYTES = 1 << 20
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -33,23 +43,33 @@ _ROWS = 256
 
 
 class Document(NamedTuple):
-    """A document's text, or ``None`` where there is none; what was wrong with it, and where it stands."""
+    """A document's text or tokens, or ``None`` where there is none; what was wrong with it, and where it stands."""
 
-    text: str | None
+    text: Content | None
     problem: Literal["broken", "missing", "repaired"] | None = None
     where: str = ""
 
 
 def text_column(names: Collection[str], column: str | None = None) -> str:
-    """The column with the text: the one asked for, else 'text', or 'sentence' where ``names`` has no 'text'."""
+    """The column with the text: the one asked for, else the first of ``TEXT_COLUMNS`` that ``names`` has."""
     return column or next((usual for usual in TEXT_COLUMNS if usual in names), TEXT_COLUMNS[0])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The bytes of a file, decompressed as its ending says. Raises ``WorkError`` where they cannot be read."""
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            yield io.BufferedReader(stream)
+    except (pa.ArrowException, OSError) as error:
+        raise WorkError(f"cannot read {str(path)!r}: {str(error).splitlines()[0]}") from error
 
 
 def text_documents(path: Path, separator: str) -> Iterator[Document]:
     """The stretches of a text file between separators, without the line breaks next to them."""
     parting = separator.encode()
     pending, offset = bytearray(), 0
-    with path.open("rb") as file:
+    with _opened(path) as file:
         recoded = file.read(4).startswith(tuple(mark for mark in _MARKS if mark != codecs.BOM_UTF8))
     for block in _utf8_blocks(path):
         # Only what is new is searched, with as much of the old as a separator may begin in.
@@ -77,7 +97,7 @@ def _say_once(message: str) -> None:
 
 def _utf8_blocks(path: Path) -> Iterator[bytes]:
     """A file's bytes, block by block; without a byte-order mark, and in UTF-8 where that says UTF-16 or UTF-32."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         first = file.read(_READ_BYTES)
         # The mark of UTF-16 begins like that of UTF-32, which is therefore looked for first.
         mark = next((mark for mark in _MARKS if first.startswith(mark)), None)
@@ -101,12 +121,12 @@ def _decoded(content: bytes, where: str, recoded: bool) -> Document:
 
 
 def jsonl_documents(path: Path, column: str | None) -> Iterator[Document]:
-    """The text in ``column`` of every line; blank lines are no documents. Without a column the first line with one of
+    """The text or tokens in ``column`` of every line; blank lines are no documents. Without a column the first line with one of
     ``TEXT_COLUMNS`` decides.
     """
     known: set[str] = set()
     found = False
-    with path.open("rb") as file:
+    with _opened(path) as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             if not line.strip():
@@ -128,6 +148,10 @@ def jsonl_documents(path: Path, column: str | None) -> Iterator[Document]:
             if column is None and not known.isdisjoint(TEXT_COLUMNS):
                 column = text_column(known)
             value = None if column is None else row.get(column)
+            if _are_tokens(value):
+                found = True
+                yield Document(value, problem, where)
+                continue
             if not isinstance(value, str):
                 yield Document(None, "missing", where)
                 continue
@@ -140,8 +164,53 @@ def jsonl_documents(path: Path, column: str | None) -> Iterator[Document]:
         raise RequestError(_no_column(path, wanted, known))
 
 
+def csv_documents(path: Path, column: str | None, delimiter: str) -> Iterator[Document]:
+    """The text in ``column`` of every row below the heading; a row with more or fewer fields than that is broken."""
+    with _opened(path) as file:
+        mark = next((mark for mark in _MARKS if file.peek(4).startswith(mark)), codecs.BOM_UTF8)
+        # Marks are left out by these encodings; bytes that cannot be read become surrogates, which no text has.
+        encoding = {codecs.BOM_UTF8: "utf-8-sig"}.get(mark, _MARKS[mark].removesuffix("-le").removesuffix("-be"))
+        lines = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
+        # No field of a text is too long.
+        csv.field_size_limit(2**31 - 1)
+        rows = csv.DictReader(lines, delimiter=delimiter)
+        try:
+            names = rows.fieldnames or []
+            column = text_column(names, column)
+            if column not in names:
+                raise RequestError(_no_column(path, column, names))
+            for number, row in enumerate(rows, start=1):
+                value = row[column]
+                if None in row or None in row.values():
+                    yield Document(None, "broken", f"row {number}")
+                else:
+                    whole = value.encode("utf-8", "surrogateescape").decode(errors="replace")
+                    yield Document(whole, "repaired" if whole != value else None, f"row {number}")
+        except csv.Error as error:
+            raise WorkError(f"cannot read {str(path)!r}: {error} at line {rows.line_num}") from error
+
+
+def numpy_documents(path: Path) -> Iterator[Document]:
+    """The rows of an array of tokens [document, position], mapped into memory and not read into it."""
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise WorkError(f"cannot read {str(path)!r}: {str(error).splitlines()[0]}") from error
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind not in "iu":
+        what = f"shape {rows.shape} and dtype {rows.dtype}" if isinstance(rows, np.ndarray) else "several arrays"
+        raise RequestError(
+            f"{str(path)!r} holds {what}: give whole numbers [document, position]; tokens.reshape(-1, 128) cuts one long text"
+        )
+    for row in rows:
+        yield Document(row.tolist())
+
+
+def _are_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
+
+
 def parquet_documents(path: Path, column: str | None) -> Iterator[Document]:
-    """The text in ``column`` of every row, a few hundred rows at a time."""
+    """The text or tokens in ``column`` of every row, a few hundred rows at a time."""
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
@@ -154,7 +223,7 @@ def parquet_documents(path: Path, column: str | None) -> Iterator[Document]:
 
 
 def _column_documents(tables: Iterable[Any]) -> Iterator[Document]:
-    """The texts of Arrow tables of one column."""
+    """The texts or tokens of Arrow tables of one column."""
     number = 0
     for table in tables:
         # As bytes: pyarrow refuses a whole batch for one string that is no UTF-8.
@@ -162,6 +231,8 @@ def _column_documents(tables: Iterable[Any]) -> Iterator[Document]:
             number += 1
             if isinstance(value, bytes):
                 yield _decoded_row(value, f"row {number}")
+            elif _are_tokens(value):
+                yield Document(value)
             else:
                 yield Document(None, "missing", f"row {number}")
 
@@ -172,6 +243,8 @@ def _as_bytes(values: Any) -> list[Any]:
         return _as_bytes(values.dictionary_decode())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         values = values.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
+    elif pa.types.is_string_view(kind):
+        values = values.cast(pa.binary_view())
     return values.to_pylist()
 
 
@@ -183,7 +256,7 @@ def _decoded_row(content: bytes, where: str) -> Document:
 
 
 def saved_documents(path: Path, split: str, column: str | None) -> Iterator[Document]:
-    """The text in ``column`` of a folder written by ``save_to_disk``, mapped into memory and not read into it."""
+    """The text or tokens in ``column`` of a folder written by ``save_to_disk``, mapped into memory and not read into it."""
     try:
         saved = load_from_disk(str(path))
     except FileNotFoundError as error:
@@ -201,11 +274,12 @@ def saved_documents(path: Path, split: str, column: str | None) -> Iterator[Docu
 
 
 def row_documents(rows: Any, column: str) -> Iterator[Document]:
-    """The text in ``column`` of rows that are mappings."""
+    """The text or tokens in ``column`` of rows that are mappings."""
     row: Mapping[str, Any]
     for number, row in enumerate(rows, start=1):
         text = row.get(column)
-        yield Document(text) if isinstance(text, str) else Document(None, "missing", f"row {number}")
+        known = isinstance(text, str) or _are_tokens(text)
+        yield Document(text) if known else Document(None, "missing", f"row {number}")
 
 
 def _no_column(path: Path, column: str, names: Any) -> str:

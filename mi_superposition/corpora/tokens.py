@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mi_superposition.files import text_hash
+from mi_superposition.runs import WHOLE
 
 # A longer token is cut here.
 LONGEST_SHOWN = 80
@@ -24,17 +26,33 @@ _BYTE = re.compile(r"(?<!\\)\\x([0-9a-f]{2})")
 _JOINERS = "\u200c\u200d"
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 over its vocabulary: what a run folder records of it."""
-    return text_hash([json.dumps(sorted(tokenizer.get_vocab().items()))])
+def tokenizer_identity(tokenizer: Any) -> dict[str, str] | None:
+    """What a run folder records of a tokenizer, ``None`` without one: SHA-256 of its vocabulary, and of all that it does to a text.
+
+    Runs of version 0.1 have the first alone: a tokenizer with other merges or another normaliser can have the same vocabulary.
+    """
+    if tokenizer is None:
+        return None
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        model = getattr(getattr(tokenizer, "sp_model", None), "serialized_model_proto", lambda: b"")()
+        whole = [type(tokenizer).__name__, vocabulary, hashlib.sha256(model).hexdigest()]
+    else:
+        # How it last cut or padded is no part of it.
+        whole = [json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None}, sort_keys=True)]
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    return {"sha256": text_hash([vocabulary]), WHOLE: text_hash([*whole, special])}
 
 
-def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
+def token_strings(tokenizer: PreTrainedTokenizerBase | None, d_vocab: int) -> list[str]:
     """What each of ``d_vocab`` tokens stands for, by its number; a byte that is no whole character as ``\\xe2``, and a text that looks
     the same with one backslash more.
 
-    A number without a token, as models have that round their vocabulary up, gives ``<12>``.
+    A number without a token, as models have that round their vocabulary up or came without a tokenizer, gives ``<12>``.
     """
+    if tokenizer is None:
+        return [f"<{number}>" for number in range(d_vocab)]
     known = min(len(tokenizer), d_vocab)
     names = [*tokenizer.convert_ids_to_tokens(list(range(known))), *[None] * (d_vocab - known)]
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -63,7 +81,7 @@ def _decoded(token: bytes) -> str:
     return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", _BYTE.sub(r"\\\g<0>", text))
 
 
-def visible_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
+def visible_tokens(tokenizer: PreTrainedTokenizerBase | None, d_vocab: int) -> list[str]:
     """``token_strings`` as they are shown: see ``visible``."""
     return [visible(string) for string in token_strings(tokenizer, d_vocab)]
 

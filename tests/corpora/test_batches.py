@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from mi_superposition import load_model, pool_texts, untrained_copy
 from mi_superposition.corpora import model_batches, token_batches
-from mi_superposition.errors import RequestError
+from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.protocol import beginning_token
 from mi_superposition.stories.train import train_tokenizer
 
@@ -228,11 +228,6 @@ def test_a_beginning_that_the_tokenizer_does_not_have():
         token_batches(TEXTS, tokenizer, 2, 8, prepend_bos=True)
 
 
-def test_a_model_that_came_without_a_tokenizer(tiny_model):
-    with pytest.raises(RequestError, match="came without a tokenizer"):
-        model_batches(tiny_model, ["text"], 2)
-
-
 @pytest.mark.parametrize(
     ("special", "names"),
     [
@@ -260,3 +255,46 @@ def test_no_beginning_token_is_made_up(special, names, tmp_path):
     with pytest.raises(RequestError, match="has no beginning-of-sequence token"):
         model_batches(model, TINY_TEXT[:1], 1, prepend_bos=True)
     assert set(pool_texts(model, TINY_TEXT)) == set(pool_texts(untrained_copy(model, 0), TINY_TEXT, tokenizer=own))
+
+
+def test_documents_of_tokens_are_read_as_texts_are(tiny_gpt2):
+    """With a beginning token and padding, or without, and beside texts."""
+    model = tiny_gpt2.hooked
+    texts = ["a cat ran", "the dog and the fox like to play"]
+    encoded = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    beginning, padding = model.tokenizer.bos_token_id, model.tokenizer.pad_token_id
+    padding = beginning if padding is None else padding
+    dressed = [[beginning, *encoded[0], padding, padding], encoded[1]]
+    [expected] = model_batches(model, texts, 4)
+    for documents in (encoded, dressed, [texts[0], encoded[1]]):
+        [found] = model_batches(model, documents, 4)
+        assert torch.equal(found.tokens, expected.tokens)
+        assert torch.equal(found.mask, expected.mask)
+        assert found.content == expected.content
+
+
+def test_a_model_without_a_tokenizer_reads_tokens_and_no_texts(tiny_model):
+    [batch] = model_batches(tiny_model, [[1, 2, 3], [4, 5]], 4)
+    assert batch.tokens.tolist() == [[1, 2, 3], [4, 5, 0]]
+    assert batch.mask.tolist() == [[True] * 3, [True, True, False]]
+    with pytest.raises(RequestError, match="without a tokenizer: it cannot read a text; give tokens"):
+        list(model_batches(tiny_model, ["words"], 4))
+
+
+@pytest.mark.parametrize("tokens", [[1, 2, 999], [3, -1]])
+def test_a_token_without_an_embedding_is_named(tokens, tiny_model):
+    last = tiny_model.cfg.d_vocab - 1
+    with pytest.raises(
+        RequestError,
+        match=rf"document 1 has token {max(tokens, key=abs) if 999 in tokens else -1}: .*the last is {last}",
+    ):
+        list(model_batches(tiny_model, [[1], tokens], 4))
+
+
+def test_a_padding_token_that_was_added_later_is_never_read(tiny_gpt2):
+    tokenizer = copy.deepcopy(tiny_gpt2.hooked.tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<later>"})
+    assert tokenizer.pad_token_id >= tiny_gpt2.hooked.cfg.d_vocab
+    batches = token_batches(["a cat", "a dog and a fox"], tokenizer, 2, 16, d_vocab=tiny_gpt2.hooked.cfg.d_vocab)
+    [batch] = batches
+    assert int(batch.tokens.max()) < tiny_gpt2.hooked.cfg.d_vocab

@@ -1,10 +1,14 @@
 """Corpora: every format gives the same documents, whatever is broken is counted, and nothing is read whole."""
 
 import codecs
+import csv
+import gzip
+import io
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +16,7 @@ from datasets import Dataset, DatasetDict
 from fake_hub import into_hub_cache
 
 from mi_superposition import load_corpus
-from mi_superposition.corpora import CorpusCounts, corpus_of
+from mi_superposition.corpora import CorpusCounts, corpus_of, texts_of
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.parts import TextPart
 
@@ -31,10 +35,24 @@ def everywhere(tmp_path):
     pq.write_table(pa.table({"text": DOCUMENTS, "other": [1, 2, 3, 4]}), tmp_path / "a.parquet", row_group_size=2)
     Dataset.from_dict({"text": DOCUMENTS}).save_to_disk(tmp_path / "saved")
     DatasetDict({"train": Dataset.from_dict({"text": DOCUMENTS})}).save_to_disk(tmp_path / "saved-dict")
+    lines = "\n".join(json.dumps({"text": text}) for text in DOCUMENTS)
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([["text", "other"], *((text, 1) for text in DOCUMENTS)])
+    pq.write_table(pa.table({"text": pa.array(DOCUMENTS, pa.string_view())}), tmp_path / "view.parquet")
+    pq.write_table(pa.table({"text": pa.array(DOCUMENTS, pa.large_string())}), tmp_path / "large.parquet")
+    pq.write_table(pa.table({"text": pa.array(DOCUMENTS).dictionary_encode()}), tmp_path / "dictionary.parquet")
     return [
         write(tmp_path, "a.txt", "<|endoftext|>".join(DOCUMENTS)),
-        write(tmp_path, "a.jsonl", "\n".join(json.dumps({"text": text}) for text in DOCUMENTS)),
+        write(tmp_path, "a.txt.gz", gzip.compress("<|endoftext|>".join(DOCUMENTS).encode())),
+        write(tmp_path, "a.jsonl", lines),
+        write(tmp_path, "a.jsonl.zst", pa.compress(lines.encode(), "zstd", asbytes=True)),
+        write(tmp_path, "a.csv", table.getvalue()),
+        write(tmp_path, "a.csv.gz", gzip.compress(table.getvalue().encode("utf-16"))),
+        write(tmp_path, "a.tsv", table.getvalue().replace(",1\r\n", "\t1\r\n").replace(",other", "\tother")),
         tmp_path / "a.parquet",
+        tmp_path / "view.parquet",
+        tmp_path / "large.parquet",
+        tmp_path / "dictionary.parquet",
         tmp_path / "saved",
         tmp_path / "saved-dict",
     ]
@@ -113,7 +131,9 @@ def test_bad_utf8_in_text_and_parquet(tmp_path):
 
 
 def test_a_wrong_column_says_which_there_are(tmp_path, everywhere):
-    for path in everywhere[1:]:
+    for path in everywhere:
+        if ".txt" in path.name:
+            continue
         with pytest.raises(RequestError, match=r"no column 'txt': it has .*'text'"):
             list(load_corpus(path, column="txt"))
 
@@ -151,7 +171,7 @@ def test_wrong_names(tmp_path):
         ("storie", "did you mean 'stories'"),
         (tmp_path / "none.txt", "is not there"),
         ("./nowhere", "is not there"),
-        (write(tmp_path, "a.csv", "x"), "is no corpus: give .txt"),
+        (write(tmp_path, "a.docx", "x"), "is no corpus: give .txt"),
     ]:
         with pytest.raises(RequestError, match=said):
             load_corpus(name)
@@ -315,6 +335,52 @@ def test_a_byte_order_mark_says_how_a_text_is_encoded(encoding, tmp_path):
     corpus = load_corpus(tmp_path / "a.txt")
     assert list(corpus) == stories
     assert corpus.counts == CorpusCounts(documents=3)
+
+
+TOKENS = [[5, 6, 7], [8, 9, 10]]
+
+
+def test_tokens_in_every_format(tmp_path):
+    np.save(tmp_path / "a.npy", np.array(TOKENS, dtype=np.uint16))
+    for kind in (pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.int16(), 3)):
+        pq.write_table(pa.table({"input_ids": pa.array(TOKENS, kind)}), tmp_path / "a.parquet")
+        assert list(load_corpus(tmp_path / "a.parquet")) == TOKENS
+    Dataset.from_dict({"input_ids": TOKENS, "attention_mask": [[1] * 3] * 2}).save_to_disk(tmp_path / "saved")
+    write(tmp_path, "a.jsonl", "\n".join(json.dumps({"tokens": tokens}) for tokens in TOKENS))
+    for name in ("a.npy", "saved", "a.jsonl"):
+        assert list(load_corpus(tmp_path / name)) == TOKENS, name
+        assert load_corpus(tmp_path / name, documents=1).identity()
+    with pytest.raises(RequestError, match="holds tokens: give one of texts"):
+        list(texts_of(load_corpus(tmp_path / "a.npy")))
+
+
+def test_wrong_arrays_are_one_line(tmp_path):
+    for array, said in (
+        (np.arange(6), r"shape \(6,\) and dtype int64: .*reshape"),
+        (np.ones((2, 3)), "dtype float64"),
+    ):
+        np.save(tmp_path / "a.npy", array)
+        with pytest.raises(RequestError, match=said):
+            list(load_corpus(tmp_path / "a.npy"))
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(WorkError, match="cannot read"):
+        list(load_corpus(tmp_path / "a.npy"))
+
+
+def test_broken_rows_of_a_table_are_counted(tmp_path):
+    path = write(tmp_path, "a.csv", b'text,other\nfine,1\ntoo,many,fields\nfew\n,2\nb\xff,3\n"two\nlines",4\n')
+    corpus = load_corpus(path)
+    assert list(corpus) == ["fine", "b\ufffd", "two\nlines"]
+    counts = corpus.counts
+    assert (counts.documents, counts.broken, counts.empty, counts.repaired) == (3, 2, 1, 1)
+    with pytest.raises(RequestError, match="has no column 'words': it has 'other', 'text'"):
+        list(load_corpus(path, column="words"))
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.csv.bz2"])
+def test_a_damaged_compressed_file_is_one_line(name, tmp_path):
+    with pytest.raises(WorkError, match="cannot read"):
+        list(load_corpus(write(tmp_path, name, b"this is not compressed at all, whatever its name says")))
 
 
 def test_a_text_of_many_lines_without_a_separator_says_so(tmp_path, capsys):

@@ -63,8 +63,8 @@ def scan_neurons(
 
 
 def vocabulary_of(model: HookedModel) -> list[str]:
-    """What every token of a model looks like, by its number; empty for a model that came without a tokenizer."""
-    return [] if model.tokenizer is None else visible_tokens(model.tokenizer, model.cfg.d_vocab)
+    """What every token of a model looks like, by its number; its number for a model that came without a tokenizer."""
+    return visible_tokens(model.tokenizer, model.cfg.d_vocab)
 
 
 def calibrate(reader: UnitReader, batches: Iterable[TokenBatch]) -> dict[str, Calibration]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
+from mi_superposition.corpora.tokens import tokenizer_identity
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
 from mi_superposition.models import FEATURES, load_model, weights_of
@@ -21,7 +22,7 @@ from mi_superposition.neurons.effects import TokenEffects, direction_effects
 from mi_superposition.neurons.scan import layer_of
 from mi_superposition.neurons.scan.names import has_mlp_neurons
 from mi_superposition.neurons.scan.scan import vocabulary_of
-from mi_superposition.runs import read_config, read_manifest
+from mi_superposition.runs import read_config, read_manifest, same_input
 from mi_superposition.sae.files import one_sae_folder, sae_identity
 from mi_superposition.studies.neurons import contexts, scan
 from mi_superposition.studies.neurons.readers import scanned_saes
@@ -76,7 +77,7 @@ class ScannedUnits:
 def open_scan(folder: Path, *, device: str) -> tuple[ScannedUnits, ScanConfig]:
     """The scan of the trained model in a finished run of ``neurons scan`` or ``neurons contexts``, and what was asked for.
 
-    Raises ``RequestError`` for another folder, and where the model or autoencoder is gone or has changed by now.
+    Raises ``RequestError`` for another folder, and where the model, its tokenizer or the autoencoder is gone or has changed by now.
     """
     manifest = read_manifest(folder)
     if manifest["command"] not in (scan.COMMAND, contexts.COMMAND):
@@ -88,6 +89,10 @@ def open_scan(folder: Path, *, device: str) -> tuple[ScannedUnits, ScanConfig]:
     model = load_model(config.model.name, device=device)
     if content_hash(weights_of(model)) != manifest["inputs"]["model"]["sha256"]:
         raise RequestError(f"{config.model.name!r} has changed since {str(folder)!r} scanned it: scan again")
+    if not same_input(manifest["inputs"]["tokenizer"], tokenizer_identity(model.tokenizer)):
+        raise RequestError(
+            f"the tokenizer of {config.model.name!r} has changed since {str(folder)!r} scanned with it: scan again"
+        )
     if config.sae is not None and sae_identity(one_sae_folder(config.sae)) != manifest["inputs"]["sae"]["sha256"]:
         raise RequestError(f"{config.sae!r} has changed since {str(folder)!r} scanned it: scan again")
     return ScannedUnits(stored, model, scanned_saes(config.sae, model)), config

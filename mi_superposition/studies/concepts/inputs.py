@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mi_superposition.concepts.config import AUTO, NONE, ConceptsConfig
 from mi_superposition.concepts.split import ConceptSplit, split_by_labels, split_by_words
 from mi_superposition.concepts.words import load_concepts, random_lists, sentences, words_of
-from mi_superposition.corpora import corpus_of, load_labelled_texts
+from mi_superposition.corpora import corpus_of, load_labelled_texts, texts_of
 from mi_superposition.corpora.labelled import columns_of
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
@@ -105,7 +105,7 @@ def _read_texts(config: ConceptsConfig) -> ConceptTexts:
         return ConceptTexts(labelled.texts, dict.fromkeys(names, ()), split, [], labelled.identity())
     concepts = load_concepts(config.concepts or ("stories" if text.corpus == "stories" else "sentiment"))
     corpus = corpus_of(text)
-    texts = tuple(itertools.islice(_different(sentences(corpus)), text.documents))
+    texts = tuple(itertools.islice(_different(sentences(texts_of(corpus))), text.documents))
     words = [words_of(one) for one in texts]
     lists = list(concepts.values())
     split = split_by_words(words, lists, names=list(concepts), per_concept=config.per_concept, seed=seed)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from mi_superposition.corpora import corpus_of
+from mi_superposition.corpora import check_readable, corpus_of
 from mi_superposition.errors import RequestError
 from mi_superposition.files import write_file
 from mi_superposition.models import device_of, load_model, model_record
@@ -137,6 +137,7 @@ def _source(model: HookedModel, config: OrderConfig) -> tuple[Source, dict[str, 
     if config.weights != ACTIVATIONS:
         return weight_source(model, config.layer, config.weights, config.measure, seed), {}
     corpus = corpus_of(config.text)
+    check_readable(model, corpus, config.text.corpus)
     source = activation_source(model, config.layer, corpus, config.text.documents, seed)
     return source, {"corpus": corpus.identity()}
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_superposition.corpora import model_batches
+from mi_superposition.corpora import Content, model_batches
 from mi_superposition.models import untrained_copy
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import NeuronVectors, control_vectors, neuron_correlations, neuron_vectors
@@ -58,11 +58,11 @@ def weight_source(model: HookedModel, layer: int, weights: str, measure: Measure
 
 
 def activation_source(
-    model: HookedModel, layer: int, documents: Iterable[str], n_documents: int | None, seed: int
+    model: HookedModel, layer: int, documents: Iterable[Content], n_documents: int | None, seed: int
 ) -> Source:
     """Correlation between activations over the first ``n_documents`` documents (``None``: all).
 
-    Raises ``RequestError`` for a layer that is not there and a model without a tokenizer.
+    Raises ``RequestError`` for a layer that is not there.
     """
     check_layer(model, layer)
     batches = model_batches(model, islice(documents, n_documents), _SEQUENCES_AT_ONCE)

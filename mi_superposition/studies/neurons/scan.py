@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from mi_superposition.corpora import corpus_of
-from mi_superposition.corpora.tokens import tokenizer_hash
+from mi_superposition.corpora import check_readable, corpus_of
+from mi_superposition.corpora.tokens import tokenizer_identity
 from mi_superposition.engine import check_engine
-from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
 from mi_superposition.models import device_of, model_record, weights_of
 from mi_superposition.neurons import NeuronScan
@@ -22,7 +20,7 @@ from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import Outcome, Run, open_run, read_config
 from mi_superposition.sae.files import one_sae_folder, sae_identity
 from mi_superposition.studies.neurons.readers import model_of, reader_of
-from mi_superposition.studies.neurons.shards import ScanSource, batches_of, scan_in_shards
+from mi_superposition.studies.neurons.shards import ScanSource, scan_in_shards
 from mi_superposition.studies.neurons.stored import read_scan
 from mi_superposition.training import fixed_arithmetic
 
@@ -80,8 +78,7 @@ def read_request(config: _Config) -> tuple[_Config, ScanSource]:
     model = model_of(config)
     reader = reader_of(model, config)
     corpus = corpus_of(config.text)
-    if next(iter(batches_of(model, list(itertools.islice(corpus, 1)), config)), None) is None:
-        raise RequestError(f"the corpus {config.text.corpus!r} is empty: nothing to scan")
+    check_readable(model, corpus, config.text.corpus, context=config.forward.context)
     return config, ScanSource(model, content_hash(weights_of(model)), corpus, reader)
 
 
@@ -91,7 +88,7 @@ def opened(out: Path, command: str, config: ScanConfig, source: ScanSource) -> I
     inputs: dict[str, Any] = {
         "model": model_record(config.model.name, source.model),
         "corpus": source.corpus.identity(),
-        "tokenizer": {"sha256": tokenizer_hash(source.model.tokenizer)},
+        "tokenizer": tokenizer_identity(source.model.tokenizer),
     }
     if config.sae is not None:
         inputs["sae"] = {"name": config.sae, "sha256": sae_identity(one_sae_folder(config.sae))}

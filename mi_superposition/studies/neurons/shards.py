@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mi_superposition.corpora import Corpus, TokenBatches, model_batches
+from mi_superposition.corpora import Content, Corpus, TokenBatches, model_batches
 from mi_superposition.engine import name_for_workers, results_of
 from mi_superposition.errors import WorkError
 from mi_superposition.files import content_hash, read_state, read_tensors, remove, write_state, write_tensors
@@ -49,7 +49,7 @@ class Shard:
 
     number: int
     first_document: int
-    documents: list[str]
+    documents: list[Content]
     config: ScanConfig
     state: State
     calibrations: dict[str, Calibration]
@@ -95,7 +95,7 @@ def scan_in_shards(
 
 def batches_of(
     model: HookedModel,
-    documents: Iterable[str],
+    documents: Iterable[Content],
     config: ScanConfig,
     first_document: int = 0,
     *,

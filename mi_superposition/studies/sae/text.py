@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mi_superposition.corpora import Corpus, TokenBatches, corpus_of, model_batches
+from mi_superposition.corpora import Corpus, TokenBatches, check_readable, corpus_of, model_batches
 from mi_superposition.corpora.files import TEXT_COLUMNS
-from mi_superposition.corpora.tokens import tokenizer_hash
+from mi_superposition.corpora.tokens import tokenizer_identity
 from mi_superposition.errors import RequestError
 from mi_superposition.models import load_model, model_record
 from mi_superposition.models.protocol import HookedModel
@@ -50,13 +50,11 @@ class ReadText:
             raise RequestError("the corpus has no held-out document (one in ten is held out): give a longer corpus")
 
     def identity(self) -> dict[str, Any]:
-        """What activations depend on beside how they are read: recorded in run folders. Raises ``RequestError`` for a model
-        without tokenizer.
-        """
-        self.batches(held_out=True)
+        """What activations depend on beside how they are read: recorded in run folders."""
+        check_readable(self.model, self.corpus, self.text.corpus, context=self.context, prepend_bos=self.prepend_bos)
         return {
             "model": model_record(self.model_name, self.model),
-            "tokenizer": {"sha256": tokenizer_hash(self.model.tokenizer)},
+            "tokenizer": tokenizer_identity(self.model.tokenizer),
             "corpus": self.corpus.identity() | {"split": self.text.split, "column": self.column},
         }
 

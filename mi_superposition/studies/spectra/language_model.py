@@ -78,7 +78,5 @@ class MeasuredLanguageModel:
 
     def _batches(self) -> Iterable[TokenBatch]:
         model = self.models["trained"]
-        # There is a corpus for models with a tokenizer alone.
-        assert model.tokenizer is not None
         documents = itertools.islice(iter(self.corpus or ()), self.config.text.documents)
         return model_batches(model, documents, _FORWARD_BATCH)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pandas as pd
 from scipy.stats import spearmanr
 
-from mi_superposition.corpora import corpus_of
+from mi_superposition.corpora import check_readable, corpus_of
 from mi_superposition.corpora.images import load_images
 from mi_superposition.errors import RequestError
 from mi_superposition.files import read_json
@@ -187,12 +187,12 @@ def open_network(config: SpectraConfig, progress: Progress = SILENT) -> Measured
         )
         return MeasuredClassifier(config, images)
     model = load_model(name, device=config.device.device)
-    if model.tokenizer is not None:
-        corpus = corpus_of(config.text)
-        return MeasuredLanguageModel(config, model, corpus)
-    if config.names_corpus:
-        raise RequestError(f"corpus = {config.text.corpus!r}: {name!r} has no tokenizer, so it cannot read text")
-    return MeasuredLanguageModel(config, model, None)
+    if model.tokenizer is None and not config.names_corpus:
+        return MeasuredLanguageModel(config, model, None)
+    corpus = corpus_of(config.text)
+    if model.tokenizer is None:
+        check_readable(model, corpus, config.text.corpus)
+    return MeasuredLanguageModel(config, model, corpus)
 
 
 def _spectra_file(folder: Path, state: State) -> Path:

@@ -11,9 +11,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from conftest import TINY_TEXT
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from mi_superposition import load_run
 from mi_superposition.cli import main
-from mi_superposition.files import PARTIAL
+from mi_superposition.files import PARTIAL, read_json
+from mi_superposition.models import save_model
 from mi_superposition.neurons import neuron_vectors
 from mi_superposition.pages.neurons.records import layer_records, unit_records
 from mi_superposition.pages.neurons.scan import write
@@ -201,3 +206,68 @@ def test_the_table_of_a_layer_is_the_scan(run):
     assert layer.columns["max"] == found.maximum.tolist()
     assert layer.columns["contexts"] == found.contexts.tolist()
     assert layer.n_units == 48
+
+
+def test_a_model_without_a_tokenizer_and_its_tokens(tmp_path, capsys):
+    """From the command line to pages on which tokens are their numbers."""
+    model = HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=1,
+            d_model=8,
+            n_ctx=16,
+            d_head=4,
+            n_heads=2,
+            d_mlp=6,
+            d_vocab=20,
+            act_fn="relu",
+            seed=0,
+            device="cpu",
+        )
+    )
+    save_model(model, tmp_path / "model")
+    tokens = np.random.default_rng(0).integers(0, 20, (40, 12))
+    np.save(tmp_path / "tokens.npy", tokens)
+    options = ["--model", str(tmp_path / "model"), "--corpus", str(tmp_path / "tokens.npy")]
+    assert main(["neurons", "scan", *options, "--out", str(tmp_path / "scan")]) == 0
+    assert main(["neurons", "pages", "--scan", str(tmp_path / "scan"), "--out", str(tmp_path / "site")]) == 0
+    [largest, *_] = load_run(tmp_path / "scan").examples("blocks.0.mlp.hook_post", 3).largest
+    activations = model.run_with_cache(torch.tensor(tokens))[1]["blocks.0.mlp.hook_post"][..., 3]
+    assert largest.activation == pytest.approx(float(activations.max()), abs=1e-5)
+    shown = largest.tokens[largest.position - largest.first]
+    assert shown == f"<{tokens[largest.document, largest.position]}>"
+    assert shown.replace("<", "&lt;").replace(">", "&gt;") in (tmp_path / "site" / "neurons" / "L0N3.html").read_text()
+    # Texts it cannot read: said before anything is written.
+    capsys.readouterr()
+    assert main(["neurons", "scan", *options[:2], "--out", str(tmp_path / "other")]) == 2
+    assert "came without a tokenizer" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    # Another order of the same rows is another corpus, and a token it does not have is named.
+    np.save(tmp_path / "tokens.npy", tokens + 1)
+    assert main(["neurons", "scan", *options, "--out", str(tmp_path / "third")]) == 1
+    assert "has token 20: the model has no such embedding, of which the last is 19" in capsys.readouterr().err
+
+
+def test_pages_of_another_tokenizer_are_refused(tiny_gpt2, tmp_path, capsys):
+    """The same vocabulary, but another normaliser: other tokens are shown than were read."""
+    shutil.copytree(tiny_gpt2.folder, tmp_path / "model")
+    (tmp_path / "words.txt").write_text("<|endoftext|>".join(TINY_TEXT))
+    options = ["--model", str(tmp_path / "model"), "--corpus", str(tmp_path / "words.txt")]
+    assert main(["neurons", "scan", *options, "--out", str(tmp_path / "scan")]) == 0
+    tokenizer = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    capsys.readouterr()
+    for words in (
+        ["neurons", "pages", "--scan", str(tmp_path / "scan"), "--out", str(tmp_path / "site")],
+        ["neurons", "scan", *options, "--out", str(tmp_path / "scan")],
+    ):
+        assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "the tokenizer of" in said
+    assert "was made with tokenizer = " in said
+    assert not (tmp_path / "site").exists()
+    # A run of version 0.1 has the hash of the vocabulary alone, which is the same.
+    manifest = read_json(tmp_path / "scan" / "manifest.json")
+    del manifest["inputs"]["tokenizer"]["whole"]
+    (tmp_path / "scan" / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["neurons", "pages", "--scan", str(tmp_path / "scan"), "--out", str(tmp_path / "site")]) == 0

@@ -285,7 +285,7 @@ def test_a_model_without_a_tokenizer_reads_tokens_and_no_texts(tiny_model):
 def test_a_token_without_an_embedding_is_named(tokens, tiny_model):
     last = tiny_model.cfg.d_vocab - 1
     with pytest.raises(
-        RequestError,
+        WorkError,
         match=rf"document 1 has token {max(tokens, key=abs) if 999 in tokens else -1}: .*the last is {last}",
     ):
         list(model_batches(tiny_model, [[1], tokens], 4))

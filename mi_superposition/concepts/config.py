@@ -40,7 +40,7 @@ class ConceptsConfig(Config):
     concepts: str | None = None
     """Word lists: 'stories', 'sentiment', or a JSON file {"concept": ["word", ...]}. Default: 'stories' for the bundled corpus, else 'sentiment'."""
     sae: str | None = None
-    """Sparse autoencoder of the model, whose features are measured too: run of 'sae train', SAELens folder, or 'stories'."""
+    """Sparse autoencoder of the model, whose features are measured too: run of 'sae train', SAELens folder, 'stories', or RELEASE:ID of SAELens's registry."""
     per_concept: AtLeast1 = 300
     """Maximum number of texts per concept, separately for training and for testing."""
     units_per_concept: AtLeast1 = 20

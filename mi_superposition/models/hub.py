@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -47,8 +47,15 @@ _SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 # TransformerLens's own layout: of all checkpoints the last.
 _OWN_WEIGHTS = ("*final.pth",)
+# Whatever says that something on the hub cannot be had.
+HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, HTTPError, ConnectionError, TimeoutError)
 _TIMEOUT = 20.0
 _Answer = TypeVar("_Answer")
+
+
+def kept_beside_hub_cache(*parts: str) -> Path:
+    """Where what was made from files of the hub is kept; ``HF_HOME`` moves it with the hub's cache."""
+    return Path(constants.HF_HOME, "mi_superposition", *parts)
 
 
 def fetch_model(hub_id: str, *, tokenizer: bool = True) -> Path:

@@ -98,7 +98,7 @@ class ScanConfig(Config):
 
     model: ModelPart = ModelPart()
     sae: str | None = None
-    """Sparse autoencoder whose features are scanned: run of 'sae train', SAELens folder, or 'stories'."""
+    """Sparse autoencoder whose features are scanned: run of 'sae train', SAELens folder, 'stories', or RELEASE:ID of SAELens's registry."""
     hook: tuple[str, ...] = ()
     """Hooks to scan, such as blocks.0.hook_resid_pre. Default: the MLP neurons of all layers; with --sae only its features."""
     text: TextPart = TextPart()
@@ -121,7 +121,7 @@ class ContextsConfig(ScanConfig):
     """
 
     sae: str | None = None
-    """Sparse autoencoder whose features are measured too: run of 'sae train', SAELens folder, or 'stories'."""
+    """Sparse autoencoder whose features are measured too: run of 'sae train', SAELens folder, 'stories', or RELEASE:ID of SAELens's registry."""
     hook: tuple[str, ...] = ()
     """Hooks to measure, such as blocks.0.hook_resid_pre. Default: the MLP neurons of all layers."""
     text: TextPart = TextPart(documents=500)

@@ -7,3 +7,8 @@ from pathlib import Path
 BUNDLED_SAES = {"stories": Path(__file__).parent.parent / "bundled" / "stories-sae"}
 # The folder of an autoencoder's evaluation, in its own.
 EVALUATION_FOLDER = "evaluation"
+
+
+def is_published(name: str | Path) -> bool:
+    """Whether a name is written as ``RELEASE:ID`` and is no folder."""
+    return ":" in str(name) and not Path(name).exists()

@@ -23,7 +23,7 @@ from mi_superposition.parts import (
     WorkersPart,
     WorkerThreadsPart,
 )
-from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
+from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER, is_published
 
 Architecture = Literal["standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka"]
 BY_K = ("topk", "batchtopk", "matryoshka")
@@ -215,7 +215,7 @@ class SaeEvaluateConfig(Config):
     """
 
     sae: str
-    """Run folder of 'sae train', folder in SAELens's layout, or the bundled 'stories' (which needs --out)."""
+    """Run folder of 'sae train', folder in SAELens's layout; or, with --out, RELEASE:ID of SAELens's registry or the bundled 'stories'."""
     model: str | None = None
     """Model, if its name or path differs from the one recorded at training."""
     hook: str | None = None
@@ -235,10 +235,11 @@ class SaeEvaluateConfig(Config):
     def usual_out(self) -> Path:
         """'evaluation' in the autoencoder's folder.
 
-        Raises ``RequestError`` for a bundled autoencoder, whose folder is the package's.
+        Raises ``RequestError`` for a bundled or published autoencoder, whose folder is not the user's.
         """
-        if self.sae in BUNDLED_SAES:
-            raise RequestError(f"{self.sae!r} is bundled: name a folder for its evaluation (--out)")
+        if self.sae in BUNDLED_SAES or is_published(self.sae):
+            kind = "bundled" if self.sae in BUNDLED_SAES else "published"
+            raise RequestError(f"{self.sae!r} is {kind}: name a folder for its evaluation (--out)")
         return Path(self.sae) / EVALUATION_FOLDER
 
 

@@ -19,8 +19,9 @@ from mi_superposition.files import content_hash, file_hash, text_hash, write_jso
 from mi_superposition.models import PROCESSED, PROCESSING, check_hooks, hook_widths, weights_of
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.runs import MANIFEST, read_config
-from mi_superposition.sae.catalogue import BUNDLED_SAES
+from mi_superposition.sae.catalogue import BUNDLED_SAES, is_published
 from mi_superposition.sae.config import SaeTrainConfig
+from mi_superposition.sae.published import fetch_published, kept_folder
 
 SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
 # SAELens's name for activations with an axis for heads, which it takes as one.
@@ -66,13 +67,18 @@ def save_sae(sae: SAE[Any], folder: Path, *, dtype: torch.dtype = torch.float32)
 
 
 def sae_folders(name: str | Path) -> dict[str, Path]:
-    """The autoencoders a name stands for: ``"stories"`` (bundled), a finished run of 'sae train', which may hold several, or a
-    folder in SAELens's layout.
+    """The autoencoders a name stands for: ``"stories"`` (bundled), a finished run of 'sae train', which may hold several, a folder
+    in SAELens's layout, or ``RELEASE:ID`` of SAELens's registry, which is fetched once and kept beside the hub's cache.
 
-    Raises ``RequestError`` for what holds none.
+    Raises ``RequestError`` for what holds none, ``WorkError`` for a published one that cannot be had.
     """
     if str(name) in BUNDLED_SAES:
         return {str(name): BUNDLED_SAES[str(name)]}
+    if is_published(name):
+        folder = kept_folder(str(name))
+        if not (folder / SAE_CONFIG).is_file():
+            save_sae(fetch_published(str(name)), folder)
+        return {str(name): folder}
     folder = Path(name)
     found = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAE_CONFIG}"))}
     if (folder / MANIFEST).is_file():
@@ -84,7 +90,7 @@ def sae_folders(name: str | Path) -> dict[str, Path]:
     if not found:
         known = ", ".join(map(repr, BUNDLED_SAES))
         raise RequestError(
-            f"{str(name)!r} holds no sparse autoencoder: give {known}, a run of 'sae train' or a folder with {SAE_CONFIG}"
+            f"{str(name)!r} holds no sparse autoencoder: give {known}, a run of 'sae train', a folder with {SAE_CONFIG} or RELEASE:ID"
         )
     return found
 
@@ -105,7 +111,8 @@ def one_sae_folder(name: str | Path) -> Path:
 
 
 def load_sae(name: str | Path, *, device: str | torch.device = "cpu") -> SAE[Any]:
-    """One of SAELens's autoencoders in single precision and eval mode: bundled, of a run, or from a folder of SAELens's.
+    """One of SAELens's autoencoders in single precision and eval mode: bundled, of a run, from a folder of SAELens's, or published
+    (``"gpt2-small-res-jb:blocks.8.hook_resid_pre"``).
 
     It reads activations with their last axes taken as one. Raises ``RequestError`` where there is none or more than one,
     ``WorkError`` for damaged files.

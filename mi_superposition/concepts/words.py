@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.training import derived_seed
 
 # The label of texts without any concept word, or with words of several.
 NO_CONCEPT = -1
-_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"”’']?\s+")
+# Letters of any alphabet, with the marks and joiners that belong to them.
+_LETTERS = r"\p{L}[\p{L}\p{M}\u200c\u200d]*"
+_WORD = regex.compile(rf"{_LETTERS}(?:'{_LETTERS})?")
+_SENTENCE_END = regex.compile(r"(?<=[.!?।])[\"”’']?\s+|(?<=[。！？][\"”’'」』]?)(?![\"”’'」』])\s*")
+# Scripts that put no space between words: every stretch of so many letters may be one.
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+")
+_LONGEST_UNSPACED = 8
+# The fewest words of a sentence, or its fewest letters in such a script.
+_FEWEST_WORDS = 3
 
 # Ours, made for stories for small children.
 STORY_CONCEPTS: Mapping[str, tuple[str, ...]] = {
@@ -88,16 +95,25 @@ def check_concepts(concepts: Mapping[str, Sequence[Any]]) -> dict[str, tuple[str
 
 
 def words_of(text: str) -> set[str]:
-    """Its words in small letters."""
-    return set(_WORD.findall(text.lower()))
+    """Its words in small letters; in scripts without spaces every stretch of letters that may be one."""
+    found = set(_WORD.findall(text.lower()))
+    for run in [word for word in found if _UNSPACED.search(word)]:
+        for part in _UNSPACED.findall(run):
+            found |= {
+                part[start : start + length] for length in range(1, _LONGEST_UNSPACED + 1) for start in range(len(part))
+            }
+    return found
 
 
 def sentences(documents: Iterable[str]) -> Iterator[str]:
-    """The sentences of texts, as full stops, question and exclamation marks part them; of at least three words."""
+    """The sentences of texts, as full stops, question and exclamation marks part them; of at least three words, or letters of a script
+    without spaces.
+    """
     for document in documents:
         for line in document.splitlines():
             for sentence in _SENTENCE_END.split(line):
-                if len(sentence.split()) >= 3:
+                unspaced = max(map(len, _UNSPACED.findall(sentence)), default=0)
+                if max(len(sentence.split()), unspaced) >= _FEWEST_WORDS:
                     yield sentence.strip()
 
 

@@ -21,13 +21,14 @@ from mi_superposition.figures.style import (
     plain_heatmap,
     styled,
 )
-from mi_superposition.heads import Circularity, HeadProjections
+from mi_superposition.heads import Circularity, HeadProjections, fourier_plane
 
 _MATRICES = ("Q", "K", "V", "O")
 
 
 def projection_chart(projections: HeadProjections, head: int, *, position: int, digit: int) -> go.Figure:
-    """Digits at one position (top) and positions for one digit (bottom) in the plane of one head.
+    """Digits at one position (top) and positions for one digit (bottom) in the plane of one head; of more than two dimensions in the
+    plane of the digits' strongest Fourier component.
 
     Columns Q, K, V and O. O has no position; the panel below it shows the OV circuit, from input digit to output digit.
     """
@@ -42,11 +43,13 @@ def projection_chart(projections: HeadProjections, head: int, *, position: int, 
         projections.output[head],
     ]
     for column, points in enumerate(by_digit):
-        figure.add_trace(_labelled(points, [str(d) for d in range(10)], DIGIT_COLOURS), row=1, col=column + 1)
+        figure.add_trace(
+            _labelled(_in_plane(points), [str(d) for d in range(10)], DIGIT_COLOURS), row=1, col=column + 1
+        )
     n_positions = len(projections.positions)
     colours = _position_colours(n_positions)
     for column, name in enumerate(("query", "key", "value")):
-        points = getattr(projections, name)[head, :, digit]
+        points = getattr(projections, name)[head, :, digit] @ fourier_plane(by_digit[column]).T
         figure.add_trace(_labelled(points, [str(p) for p in range(n_positions)], colours), row=2, col=column + 1)
     ov = projections.ov[head, :10]
     figure.add_trace(
@@ -60,7 +63,7 @@ def projection_chart(projections: HeadProjections, head: int, *, position: int, 
 
 
 def projection_multiples(projections: HeadProjections, *, position: int = 0) -> go.Figure:
-    """All heads at once: the ten digits under Q, K, V and O, one row per head."""
+    """All heads at once: the ten digits under Q, K, V and O, one row per head, each in the plane of its strongest Fourier component."""
     n_heads = projections.query.shape[0]
     titles = [f"{name}, head {head}" for head in range(n_heads) for name in _MATRICES]
     figure = make_subplots(n_heads, 4, subplot_titles=titles, horizontal_spacing=0.04, vertical_spacing=0.28 / n_heads)
@@ -71,23 +74,29 @@ def projection_multiples(projections: HeadProjections, *, position: int = 0) -> 
         ]
         for column, points in enumerate(panels):
             figure.add_trace(
-                _labelled(points, [str(d) for d in range(10)], DIGIT_COLOURS), row=head + 1, col=column + 1
+                _labelled(_in_plane(points), [str(d) for d in range(10)], DIGIT_COLOURS), row=head + 1, col=column + 1
             )
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(showticklabels=False)
     return _square(styled(figure, height=170 * n_heads, min_width=720), range(1, 4 * n_heads + 1))
 
 
-def projection_animation(frames: Mapping[str, Sequence[Float[Tensor, "digit xy"]]]) -> go.Figure:
-    """The ten digits under Q, K, V and O during training: one frame per snapshot, the same axes in all frames."""
+def projection_animation(frames: Mapping[str, Sequence[Float[Tensor, "digit d_head"]]]) -> go.Figure:
+    """The ten digits under Q, K, V and O during training: one frame per snapshot, the same axes in all frames, those of the last."""
     figure = make_subplots(1, 4, subplot_titles=_MATRICES, horizontal_spacing=0.06)
     labels = [str(d) for d in range(10)]
+
+    # The first frame shown is the end of training; the slider moves back.
+    last = list(frames)[-1]
+    planes = [fourier_plane(points) for points in frames[last]]
+    frames = {
+        name: [points @ plane.T for points, plane in zip(panels, planes, strict=True)]
+        for name, panels in frames.items()
+    }
 
     def traces(points: Sequence[Tensor]) -> list[go.Scatter]:
         return [_labelled(panel, labels, DIGIT_COLOURS) for panel in points]
 
-    # The first frame shown is the end of training; the slider moves back.
-    last = list(frames)[-1]
     for column, trace in enumerate(traces(frames[last])):
         figure.add_trace(trace, row=1, col=column + 1)
         limit = 1.08 * max(float(points[column].abs().max()) for points in frames.values())
@@ -150,11 +159,14 @@ def ov_singular_directions(projections: HeadProjections, head: int) -> go.Figure
     return figure.update_layout(margin=dict(t=76), legend=dict(y=1.14))
 
 
-def _labelled(points: Float[Tensor, "point xy"], labels: Sequence[str], colours: Sequence[str]) -> go.Scatter:
-    """The first two coordinates of points, drawn as their labels."""
-    second = points[:, 1] if points.shape[1] > 1 else points[:, 0] * 0
+def _in_plane(points: Float[Tensor, "digit d_head"]) -> Float[Tensor, "digit 2"]:
+    return points @ fourier_plane(points).T
+
+
+def _labelled(points: Float[Tensor, "point 2"], labels: Sequence[str], colours: Sequence[str]) -> go.Scatter:
+    """Points, drawn as their labels."""
     return go.Scatter(
-        x=points[:, 0].tolist(), y=second.tolist(), text=list(labels), mode="markers+text", textposition="middle right",
+        x=points[:, 0].tolist(), y=points[:, 1].tolist(), text=list(labels), mode="markers+text", textposition="middle right",
         marker=dict(color=list(colours), size=7), textfont=dict(size=11), showlegend=False,
         hovertemplate="%{text}: (%{x:.3f}, %{y:.3f})<extra></extra>",
     )  # fmt: skip

@@ -8,4 +8,5 @@ from .projection import Circularity as Circularity
 from .projection import HeadProjections as HeadProjections
 from .projection import circularity as circularity
 from .projection import digit_circularity as digit_circularity
+from .projection import fourier_plane as fourier_plane
 from .projection import project_heads as project_heads

@@ -199,6 +199,23 @@ def circularity(points: Float[Tensor, "*points digit xy"]) -> Circularity:
     return Circularity(share.float(), strongest + 1, roundness.float())
 
 
+def fourier_plane(points: Float[Tensor, "digit d_head"]) -> Float[Tensor, "2 d_head"]:
+    """Orthonormal axes of the plane in which the digits' strongest Fourier component lies: the one that ``circularity`` measures.
+
+    In two dimensions the axes are the coordinates themselves, and there is nothing to choose.
+    """
+    d_head = points.shape[1]
+    if d_head <= 2:
+        return torch.eye(2, d_head)
+    spectrum = torch.fft.rfft((points - points.mean(dim=0)).double(), dim=0)[1:]
+    # Half of the digits' frequency stands for one of the full transform, the others for two.
+    twice = torch.full((len(spectrum), 1), 2.0, dtype=torch.float64)
+    if len(points) % 2 == 0:
+        twice[-1] = 1
+    mode = spectrum[int((spectrum.abs().square() * twice).sum(dim=1).argmax())]
+    return torch.linalg.svd(torch.stack([mode.real, mode.imag]), full_matrices=False)[2].to(points.dtype)
+
+
 def _index(chosen: Sequence[int] | None, available: int, what: str) -> Int[Tensor, " index"]:
     if chosen is None:
         return torch.arange(available)

@@ -41,7 +41,9 @@ def test_sentences():
 @settings(deadline=None, max_examples=50)
 @given(st.text(max_size=200))
 def test_hostile_texts_have_words_in_small_letters(text):
-    assert all(word.islower() and word.isascii() for word in words_of(text))
+    for word in words_of(text):
+        assert word == word.lower()
+        assert not any(letter.isspace() or letter.isdigit() or letter in '_-.!?' for letter in word)
     list(sentences([text]))
 
 
@@ -162,3 +164,26 @@ def test_labels_are_parted_and_balanced():
         assert [labels[text] for text in side.index.tolist()] == side.labels.tolist()
     with pytest.raises(RequestError, match="label 'b': 20 texts have it; at least 40 are needed"):
         split_by_labels([0] * 300 + [1] * 20, names=("a", "b"), per_concept=50, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "sentences_of_it"),
+    [
+        ("Кошка спит. Собака бежит в парке!", {"кошка", "собака", "парке"}, 1),
+        ("Der süße Hund läuft. Die Tür ist über dem Boden.", {"süße", "läuft", "tür", "über"}, 2),
+        ("कुत्ता पार्क में दौड़ता है। बिल्ली दूध पीती है।", {"कुत्ता", "पार्क", "दौड़ता", "बिल्ली"}, 2),
+        ("小狗在公园里跑。今天天气很好！", {"小狗", "公园", "天气"}, 2),
+        ("L'eau est froide aujourd'hui.", {"l'eau", "froide", "aujourd'hui"}, 1),
+        ("ΟΔΥΣΣΕΥΣ ist ein Held.", {"οδυσσευς", "held"}, 1),
+    ],
+)
+def test_words_of_any_alphabet(text, words, sentences_of_it):
+    assert words <= words_of(text)
+    assert len(list(sentences([text]))) == sentences_of_it
+    assert check_concepts({"one": sorted(words)[:2], "two": ["other", "words"]})
+
+
+@pytest.mark.parametrize("word", ["two words", "", "-", "7up", "_", "а1"])
+def test_what_is_no_word(word):
+    with pytest.raises(RequestError, match="no single word of letters"):
+        check_concepts({"one": ["fine", word], "two": ["other", "words"]})

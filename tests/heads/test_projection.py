@@ -6,7 +6,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mi_superposition import load_model
 from mi_superposition.errors import RequestError
-from mi_superposition.heads import circularity, project_heads
+from mi_superposition.heads import circularity, fourier_plane, project_heads
 from mi_superposition.heads.patterns import attention_pattern
 from mi_superposition.models.attention_only import without_deprecations
 
@@ -131,3 +131,24 @@ def test_half_precision_is_worked_out_in_single(tiny_gpt2):
     found = project_heads(half, tokens=range(5), positions=[0])
     assert found.query.dtype == torch.float32
     assert torch.allclose(found.ov_singular_values, wanted.ov_singular_values, rtol=0.05, atol=1e-5)
+
+
+def test_the_plane_drawn_is_the_one_measured():
+    """Digits on a circle in two of six dimensions, beside larger movements that are no circle."""
+    angle = 2 * math.pi * 3 * torch.arange(10) / 10
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    basis = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
+    noise = 0.3 * torch.randn(10, 4, generator=torch.Generator().manual_seed(1))
+    points = torch.cat([circle, noise], dim=1) @ basis.T + 5
+    measured = circularity(points)
+    assert int(measured.frequency) == 3
+    centred = points - points.mean(dim=0)
+    drawn = centred @ fourier_plane(points).T
+    # The strongest component lies in it whole, and the first two coordinates show less.
+    assert float(circularity(drawn).share) > 0.95
+    share = float(drawn.square().sum() / centred.square().sum())
+    assert share > float(measured.share) - 1e-6
+    assert float(centred[:, :2].square().sum() / centred.square().sum()) < share
+    # Two dimensions and one are drawn as they are.
+    assert torch.equal(fourier_plane(torch.randn(10, 2)), torch.eye(2))
+    assert (torch.randn(10, 1) @ fourier_plane(torch.randn(10, 1)).T).shape == (10, 2)

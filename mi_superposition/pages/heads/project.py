@@ -62,6 +62,11 @@ def items(study: HeadProjectionStudy) -> list[Item]:
                 f"Top: queries, keys and values of the ten digits at position {study.config.position}, and the direction in which the "
                 f"head writes each digit (its output). Bottom: queries, keys and values of the digit {study.config.digit} at every "
                 "position. The answer positions always hold '=', so the queries of digits exist but are never used."
+                + (
+                    ""
+                    if study.trained.query.shape[-1] <= 2
+                    else " Of each head's dimensions, the plane of the digits' strongest Fourier component is drawn."
+                )
             ),
             number=(
                 f"Values: {100 * float(share):.0f} % of the variance in one Fourier frequency, roundness {float(roundness):.2f}; "

@@ -96,7 +96,8 @@ def test_what_is_bundled_is_of_the_bundled_model_and_what_its_docs_say():
     docs = (Path(__file__).parents[3] / "docs" / "concepts.md").read_text()
     for name in (STORIES, *REAL):
         result = load(BUNDLED / name)
-        assert result.metrics() == read_json(BUNDLED / name / "metrics.json")
+        # To the last bit with one version of Python: from 3.12 on it adds up numbers more exactly.
+        assert result.metrics() == pytest.approx(read_json(BUNDLED / name / "metrics.json"), rel=1e-12, nan_ok=True)
         trained, untrained = result.best_probe("trained"), result.best_probe("untrained")
         cells = [
             f"{trained:.3f} ± {result.error:.3f}",

@@ -218,9 +218,10 @@ def test_of_a_model_without_text_the_weights(tmp_path, capsys):
     assert not result.spectra["trained"].activations
     names = list(result.spectra["trained"].weights)
     assert names == ["embed.W_E", *(f"blocks.0.attn.W_{one}" for one in "QKVO"), "unembed.W_U"]
-    options = ["--model", str(tmp_path / "run"), "--corpus", "words.txt", "--out", str(tmp_path / "o")]
+    (tmp_path / "words.txt").write_text("a cat ran")
+    options = ["--model", str(tmp_path / "run"), "--corpus", str(tmp_path / "words.txt"), "--out", str(tmp_path / "o")]
     assert main(["spectra", *options]) == 2
-    assert "has no tokenizer, so it cannot read text" in capsys.readouterr().err
+    assert "came without a tokenizer: it cannot read a text" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

@@ -198,10 +198,20 @@ def test_the_bundled_models_show_what_the_studies_say(bundled):
     assert l1[0, -1] < l1[0, 0] - 0.3
 
 
+def flat(metrics):
+    """Lists of numbers as an entry each."""
+    return {
+        f"{name}.{at}": value
+        for name, values in metrics.items()
+        for at, value in enumerate(values if isinstance(values, list) else [values])
+    }
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_what_is_bundled_is_a_finished_run_of_its_study(name, bundled):
     study = bundled[name]
-    assert study.metrics() == read_json(bundled_study(name) / METRICS)
+    # To the last bit with one version of Python: from 3.12 on it adds up numbers more exactly.
+    assert flat(study.metrics()) == pytest.approx(flat(read_json(bundled_study(name) / METRICS)), rel=1e-12, nan_ok=True)
     asked = trainings(ToyStudyConfig(study=name))
     assert {run: trained.config for run, trained in study.models.items()} == {
         run: config.resolved() for run, config in asked.items()

@@ -33,6 +33,7 @@ from mi_superposition.neurons import NeuronScan, ScanConfig, ScanSettings, scan_
 from mi_superposition.neurons.scan import UnitReader, calibrate, mlp_hooks, scan_batches
 from mi_superposition.pages.neurons.scan import scan_record, write_scan_pages
 from mi_superposition.pages.neurons.scanned import ScannedUnits
+from mi_superposition.site.folder import UNITS, SiteFolder
 
 TOP_K = 20
 PAGE_RUNS = 24
@@ -168,7 +169,7 @@ def write_all_pages(scan: NeuronScan, model: Any) -> None:
     scanned = ScannedUnits(scan, model)
     with tempfile.TemporaryDirectory() as folder:
         record = scan_record(scanned, ScanConfig())
-        write_scan_pages(scanned, record, Path(folder), site_title="s", index="index.html")
+        write_scan_pages(scanned, record, SiteFolder(Path(folder), UNITS), site_title="s", index="index.html")
 
 
 def rows(quick: bool) -> list[Row]:

@@ -74,8 +74,14 @@ def write_file(path: Path, content: bytes) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file. Raises ``WorkError`` naming the file when the disk refuses."""
+    append_lines(path, [line])
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file, which is created where it is not there yet. Raises ``WorkError`` naming it when the disk refuses."""
     try:
-        _disk.append(path, (line + "\n").encode())
+        _disk.make_folder(path.parent)
+        _disk.append(path, "".join(line + "\n" for line in lines).encode())
         _disk.sync(path)
     except OSError as error:
         raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
@@ -110,7 +116,12 @@ def clear_partial(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole; NaN and infinity are refused because JSON has neither."""
-    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_file(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as this package writes JSON files; NaN and infinity are refused because JSON has neither."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:

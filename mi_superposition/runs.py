@@ -8,6 +8,7 @@ A run folder holds ``manifest.json`` (the configuration and where it was carried
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,8 @@ METRICS = "metrics.json"
 HISTORY = "history.jsonl"
 # What an unfinished run goes on from.
 CHECKPOINT = "checkpoint.safetensors"
+# Where a run has its pages, in its folder.
+PAGE = "page"
 LOCK = ".lock"
 # Of an input: how it was checked. Not compared, as it is no part of what the input is.
 CHECKED = "checked"
@@ -185,10 +188,33 @@ def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
     return manifest
 
 
+def check_place(path: Path) -> None:
+    """Raise ``RequestError`` for a place that holds other things of the user's: the working directory and those above it, the home
+    folder, a git checkout.
+    """
+    place, here = path.resolve(), Path.cwd().resolve()
+    if place == here or place in here.parents:
+        raise RequestError(f"{str(path)!r} is the working directory, or holds it: name a folder inside it")
+    # Where nobody has said which folder that is, there is none.
+    if place == Path(os.path.expanduser("~")).resolve():
+        raise RequestError(f"{str(path)!r} is the home folder: name a folder inside it")
+    if (place / ".git").exists():
+        raise RequestError(f"{str(path)!r} is a git checkout: name a folder inside it, or elsewhere")
+
+
+def is_page_of_run(folder: Path) -> bool:
+    """Whether this is where a run of this package has its pages: ``page`` in its folder."""
+    try:
+        return folder.name == PAGE and find_study(_read_manifest_file(folder.parent)["command"]) is not None
+    except (WorkError, RequestError):
+        return False
+
+
 def check_run(
     path: Path, command: str, config: Config | Mapping[str, Any], inputs: Mapping[str, Any] | None = None
 ) -> None:
     """Raise as ``open_run`` would for a folder that holds something else, before there is anything to open."""
+    check_place(path)
     if path.exists() and not path.is_dir():
         raise RequestError(f"{str(path)!r} is a file: give a folder for the run")
     if not (path / MANIFEST).exists():

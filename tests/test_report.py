@@ -19,8 +19,8 @@ from mi_superposition.report.config import ReportConfig
 from mi_superposition.report.write import write_report
 from mi_superposition.runs import MANIFEST, locked
 from mi_superposition.site import Page, Section
+from mi_superposition.site.folder import LIST, REPORT, SiteFolder
 from mi_superposition.site.records import TableRecord
-from mi_superposition.site.write import remove_stale
 from mi_superposition.subjects import Chapter, chapters
 from mi_superposition.training import Stopped
 
@@ -187,13 +187,13 @@ def test_other_sections_replace_what_was_there_and_nothing_else(tmp_path, monkey
         (site / name).write_text("<p>of my own")
     # Cut off when all is written but what is left of before: the next one removes it.
     with monkeypatch.context() as patch:
-        patch.setattr("mi_superposition.report.write.remove_stale", cut_off)
+        patch.setattr(SiteFolder, "remove", cut_off)
         with pytest.raises(KeyboardInterrupt):
             build(site, sections=("two",))
     assert (site / "one.html").exists()
     build(site, sections=("two",))
     left = {path.as_posix() for path in contents(site) if path.parts[0] != "assets"}
-    assert left == {"index.html", "two.html", "search/two.js", "manifest.json", *mine}
+    assert left == {"index.html", "two.html", "search/two.js", "manifest.json", LIST, *mine}
     assert "one.html" not in (site / "two.html").read_text()
 
 
@@ -209,22 +209,15 @@ def test_a_finished_site_that_is_damaged_is_made_again(tmp_path, monkeypatch):
     before = contents(site)
     (site / "two.html").unlink()
     assert build(site)
+    (site / MANIFEST).unlink()
+    assert build(site)
+    assert contents(site) == before
+    # Nobody knows whose words these are.
     for damaged in ("{", '{"made_from": 1, "status": "finished", "sections": []}'):
         (site / MANIFEST).write_text(damaged)
-        assert build(site)
-    assert contents(site) == before
-
-
-def test_what_lies_elsewhere_is_not_removed(tmp_path):
-    site = tmp_path / "site"
-    for name in ("mine/notes.txt", "site/old/page.html", "site/old.html"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("words")
-    remove_stale(
-        site, ["../mine", "../mine/notes.txt", str(tmp_path / "mine"), "", ".", "old", "old.html", "gone.html"]
-    )
-    assert [path.name for path in site.iterdir()] == []
-    assert (tmp_path / "mine" / "notes.txt").read_text() == "words"
+        with pytest.raises(RequestError, match="was changed since it was written"):
+            build(site)
+        assert (site / MANIFEST).read_text() == damaged
 
 
 def test_two_reports_do_not_write_one_folder(tmp_path, monkeypatch):
@@ -420,10 +413,16 @@ def test_words_are_mended_without_measuring_again(tmp_path, monkeypatch):
     assert build(site)
     (site / "runs").mkdir()
     (site / "runs" / "kept.txt").write_text("measured")
+    SiteFolder(site, REPORT).add_folder("runs")
     versions["all"] = "2"
     assert build(site)
     assert build(site, sections=("two",))
     assert (site / "runs" / "kept.txt").exists()
     versions["measuring"] = "2"
+    (site / "runs" / "mine.txt").write_text("the user's")
+    with pytest.raises(RequestError, match=r"mine\.txt' is no finished part of the report"):
+        build(site)
+    assert (site / "runs" / "mine.txt").exists()
+    (site / "runs" / "mine.txt").unlink()
     assert build(site)
-    assert not (site / "runs").exists()
+    assert not list((site / "runs").rglob("*.*"))

@@ -7,11 +7,9 @@ from pathlib import Path
 from mi_superposition.errors import RequestError
 from mi_superposition.pages.config import PageConfig
 from mi_superposition.progress import SILENT, Progress
-from mi_superposition.runs import read_manifest
+from mi_superposition.runs import PAGE, read_manifest
 from mi_superposition.site.write import write_site
 from mi_superposition.subjects import Study, find_study, subjects
-
-PAGE = "page"
 
 
 def run(config: PageConfig, progress: Progress) -> str:

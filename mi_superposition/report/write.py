@@ -9,14 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mi_superposition.errors import WorkError
-from mi_superposition.files import read_json, write_json
+from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import json_bytes, read_json
 from mi_superposition.pages.request import ChapterRequest, Job, RealData
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.report.config import ReportConfig
 from mi_superposition.runs import MANIFEST, Outcome, locked, versions
+from mi_superposition.site.folder import REPORT, SiteFolder
 from mi_superposition.site.records import Card, Link
-from mi_superposition.site.write import check_site_folder, remove_stale, write_assets, write_index, write_section
+from mi_superposition.site.write import write_assets, write_index, write_section
 from mi_superposition.subjects import Chapter, chapters, find_study
 from mi_superposition.training import Stopped
 
@@ -71,7 +72,7 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
     real = None
     if config.full:
         real = RealData(config.data, out.resolve().with_name(f"{out.resolve().name}-runs"), chosen)
-    check_site_folder(out)
+    site = SiteFolder(out, REPORT)
     made_from = {
         "package": _package_hash(),
         "versions": versions(),
@@ -85,17 +86,13 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
         same = before["made_from"] == made_from
         if same and before["status"] == _FINISHED and _whole(out, before):
             return Outcome(out, finished_already=True)
-        if before.get("measured_by") != measured_by and RUNS in _addresses(before):
-            remove_stale(out, [RUNS])
+        if before.get("measured_by") not in (None, measured_by):
+            _remove_runs(site)
         done: dict[str, Any] = before["sections"] if same else {}
-        earlier = _addresses(before)
-        manifest = {
-            "made_from": made_from, "measured_by": measured_by, "status": _RUNNING, "sections": done,
-            "earlier": sorted({*earlier, RUNS}),
-        }  # fmt: skip
+        manifest = {"made_from": made_from, "measured_by": measured_by, "status": _RUNNING, "sections": done}
         # Before the work, so that a place where nothing can be written is found at once.
-        write_assets(out)
-        write_json(out / MANIFEST, manifest)
+        write_assets(site)
+        site.write(MANIFEST, json_bytes(manifest))
         known = chapters()
         nav = [Link(known[name].title, f"{name}.html") for name in chosen]
         requests = {
@@ -104,24 +101,25 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
             )
             for number, name in enumerate(chosen, start=1)
         }
-        runs = {name: _measured(known[name], requests[name], out) for name in chosen}
+        runs = {name: _measured(known[name], requests[name], site) for name in chosen}
         for name in chosen:
             if name in done:
                 continue
             chapter, request = known[name], requests[name]
             section = chapter.showing().section(runs, request)
             request.progress.stage("pages")
-            files = write_section(section, out, title=TITLE, nav=nav)
+            files = write_section(section, site, title=TITLE, nav=nav)
             done[name] = {"card": asdict(section.card(chapter.story, chapter.reported)), "files": files}
-            write_json(out / MANIFEST, manifest)
-        write_index([Card(**done[name]["card"]) for name in chosen], out, title=TITLE, lead=LEAD, nav=nav)
+            site.write(MANIFEST, json_bytes(manifest))
+        write_index([Card(**done[name]["card"]) for name in chosen], site, title=TITLE, lead=LEAD, nav=nav)
         # After the index, which now leads to none of them.
-        remove_stale(out, earlier - {RUNS} - {file for name in chosen for file in done[name]["files"]})
-        write_json(out / MANIFEST, manifest | {"status": _FINISHED, "earlier": [RUNS] if (out / RUNS).exists() else []})
+        kept = [MANIFEST, "index.html", "assets", RUNS, *(file for name in chosen for file in done[name]["files"])]
+        site.remove([address for address in site.listed() if not _is_in(address, kept)])
+        site.write(MANIFEST, json_bytes(manifest | {"status": _FINISHED}))
     return Outcome(out, finished_already=False)
 
 
-def _measured(chapter: Chapter, request: ChapterRequest, out: Path) -> Mapping[str, Path]:
+def _measured(chapter: Chapter, request: ChapterRequest, site: SiteFolder) -> Mapping[str, Path]:
     """The folders of a chapter's runs, made where they are not there."""
     folders = {}
     jobs: Mapping[str, Job] = chapter.showing().jobs(request)
@@ -132,7 +130,9 @@ def _measured(chapter: Chapter, request: ChapterRequest, out: Path) -> Mapping[s
         elif job.kept and request.real is not None:
             folders[name] = _made(job, request.real.run_folder(chapter.name, name), request)
         else:
-            folders[name] = _made(job, out / RUNS / f"{chapter.name}-{name}", request)
+            address = f"{RUNS}/{chapter.name}-{name}"
+            folders[name] = _made(job, site.folder / address, request)
+            site.add_folder(address)
     return folders
 
 
@@ -158,16 +158,24 @@ def _manifest(out: Path) -> dict[str, Any]:
     return found if readable else nothing
 
 
-def _addresses(manifest: dict[str, Any]) -> set[str]:
-    """All that the sections of a site wrote, and what a site before it had left to remove."""
-    return {file for section in manifest["sections"].values() for file in section["files"]} | set(
-        manifest.get("earlier", ())
-    )
+def _remove_runs(site: SiteFolder) -> None:
+    """Runs that another version of this package measured. Raises ``RequestError`` where there is more among them."""
+    site.remove([address for address in site.listed() if _is_in(address, [RUNS])])
+    if left := sorted(path for path in (site.folder / RUNS).rglob("*") if path.is_file()):
+        raise RequestError(
+            f"{str(left[0])!r} is no finished part of the report that another version began: move it away, or give a new folder"
+        )
+
+
+def _is_in(address: str, kept: Collection[str]) -> bool:
+    """Whether an address is one of these, or in a folder that is."""
+    return any(address == one or address.startswith(f"{one}/") for one in kept)
 
 
 def _whole(out: Path, manifest: dict[str, Any]) -> bool:
     """Whether everything that a finished site is made of is still there."""
-    return all((out / address).exists() for address in ("index.html", *_addresses(manifest)))
+    written = [file for section in manifest["sections"].values() for file in section["files"]]
+    return all((out / address).exists() for address in ("index.html", *written))
 
 
 def _package_hash(without: Collection[str] = ()) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mi_superposition.site.folder import SiteFolder
 
 # The folder of a site in which the pages of neurons and features lie.
 UNITS = "neurons"
@@ -139,7 +142,7 @@ class Section:
     """One subject of the report: a card on the index and a page, with further pages behind it.
 
     ``number`` is the section's one figure as shown on the card, ``number_is`` what it measures and ``control`` what
-    it would be by chance. ``write_more`` writes pages of the section's own into the site, given its folder and its title; they
+    it would be by chance. ``write_more`` writes pages of the section's own, given the site and its title; they
     lie in ``folders`` of the site.
     """
 
@@ -151,7 +154,7 @@ class Section:
     control: str
     page: Page
     more: Sequence[Page] = field(default=())
-    write_more: Callable[[Path, str], None] | None = None
+    write_more: Callable[[SiteFolder, str], None] | None = None
     folders: Sequence[str] = ()
 
     def card(self, story: str = "", reported: str = "") -> Card:

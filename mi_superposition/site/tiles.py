@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
-from mi_superposition.files import write_file
 from mi_superposition.site.records import MatrixRecord
 
 TILE = 256
@@ -32,15 +31,15 @@ _MIDDLE_BLUE, _MIDDLE_RED = (67, 147, 195), (214, 96, 77)
 _COLOUR_EXPONENT = 0.85
 
 
-def write_matrix(record: MatrixRecord, out: Path) -> None:
-    """Write ``matrix/ID/VIEW/LEVEL/ROW-COLUMN.png`` and ``matrix/ID/VIEW/values/ROW-COLUMN.js`` under ``out``."""
+def matrix_files(record: MatrixRecord) -> Iterator[tuple[str, bytes]]:
+    """``matrix/ID/VIEW/LEVEL/ROW-COLUMN.png`` and ``matrix/ID/VIEW/values/ROW-COLUMN.js``: addresses in the site, and contents."""
     for view in record.views:
-        folder = out / "matrix" / record.id / view.key
+        folder = f"matrix/{record.id}/{view.key}"
         level, number = quantised(view.similarity), 0
         if view.values_of is None:
-            _write_values(level, folder / "values", f"{record.id}/{view.key}")
+            yield from _values(level, f"{folder}/values", f"{record.id}/{view.key}")
         while True:
-            _write_level(level, folder / str(number))
+            yield from _pictures(level, f"{folder}/{number}")
             if len(level) <= TILE:
                 break
             level, number = halved(level), number + 1
@@ -77,7 +76,7 @@ def palette() -> list[int]:
     return colours
 
 
-def _write_level(level: NDArray[np.int8], folder: Path) -> None:
+def _pictures(level: NDArray[np.int8], folder: str) -> Iterator[tuple[str, bytes]]:
     colours = palette()
     for row, column, tile in _tiles(level):
         shades = np.rint(tile * (SHADES / STEPS)) + SHADES
@@ -85,14 +84,14 @@ def _write_level(level: NDArray[np.int8], folder: Path) -> None:
         image.putpalette(colours)
         content = io.BytesIO()
         image.save(content, "PNG", compress_level=9)
-        write_file(folder / f"{row}-{column}.png", content.getvalue())
+        yield f"{folder}/{row}-{column}.png", content.getvalue()
 
 
-def _write_values(level: NDArray[np.int8], folder: Path, key: str) -> None:
+def _values(level: NDArray[np.int8], folder: str, key: str) -> Iterator[tuple[str, bytes]]:
     for row, column, tile in _tiles(level):
         packed = base64.b64encode(zlib.compress(tile.tobytes(), 9)).decode()
         # A script and not data to be fetched: a page opened from disk may load the one and not the other.
-        write_file(folder / f"{row}-{column}.js", f'matrixValues("{key}/{row}-{column}", "{packed}");\n'.encode())
+        yield f"{folder}/{row}-{column}.js", f'matrixValues("{key}/{row}-{column}", "{packed}");\n'.encode()
 
 
 def _tiles(level: NDArray[np.int8]):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from jaxtyping import Int
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from mi_superposition.files import remove, write_file
 from mi_superposition.neurons.scan.names import layer_name, unit_word
+from mi_superposition.site.folder import SiteFolder
 from mi_superposition.site.records import UNITS
 from mi_superposition.site.unit_records import (
     DocumentRecord,
@@ -30,7 +29,7 @@ from mi_superposition.site.unit_records import (
     layer_slug,
     unit_slug,
 )
-from mi_superposition.site.write import check_site_folder, environment, script_json, write_assets
+from mi_superposition.site.write import environment, script_json, write_assets
 
 # Documents in a file.
 DOCUMENTS_TOGETHER = 64
@@ -44,20 +43,18 @@ def write_unit_pages(
     scan: ScanRecord,
     units: Iterable[UnitRecord],
     documents: Iterable[DocumentRecord],
-    out: Path,
+    site: SiteFolder,
     *,
     site_title: str,
     index: str = f"{UNITS}/index.html",
 ) -> None:
-    """Write ``neurons/`` under ``out`` and, last, the index at ``index``; the same records give the same bytes.
+    """Write ``neurons/`` into a site and, last, the index at ``index``; the same records give the same bytes.
 
     Units are taken one at a time, so they need not fit into memory. What an earlier export left in ``neurons/`` and
-    this one does not write is removed. Raises ``RequestError`` when ``out`` holds other things than a site of ours,
-    ``WorkError`` when the disk refuses.
+    this one does not write is removed. Raises ``RequestError`` where other things stand in the way, ``WorkError`` when the disk
+    refuses.
     """
-    check_site_folder(out)
-    write_assets(out, figures=False)
-    folder = out / UNITS
+    write_assets(site, figures=False)
     templates = _environment()
     layers = {layer.hook: layer for layer in scan.layers}
     # The way from a page in the folder to the index, and from the index to the folder.
@@ -65,40 +62,43 @@ def write_unit_pages(
     common = {"site_title": site_title, "layers": list(layers)}
     to_index = index.removeprefix(f"{UNITS}/") if inside else f"../{index}"
     within = common | {"root": "../", "folder": "", "index": to_index}
-    written = set()
-
-    def write(path: Path, text: str) -> None:
-        written.add(path)
-        write_file(path, text.encode("utf-8", "backslashreplace"))
-
-    for number, group in itertools.groupby(documents, key=lambda document: document.number // DOCUMENTS_TOGETHER):
-        content = {str(document.number): list(document.tokens) for document in group}
-        write(folder / "documents" / f"{number}.js", f"neuronDocuments({script_json(content)});\n")
     page = templates.get_template("neuron.html")
-    for neuron in units:
-        top, bottom, *tenths = _packed(neuron)
-        html = page.render(
-            within,
-            hook=neuron.hook,
-            neuron=neuron,
-            top=top,
-            bottom=bottom,
-            tenths=zip((title for title, _ in neuron.tenths), tenths, strict=True),
-            n_units=layers[neuron.hook].n_units,
-            scale=max(abs(neuron.maximum), abs(neuron.minimum)),
-            word=unit_word(neuron.hook),
-        )
-        write(folder / f"{unit_slug(neuron.hook, neuron.unit)}.html", html)
-    for hook, layer in layers.items():
-        html = templates.get_template("layer.html").render(within, hook=hook, layer=layer, word=unit_word(hook))
-        write(folder / f"{layer_slug(hook)}.html", html)
-    write(folder / "search.js", f"neuronSearch({script_json(_search_index(scan.layers))});\n")
+
+    def files() -> Iterator[tuple[str, str]]:
+        for number, group in itertools.groupby(documents, key=lambda document: document.number // DOCUMENTS_TOGETHER):
+            content = {str(document.number): list(document.tokens) for document in group}
+            yield f"documents/{number}.js", f"neuronDocuments({script_json(content)});\n"
+        for neuron in units:
+            top, bottom, *tenths = _packed(neuron)
+            html = page.render(
+                within,
+                hook=neuron.hook,
+                neuron=neuron,
+                top=top,
+                bottom=bottom,
+                tenths=zip((title for title, _ in neuron.tenths), tenths, strict=True),
+                n_units=layers[neuron.hook].n_units,
+                scale=max(abs(neuron.maximum), abs(neuron.minimum)),
+                word=unit_word(neuron.hook),
+            )
+            yield f"{unit_slug(neuron.hook, neuron.unit)}.html", html
+        for hook, layer in layers.items():
+            html = templates.get_template("layer.html").render(within, hook=hook, layer=layer, word=unit_word(hook))
+            yield f"{layer_slug(hook)}.html", html
+        yield "search.js", f"neuronSearch({script_json(_search_index(scan.layers))});\n"
+
+    written = {index}
+
+    def encoded() -> Iterator[tuple[str, bytes]]:
+        for name, text in files():
+            written.add(f"{UNITS}/{name}")
+            yield f"{UNITS}/{name}", text.encode("utf-8", "backslashreplace")
+
+    site.write_all(encoded())
     outside = common | {"root": "", "folder": f"{UNITS}/", "index": index}
     html = templates.get_template("neurons.html").render(within if inside else outside, hook=None, scan=scan)
-    write(out / index, html)
-    for path in [*folder.glob("*.html"), *(folder / "documents").glob("*.js")]:
-        if path not in written:
-            remove(path)
+    site.write(index, html.encode("utf-8", "backslashreplace"))
+    site.remove([address for address in site.listed() if address.startswith(f"{UNITS}/") and address not in written])
 
 
 @functools.cache

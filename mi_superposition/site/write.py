@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from mi_superposition.errors import RequestError
-from mi_superposition.files import PARTIAL, clear_partial, remove, write_file
-from mi_superposition.runs import LOCK
+from mi_superposition.site.folder import RUN, SiteFolder
 from mi_superposition.site.records import (
     UNITS,
     Card,
@@ -29,11 +27,9 @@ from mi_superposition.site.records import (
     Section,
     TableRecord,
 )
-from mi_superposition.site.tiles import TILE, write_matrix
+from mi_superposition.site.tiles import TILE, matrix_files
 
 _STATIC = ("style.css", "figures.js", "matrix.js", "neuron.js", "layer.js", "search.js", "find.js", "favicon.svg")
-# Present in every site of ours: how a folder is recognised as one that may be written over.
-_MARK = "assets/style.css"
 # What the search for units reads, where a site has their pages.
 UNIT_INDEX = f"{UNITS}/search.js"
 
@@ -44,15 +40,15 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
     Raises ``RequestError`` when ``out`` is a file or a folder with other things in it, ``WorkError`` when the disk
     refuses.
     """
-    check_site_folder(out)
-    write_assets(out)
+    site = SiteFolder(out, RUN)
+    write_assets(site)
     nav = [Link(section.title, f"{section.page.slug}.html") for section in sections]
     for section in sections:
-        write_section(section, out, title=title, nav=nav)
-    write_index([section.card() for section in sections], out, title=title, lead=lead, nav=nav)
+        write_section(section, site, title=title, nav=nav)
+    write_index([section.card() for section in sections], site, title=title, lead=lead, nav=nav)
 
 
-def write_section(section: Section, out: Path, *, title: str, nav: Sequence[Link]) -> list[str]:
+def write_section(section: Section, site: SiteFolder, *, title: str, nav: Sequence[Link]) -> list[str]:
     """Write a section's pages, pictures, matrices and what the search finds it by; ``nav`` leads to all sections.
 
     Gives the addresses of what was written, relative to the site: files, and folders of tiles and of what the section writes more.
@@ -63,22 +59,23 @@ def write_section(section: Section, out: Path, *, title: str, nav: Sequence[Link
         for item in page.items:
             if isinstance(item, ImageRecord):
                 written.append(f"images/{item.file_name}")
-                write_file(out / written[-1], item.content)
+                site.write(written[-1], item.content)
             if isinstance(item, MatrixRecord):
                 written.append(f"matrix/{item.id}")
-                write_matrix(item, out)
+                site.write_all(matrix_files(item))
         html = templates.get_template("page.html").render(site_title=title, nav=nav, section=section, page=page)
         written.append(f"{page.slug}.html")
-        write_file(out / written[-1], html.encode("utf-8", "backslashreplace"))
+        site.write(written[-1], html.encode("utf-8", "backslashreplace"))
     written.append(_search_file(section.page.slug))
-    write_file(out / written[-1], f"siteSearch({script_json(_entries(section))});\n".encode())
+    site.write(written[-1], f"siteSearch({script_json(_entries(section))});\n".encode())
     if section.write_more is not None:
-        section.write_more(out, title)
+        section.write_more(site, title)
     return [*written, *section.folders]
 
 
-def write_index(cards: Sequence[Card], out: Path, *, title: str, lead: str, nav: Sequence[Link]) -> None:
+def write_index(cards: Sequence[Card], site: SiteFolder, *, title: str, lead: str, nav: Sequence[Link]) -> None:
     """Write the page that leads to all sections. Last, so that a reader who finds an index finds everything it links to."""
+    out = site.folder
     html = (
         environment()
         .get_template("index.html")
@@ -92,19 +89,7 @@ def write_index(cards: Sequence[Card], out: Path, *, title: str, lead: str, nav:
             units=UNITS if (out / UNIT_INDEX).exists() else None,
         )
     )
-    write_file(out / "index.html", html.encode("utf-8", "backslashreplace"))
-
-
-def remove_stale(out: Path, addresses: Collection[str]) -> None:
-    """Remove what an earlier site wrote and this one does not: files, and folders with all that is in them.
-
-    What lies elsewhere stays, whatever a site's manifest may say.
-    """
-    for address in addresses:
-        path = out / address
-        if out.resolve() not in path.resolve().parents:
-            continue
-        remove(path)
+    site.write("index.html", html.encode("utf-8", "backslashreplace"))
 
 
 def _entries(section: Section) -> list[list[str]]:
@@ -120,27 +105,13 @@ def _search_file(slug: str) -> str:
     return f"search/{slug}.js"
 
 
-def write_assets(out: Path, *, figures: bool = True) -> None:
-    """Style, scripts and icon: written first, so that a site cut off later is recognised as ours and written over.
-
-    Without ``figures`` the 4.7 MB that draw them are left out. What a killed process left half-written goes.
-    """
-    clear_partial(out)
+def write_assets(site: SiteFolder, *, figures: bool = True) -> None:
+    """Style, scripts and icon. Without ``figures`` the 4.7 MB that draw them are left out. What a killed process left half-written goes."""
+    site.clear_partial()
     for name in _STATIC:
-        write_file(out / "assets" / name, files("mi_superposition.site").joinpath("assets", name).read_bytes())
+        site.write(f"assets/{name}", files("mi_superposition.site").joinpath("assets", name).read_bytes())
     if figures:
-        write_file(out / "assets" / "plotly.min.js", get_plotlyjs().encode())
-
-
-def check_site_folder(out: Path) -> None:
-    """Raise ``RequestError`` unless ``out`` is new, empty, or a site written before."""
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"{str(out)!r} is a file: give a folder for the site")
-    if out.is_dir() and not (out / _MARK).exists():
-        others = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-        # A site cut off at its very first file has nothing whole yet; a report holds its lock.
-        if others := [name for name in others if not name.endswith(PARTIAL) and name != LOCK]:
-            raise RequestError(f"{str(out)!r} holds other files ({others[0]!r}, …): give a new or empty folder")
+        site.write("assets/plotly.min.js", get_plotlyjs().encode())
 
 
 @functools.cache
@@ -212,4 +183,4 @@ def _digest(contents: Iterable[bytes]) -> str:
     return digest.hexdigest()[:8]
 
 
-__all__ = ["Page", "check_site_folder", "remove_stale", "write_assets", "write_index", "write_section", "write_site"]
+__all__ = ["Page", "write_assets", "write_index", "write_section", "write_site"]

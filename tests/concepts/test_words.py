@@ -43,7 +43,7 @@ def test_sentences():
 def test_hostile_texts_have_words_in_small_letters(text):
     for word in words_of(text):
         assert word == word.lower()
-        assert not any(letter.isspace() or letter.isdigit() or letter in '_-.!?' for letter in word)
+        assert not any(letter.isspace() or letter.isdigit() or letter in "_-.!?" for letter in word)
     list(sentences([text]))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_superposition.cli import main
+from mi_superposition.site.folder import LIST
 from mi_superposition.subjects import chapters, subjects
 
 # Processes are forked from one that has imported everything and computed nothing, so that what is killed is the work.
@@ -222,13 +223,15 @@ def finish(words: list[str], said: Path | None = None, *, before: Any = None) ->
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every file of a result; of its metrics all but how fast it was."""
+    """Every file of a result; of its metrics all but how fast it was, and of a site's list which files there are."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
             continue
         name = path.relative_to(folder).as_posix()
         found[name] = path.read_bytes()
+        if path.name == LIST:
+            found[name] = [json.loads(line)[0] for line in found[name].rpartition(b"\n")[0].splitlines()[1:]]
         if path.name == "metrics.json":
             metrics = json.loads(found[name])
             found[name] = {key: value for key, value in metrics.items() if not key.endswith(("_per_second", "seconds"))}

@@ -9,6 +9,7 @@ from mi_superposition.errors import RequestError
 from mi_superposition.figures.style import styled
 from mi_superposition.files import PARTIAL
 from mi_superposition.site import FigureRecord, ImageRecord, Page, Section, TableRecord, write_site
+from mi_superposition.site.folder import LIST
 
 HOSTILE = [
     "</script><script>window.broken = 1</script>",
@@ -44,10 +45,10 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
 
 
 def test_a_site_cut_off_anywhere_is_made_whole(tmp_path, monkeypatch):
-    import mi_superposition.site.write as write
+    import mi_superposition.site.folder as folder
 
     write_site([hostile_section()], tmp_path / "whole", title="Title", lead="Lead")
-    real = write.write_file
+    real = folder.write_file
     for stop_at in range(8):
         written = []
 
@@ -57,12 +58,12 @@ def test_a_site_cut_off_anywhere_is_made_whole(tmp_path, monkeypatch):
             written.append(path)
             real(path, content)
 
-        monkeypatch.setattr(write, "write_file", cut_off)
+        monkeypatch.setattr(folder, "write_file", cut_off)
         site = tmp_path / f"cut-{stop_at}"
         with contextlib.suppress(KeyboardInterrupt):
             write_site([hostile_section()], site, title="Title", lead="Lead")
         assert not (site / "index.html").exists()
-        monkeypatch.setattr(write, "write_file", real)
+        monkeypatch.setattr(folder, "write_file", real)
         write_site([hostile_section()], site, title="Title", lead="Lead")
         assert files(site) == files(tmp_path / "whole")
 
@@ -111,8 +112,8 @@ def test_sliders_move_the_figures(report_site, visit):
 
 def test_a_site_cut_off_at_its_first_file_is_written_over(tmp_path):
     site = tmp_path / "site"
-    (site / "assets").mkdir(parents=True)
-    (site / "assets" / f"style.css{PARTIAL}").write_text("body {")
+    site.mkdir()
+    (site / f"{LIST}{PARTIAL}").write_text("{")
     write_site([hostile_section()], site, title="Title", lead="Lead")
     assert (site / "index.html").exists()
     assert not list(site.rglob(f"*{PARTIAL}"))

@@ -12,8 +12,14 @@ from PIL import Image
 
 from mi_superposition.errors import RequestError
 from mi_superposition.site.records import MatrixRecord, MatrixView
-from mi_superposition.site.tiles import SHADES, STEPS, TILE, halved, palette, quantised, write_matrix
+from mi_superposition.site.tiles import SHADES, STEPS, TILE, halved, matrix_files, palette, quantised
 from mi_superposition.site.unit_records import neuron_address
+
+
+def write_matrix(record, folder):
+    for address, content in matrix_files(record):
+        (folder / address).parent.mkdir(parents=True, exist_ok=True)
+        (folder / address).write_bytes(content)
 
 
 def similarity(n, seed=0):

@@ -10,6 +10,7 @@ import pytest
 from mi_superposition.corpora.tokens import LONGEST_SHOWN, token_strings, visible
 from mi_superposition.errors import RequestError
 from mi_superposition.neurons.scan import Excerpt
+from mi_superposition.site.folder import UNITS, SiteFolder
 from mi_superposition.site.unit_pages import write_unit_pages
 from mi_superposition.site.unit_records import (
     DocumentRecord,
@@ -89,7 +90,9 @@ def scan_record():
 
 def write(out):
     documents = [DocumentRecord(2, ["a"]), DocumentRecord(70, DOCUMENT)]
-    write_unit_pages(scan_record(), records(), documents, out, site_title="<Site>", index="index.html")
+    write_unit_pages(
+        scan_record(), records(), documents, SiteFolder(out, UNITS), site_title="<Site>", index="index.html"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +156,7 @@ def test_a_character_of_several_tokens_is_one_and_has_all_their_activations(brow
         ScanRecord("Quoted", [], [], [layer(HOOK, 1)]),
         [replace(record(HOOK, 0, 1), top=[largest], bottom=[], tenths=[])],
         [DocumentRecord(70, tokens)],
-        tmp_path / "s",
+        SiteFolder(tmp_path / "s", UNITS),
         site_title="s",
     )
     page = browser.new_page()
@@ -255,7 +258,9 @@ def test_a_layer_sorts_and_filters(visit):
 def test_of_thousands_of_rows_a_few_hundred_are_drawn(browser, tmp_path):
     """What makes a table of 8,192 neurons quick: sorting it touches numbers, and only the first rows become elements."""
     n = 8192
-    write_unit_pages(ScanRecord("Many", [], [], [layer(HOOK, n, 5)]), [], [], tmp_path / "s", site_title="s")
+    write_unit_pages(
+        ScanRecord("Many", [], [], [layer(HOOK, n, 5)]), [], [], SiteFolder(tmp_path / "s", UNITS), site_title="s"
+    )
     page = browser.new_page()
     page.goto((tmp_path / "s" / "neurons" / "L0.html").as_uri())
     rows = page.locator("#units tbody tr")
@@ -348,7 +353,7 @@ def test_every_token_has_a_string(tiny_gpt2):
 def test_a_smaller_export_removes_what_it_does_not_write(tmp_path):
     write(tmp_path / "s")
     few = ScanRecord("Few", [], [], [layer(HOOK, 2)])
-    write_unit_pages(few, [record(HOOK, 0, 2)], [], tmp_path / "s", site_title="s")
+    write_unit_pages(few, [record(HOOK, 0, 2)], [], SiteFolder(tmp_path / "s", UNITS), site_title="s")
     left = {path.name for path in (tmp_path / "s" / "neurons").rglob("*") if path.is_file()}
     assert left == {"L0N0.html", "L0.html", "index.html", "search.js"}
 

@@ -47,10 +47,10 @@ def section(runs: Runs, request: ChapterRequest) -> Section:
     return replace(
         contexts.section(result, page, title=_TITLE),
         summary="One page per neuron: the texts with its largest and smallest activations, examples from its whole range, a histogram, the tokens it promotes, and similar neurons. How many different contexts does one neuron respond to?",
-        write_more=lambda out, title: write_scan_pages(
+        write_more=lambda site, title: write_scan_pages(
             scanned,
             record,
-            out,
+            site,
             site_title=title,
             index=f"{UNITS}/index.html",
             related=related,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mi_superposition.neurons.config import OrderConfig
 from mi_superposition.pages.neurons.order_items import Linked, items, percent
-from mi_superposition.pages.render import PAGE
 from mi_superposition.progress import SILENT, Progress
+from mi_superposition.runs import PAGE
 from mi_superposition.site import Page, Section
 from mi_superposition.site.unit_records import neuron_address
 from mi_superposition.site.write import write_site

@@ -18,9 +18,9 @@ from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
 from mi_superposition.pages.neurons.records import Related, document_records, layer_records, unit_records
 from mi_superposition.pages.neurons.scanned import ScannedUnits, open_scan
 from mi_superposition.progress import SILENT, Progress
+from mi_superposition.site.folder import UNITS, SiteFolder
 from mi_superposition.site.unit_pages import write_unit_pages
 from mi_superposition.site.unit_records import ScanRecord, UnitRecord
-from mi_superposition.site.write import check_site_folder
 from mi_superposition.training import Stopped
 
 _TITLE = "Neuroscope"
@@ -60,14 +60,14 @@ def unit_figure(examples: UnitExamples) -> go.Figure:
 def write_scan_pages(
     scanned: ScannedUnits,
     record: ScanRecord,
-    out: Path,
+    site: SiteFolder,
     *,
     site_title: str,
     index: str,
     progress: Progress = SILENT,
     related: Related | None = None,
 ) -> None:
-    """The index, tables, pages and documents of a scan under ``out``; ``related`` leads from its units to other pages.
+    """The index, tables, pages and documents of a scan, in a site; ``related`` leads from its units to other pages.
 
     Raises ``training.Stopped`` when asked to stop.
     """
@@ -80,7 +80,7 @@ def write_scan_pages(
             progress.advance(1, unit.name)
 
     progress.begin("page", scanned.scan.n_units)
-    write_unit_pages(record, counted(), document_records(scanned), out, site_title=site_title, index=index)
+    write_unit_pages(record, counted(), document_records(scanned), site, site_title=site_title, index=index)
 
 
 def scan_record(scanned: ScannedUnits, config: ScanConfig) -> ScanRecord:
@@ -121,8 +121,8 @@ def scan_record(scanned: ScannedUnits, config: ScanConfig) -> ScanRecord:
 
 
 def _write(folder: Path, out: Path, progress: Progress, *, device: str) -> int:
-    check_site_folder(out)
+    site = SiteFolder(out, UNITS)
     scanned, config = open_scan(folder, device=device)
     record = scan_record(scanned, config)
-    write_scan_pages(scanned, record, out, site_title=_TITLE, index="index.html", progress=progress)
+    write_scan_pages(scanned, record, site, site_title=_TITLE, index="index.html", progress=progress)
     return scanned.scan.n_units

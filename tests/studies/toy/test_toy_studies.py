@@ -211,7 +211,9 @@ def flat(metrics):
 def test_what_is_bundled_is_a_finished_run_of_its_study(name, bundled):
     study = bundled[name]
     # To the last bit with one version of Python: from 3.12 on it adds up numbers more exactly.
-    assert flat(study.metrics()) == pytest.approx(flat(read_json(bundled_study(name) / METRICS)), rel=1e-12, nan_ok=True)
+    assert flat(study.metrics()) == pytest.approx(
+        flat(read_json(bundled_study(name) / METRICS)), rel=1e-12, nan_ok=True
+    )
     asked = trainings(ToyStudyConfig(study=name))
     assert {run: trained.config for run, trained in study.models.items()} == {
         run: config.resolved() for run, config in asked.items()

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, ResNetConf
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
 from mi_superposition.models.classifier_names import CLASSIFIERS, Stem
-from mi_superposition.models.hub import fetch_model
+from mi_superposition.models.hub import fetch_model, refuse_own_code
 from mi_superposition.parts import SeedPart
 from mi_superposition.training import derived_seed
 
@@ -91,19 +91,25 @@ def _folder(name: str | Path) -> Path:
 def _from_folder(folder: Path, name: str, n_channels: int, n_classes: int, pretrained: bool) -> nn.Module:
     changed: dict[str, Any] = {"num_labels": n_classes}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if hasattr(config, "num_channels"):
             changed["num_channels"] = n_channels
         config.update(changed)
         if not pretrained:
-            return AutoModelForImageClassification.from_config(config)
+            return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
         loader: Any = AutoModelForImageClassification
         network, loaded = loader.from_pretrained(
-            folder, config=config, ignore_mismatched_sizes=True, local_files_only=True, output_loading_info=True
+            folder,
+            config=config,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise WorkError(f"the weights in {str(folder)!r} are damaged: {str(error).strip().splitlines()[0]}") from error
     except (ValueError, KeyError) as error:
+        refuse_own_code(name, error)
         raise RequestError(f"{name!r} is no image classifier of transformers: give one") from error
     # Transformers makes up what it does not find; what has another shape for other classes or channels is to be fresh.
     if absent := sorted(map(str, loaded["missing_keys"])):

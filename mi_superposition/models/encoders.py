@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import read_json, write_json, write_tensors
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG, hub_id, model_folder
-from mi_superposition.models.hub import TOKENIZER_FILES, fetch_model, fetch_tokenizer
+from mi_superposition.models.hub import TOKENIZER_FILES, fetch_model, fetch_tokenizer, refuse_own_code
 from mi_superposition.models.hugging_face import save_tokenizer
 from mi_superposition.training import derived_seed
 
@@ -85,9 +85,12 @@ def load_encoder(name: str | Path, *, device: str = "cpu") -> Encoder:
     transformers_logging.disable_progress_bar()
     try:
         loader: Any = AutoModel
-        network, loaded = loader.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        network, loaded = loader.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        refuse_own_code(name, error)
         raise WorkError(f"the weights in {str(folder)!r} are damaged: {str(error).strip().splitlines()[0]}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -108,9 +111,10 @@ def load_tokenizer(name: str | Path) -> Any:
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise RequestError(f"{str(name)!r} has no tokenizer: it needs one of {', '.join(TOKENIZER_FILES)}")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # The parser of tokenizer.json has no exception of its own.
     except Exception as error:
+        refuse_own_code(name, error)
         raise WorkError(f"the tokenizer in {str(folder)!r} is damaged: {str(error).strip().splitlines()[0]}") from error
 
 

@@ -53,6 +53,15 @@ _TIMEOUT = 20.0
 _Answer = TypeVar("_Answer")
 
 
+def refuse_own_code(name: str | Path, error: Exception) -> None:
+    """Raise ``RequestError`` where transformers refused a folder because it brings code of its own, which nothing here ever runs."""
+    if "trust_remote_code" in str(error):
+        raise RequestError(
+            f"{str(name)!r} needs code that comes with it (auto_map in its configuration), which is never run: give a model that "
+            "transformers itself has"
+        ) from error
+
+
 def kept_beside_hub_cache(*parts: str) -> Path:
     """Where what was made from files of the hub is kept; ``HF_HOME`` moves it with the hub's cache."""
     return Path(constants.HF_HOME, "mi_superposition", *parts)

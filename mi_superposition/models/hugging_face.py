@@ -38,7 +38,7 @@ from mi_superposition.files import read_json, write_file, write_json, write_tens
 from mi_superposition.models.attention_only import without_deprecations
 from mi_superposition.models.bridge import bridge_of
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
-from mi_superposition.models.hub import TOKENIZER_FILES, fetch_tokenizer
+from mi_superposition.models.hub import TOKENIZER_FILES, fetch_tokenizer, refuse_own_code
 from mi_superposition.models.probe import LoadCheck, Probe
 from mi_superposition.models.protocol import NO_BEGINNING, PROCESSED, PROCESSING, HookedModel
 
@@ -145,8 +145,11 @@ def _network(folder: Path, name: str, settings: dict[str, Any], dtype: torch.dty
     transformers_logging.disable_progress_bar()
     loader: Any = AutoModelForCausalLM
     try:
-        network, loaded = loader.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+        network, loaded = loader.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
     except (ValueError, KeyError) as error:
+        refuse_own_code(name, error)
         what = settings.get("architectures") or settings.get("model_type") or "unknown"
         raise RequestError(
             f"{name!r} has the architecture {what!r}: transformers reads no causal language model from it ({_first_line(error)})"
@@ -282,11 +285,13 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
         raise RequestError(f"the tokenizer in {str(folder)!r} needs another package: {_first_line(error)}") from error
-    except (OSError, ValueError) as error:
-        raise WorkError(f"the tokenizer in {str(folder)!r} is damaged: {str(error).strip().splitlines()[0]}") from error
+    # The parser of tokenizer.json has no exception of its own.
+    except Exception as error:
+        refuse_own_code(folder, error)
+        raise WorkError(f"the tokenizer in {str(folder)!r} is damaged: {_first_line(error)}") from error
 
 
 def build_gpt2(

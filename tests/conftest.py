@@ -199,7 +199,10 @@ def _whole_report(site):
 
 @pytest.fixture(scope="session")
 def browser():
-    """Headless Chromium; tests that ask for it are skipped where it is missing."""
+    """Headless Chromium; tests that ask for it are skipped where it is missing.
+
+    Pages that wait for an expression to come true are opened with ``bypass_csp=True``: Playwright evaluates it within the page.
+    """
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -277,7 +277,7 @@ def test_every_feature_has_a_page_that_leads_to_neurons_and_back(report_site):
 @pytest.mark.browser
 def test_the_way_from_a_spot_to_a_concept_and_back(whole_report_site, browser):
     """A spot of the order, its neuron's page, a feature that reads it, the concept that feature serves, and back."""
-    page = browser.new_page()
+    page = browser.new_page(bypass_csp=True)
     page.goto((whole_report_site / "neuron-order.html").as_uri())
     page.locator("#spots a[href^=neurons]").first.click()
     page.wait_for_url("**/neurons/L1N*.html")
@@ -309,7 +309,7 @@ def test_the_way_from_a_spot_to_a_concept_and_back(whole_report_site, browser):
 @pytest.mark.slow
 @pytest.mark.browser
 def test_the_front_page_finds_figures_neurons_and_tokens(whole_report_site, browser):
-    page = browser.new_page()
+    page = browser.new_page(bypass_csp=True)
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto((whole_report_site / "index.html").as_uri())
@@ -338,7 +338,7 @@ def test_the_front_page_finds_figures_neurons_and_tokens(whole_report_site, brow
 @pytest.mark.browser
 def test_from_the_order_to_a_neuron_and_to_the_search(report_site, browser):
     """Real pages in a real browser: a spot's neuron, its page, a token of its own, the search for it."""
-    page = browser.new_page()
+    page = browser.new_page(bypass_csp=True)
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto((report_site / "neuron-order.html").as_uri())

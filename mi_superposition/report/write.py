@@ -111,7 +111,9 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
             files = write_section(section, site, title=TITLE, nav=nav)
             done[name] = {"card": asdict(section.card(chapter.story, chapter.reported)), "files": files}
             site.write(MANIFEST, json_bytes(manifest))
-        write_index([Card(**done[name]["card"]) for name in chosen], site, title=TITLE, lead=LEAD, nav=nav)
+        write_index(
+            [Card(**done[name]["card"] | {"slug": name}) for name in chosen], site, title=TITLE, lead=LEAD, nav=nav
+        )
         # After the index, which now leads to none of them.
         kept = [MANIFEST, "index.html", "assets", RUNS, *(file for name in chosen for file in done[name]["files"])]
         site.remove([address for address in site.listed() if not _is_in(address, kept)])

@@ -30,6 +30,11 @@ from mi_superposition.site.records import (
 from mi_superposition.site.tiles import TILE, matrix_files
 
 _STATIC = ("style.css", "figures.js", "matrix.js", "neuron.js", "layer.js", "search.js", "find.js", "favicon.svg")
+# Only the site's own scripts run, none that stands in a page, and nothing is asked of another machine. Plotly writes styles.
+_SECURITY = (
+    "default-src 'none'; script-src 'self' file:; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; "
+    "font-src data:; base-uri 'none'; form-action 'none'"
+)
 # What the search for units reads, where a site has their pages.
 UNIT_INDEX = f"{UNITS}/search.js"
 
@@ -131,6 +136,7 @@ def environment() -> Environment:
     templates.tests["link"] = lambda cell: isinstance(cell, Link)
     templates.tests["matrix"] = lambda item: isinstance(item, MatrixRecord)
     templates.tests["table"] = lambda item: isinstance(item, TableRecord)
+    templates.globals["security"] = _SECURITY
     templates.globals["asset_version"] = _asset_version()
     # The way from a page to the site's folder.
     templates.globals["root"] = ""

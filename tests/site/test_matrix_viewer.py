@@ -37,7 +37,7 @@ def matrix_site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def window(browser):
     """One for all tests: it keeps the scripts compiled."""
-    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page = browser.new_page(bypass_csp=True, viewport={"width": 1200, "height": 1000})
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
@@ -230,7 +230,9 @@ def test_spots_by_button_and_by_address(page, matrix_site):
 
 
 def test_two_fingers_zoom_on_a_phone(browser, matrix_site):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    context = browser.new_context(
+        bypass_csp=True, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
     page = context.new_page()
     page.goto((matrix_site[0] / "order.html").as_uri())
     page.wait_for_function("document.querySelector('canvas').dataset.level !== undefined")

@@ -1,6 +1,10 @@
 """Pages from records: hostile text, the same bytes, and a real browser."""
 
 import contextlib
+import functools
+import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import plotly.graph_objects as go
 import pytest
@@ -105,7 +109,10 @@ def test_sliders_move_the_figures(report_site, visit):
     slider = page.locator("#ablation-maps input[type=range]")
     slider.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"{shown} !== {before}", timeout=5000)
+    deadline = time.monotonic() + 5
+    while page.evaluate(shown) == before:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
     assert page.inner_text("#ablation-maps output") == "heads kept: none"
     assert slider.get_attribute("aria-valuetext") == "none"
 
@@ -117,3 +124,66 @@ def test_a_site_cut_off_at_its_first_file_is_written_over(tmp_path):
     write_site([hostile_section()], site, title="Title", lead="Lead")
     assert (site / "index.html").exists()
     assert not list(site.rglob(f"*{PARTIAL}"))
+
+
+@pytest.fixture(params=["from disk", "from a server"])
+def opened_site(request, tmp_path):
+    """A site, and where it is opened."""
+    write_site([hostile_section()], tmp_path / "site", title="Title", lead="Lead")
+    if request.param == "from disk":
+        yield tmp_path / "site", (tmp_path / "site").as_uri()
+        return
+    handler = functools.partial(QuietHandler, directory=str(tmp_path / "site"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path / "site", f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def elsewhere():
+    """Another machine: its address, and what it was asked."""
+    asked = []
+
+    class Asked(QuietHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Asked)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.browser
+def test_what_gets_into_a_page_all_the_same_does_not_run(opened_site, elsewhere, browser):
+    """As if something had not been escaped: scripts and handlers within the page, and pictures from elsewhere."""
+    (folder, address), (other, asked) = opened_site, elsewhere
+    page = folder / "hostile.html"
+    put_in = (
+        "<script>window.broken = 1</script><b id=b onclick='window.broken = 2'>b</b>"
+        f"<img src=x onerror='window.broken = 3'><script src='{other}/evil.js'></script>"
+        f"<img src='{other}/evil.png'><a id=a href='javascript:window.broken=4'>a</a>"
+    )
+    page.write_text(page.read_text().replace("</main>", put_in + "</main>"))
+    window = browser.new_page()
+    refused = []
+    window.on("console", lambda message: refused.append(message.text))
+    window.goto(f"{address}/hostile.html")
+    window.locator("#b").click()
+    window.locator("#a").click()
+    # Its own figures are drawn.
+    window.locator(".figure").first.scroll_into_view_if_needed()
+    window.locator(".figure .main-svg").first.wait_for(state="attached")
+    assert window.evaluate("window.broken") is None
+    assert asked == []
+    assert len([text for text in refused if "Content Security Policy" in text]) >= 5
+    window.close()

@@ -105,7 +105,7 @@ def site(tmp_path_factory):
 @pytest.fixture
 def visit(browser, site):
     """Opens a page from disk; at the end there must have been no error, and no request outside the folder."""
-    context = browser.new_context(viewport={"width": 390, "height": 800})
+    context = browser.new_context(bypass_csp=True, viewport={"width": 390, "height": 800})
     page = context.new_page()
     problems, requests = [], []
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -159,7 +159,7 @@ def test_a_character_of_several_tokens_is_one_and_has_all_their_activations(brow
         SiteFolder(tmp_path / "s", UNITS),
         site_title="s",
     )
-    page = browser.new_page()
+    page = browser.new_page(bypass_csp=True)
     page.goto((tmp_path / "s" / "neurons" / "L0N0.html").as_uri())
     spans = page.locator(".text span")
     assert spans.all_text_contents() == ["“", "Hi", "”"]
@@ -261,7 +261,7 @@ def test_of_thousands_of_rows_a_few_hundred_are_drawn(browser, tmp_path):
     write_unit_pages(
         ScanRecord("Many", [], [], [layer(HOOK, n, 5)]), [], [], SiteFolder(tmp_path / "s", UNITS), site_title="s"
     )
-    page = browser.new_page()
+    page = browser.new_page(bypass_csp=True)
     page.goto((tmp_path / "s" / "neurons" / "L0.html").as_uri())
     rows = page.locator("#units tbody tr")
     page.get_by_role("button", name="max").click()

@@ -216,12 +216,31 @@ def _with_weights(
 ) -> HookedTransformer:
     with torch.random.fork_rng(devices=[]), without_deprecations():
         model = HookedTransformer(config, tokenizer, move_to_device=False)
-        model.load_and_process_state_dict(
-            state,
-            **{name: bool(process_weights.get(name)) for name in PROCESSING},
-        )
+        if any(process_weights.values()):
+            model.load_and_process_state_dict(state, **{name: bool(process_weights.get(name)) for name in PROCESSING})
+        else:
+            # At once: TransformerLens goes through all modules for each of the weights.
+            model.load_state_dict(model.fill_missing_keys(state), strict=False)
     setattr(model, PROCESSED, dict(process_weights))
+    _store_as_read(model)
     return model.eval()
+
+
+def _store_as_read(model: HookedTransformer) -> None:
+    """Lay weights out as the forward pass reads them: TransformerLens copies these, transposed, at every call. Values stay."""
+    read_transposed = [model.unembed.W_U]
+    if model.cfg.gated_mlp:
+        mlps = [getattr(block, "mlp", None) for block in model.blocks]
+        read_transposed += [
+            weight
+            for mlp in mlps
+            for name in ("W_in", "W_gate", "W_out")
+            if (weight := getattr(mlp, name, None)) is not None
+        ]
+    for weight in read_transposed:
+        # Mixtures of experts have other things under these names.
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            weight.data = weight.data.T.contiguous().T
 
 
 def _remembering(model: Any, no_beginning: bool) -> HookedModel:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from fake_hub import HUB_FILES, into_hub_cache, serve_hub
-from transformers import GPTNeoConfig, GPTNeoForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mi_superposition import load_model
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import read_tensors, write_tensors
-from mi_superposition.models import untrained_copy
+from mi_superposition.files import content_hash, read_tensors, write_tensors
+from mi_superposition.models import untrained_copy, weights_of
 from mi_superposition.models.catalogue import hub_id, nearest_name
 
 
@@ -309,3 +309,20 @@ def test_folders_and_names_without_a_model(tmp_path):
         load_model(tmp_path)
     with pytest.raises(RequestError, match="'adition' is no model: did you mean 'addition'"):
         load_model("adition")
+
+
+def test_weights_are_laid_out_as_the_forward_pass_reads_them(tmp_path):
+    """TransformerLens copies these at every call where they are not; what is computed is the same to the last bit."""
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    weights = [model.W_U, *(getattr(block.mlp, name) for block in model.blocks for name in ("W_in", "W_gate", "W_out"))]
+    assert all(weight.T.is_contiguous() for weight in weights)
+    tokens, before = torch.arange(20)[None], content_hash(weights_of(model))
+    found = model(tokens)
+    for weight in weights:
+        weight.data = weight.data.contiguous()
+    assert torch.equal(model(tokens), found)
+    assert content_hash(weights_of(model)) == before

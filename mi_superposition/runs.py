@@ -189,12 +189,14 @@ def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
 
 
 def check_place(path: Path) -> None:
-    """Raise ``RequestError`` for a place that holds other things of the user's: the working directory and those above it, the home
-    folder, a git checkout.
+    """Raise ``RequestError`` for a place that holds other things of the user's (the working directory and those above it, the home
+    folder, a git checkout), and for one inside a file.
     """
     place, here = path.resolve(), Path.cwd().resolve()
     if place == here or place in here.parents:
         raise RequestError(f"{str(path)!r} is the working directory, or holds it: name a folder inside it")
+    if file := next((above for above in place.parents if above.is_file()), None):
+        raise RequestError(f"{str(path)!r} is inside {str(file)!r}, which is a file: give another place")
     # Where nobody has said which folder that is, there is none.
     if place == Path(os.path.expanduser("~")).resolve():
         raise RequestError(f"{str(path)!r} is the home folder: name a folder inside it")

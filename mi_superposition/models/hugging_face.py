@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
+from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.loading_from_pretrained import (
@@ -45,6 +46,9 @@ from mi_superposition.models.protocol import NO_BEGINNING, PROCESSED, PROCESSING
 HOOKED, BRIDGE = "HookedTransformer", "TransformerBridge"
 # Their configuration says 2048, but they saw no longer text.
 _TINY_STORIES_CONTEXT = 512
+_SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+# What tokenizers treat in different ways: the beginning of a text, spaces, lines, letters, digits.
+_PROBE_TEXTS = ("Once upon a time", "The cat, the dog.", "a\nb", "2 + 2 = 4")
 # Of models without a longest text, such as BLOOM.
 _UNLIMITED_CONTEXT = 2048
 
@@ -300,9 +304,41 @@ def _load_own_layout(
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer; ``None`` for a model saved without."""
+    """The folder's tokenizer; ``None`` for a model saved without.
+
+    One that transformers makes of a SentencePiece file alone is compared with SentencePiece itself. Raises ``RequestError`` where it
+    gives other tokens, and ``WorkError`` for damaged files.
+    """
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
+    tokenizer = _tokenizer(folder)
+    alone = next((folder / file for file in _SENTENCE_PIECE if (folder / file).is_file()), None)
+    if alone is not None and not (folder / "tokenizer.json").is_file():
+        _check_against_sentence_piece(tokenizer, alone)
+    return tokenizer
+
+
+def _check_against_sentence_piece(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    try:
+        original = SentencePieceProcessor(model_file=str(path))
+    # It has no exceptions of its own.
+    except Exception as error:
+        raise WorkError(f"the tokenizer {str(path)!r} is damaged: {_first_line(error)}") from error
+    for text in _PROBE_TEXTS:
+        expected = original.encode(text)
+        # What neither knows is counted in different ways.
+        if original.unk_id() in expected:
+            continue
+        found = tokenizer(text, add_special_tokens=False)["input_ids"]
+        # Some models keep their first tokens for others than SentencePiece: what the tokens stand for decides.
+        if [original.id_to_piece(token) for token in expected] != tokenizer.convert_ids_to_tokens(found):
+            raise RequestError(
+                f"{str(path)!r}: without tokenizer.json, transformers makes other tokens of a text than SentencePiece does ({text!r}: "
+                f"{found[:4]} for {expected[:4]}); put the model's tokenizer.json beside it"
+            )
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:

@@ -57,6 +57,10 @@ def load_model(
         raise RequestError(
             f"a {type(name).__name__} is no model: give a HookedTransformer, a TransformerBridge, a name or a folder"
         )
+    if Path(name).is_file():
+        raise RequestError(
+            f"{str(name)!r} is a file: give a folder; of weights that Python can load, ms.save_model(model, folder) writes one"
+        )
     place = device_of(device)
     precision = _dtype(dtype)
     processing = dict.fromkeys(PROCESSING, process_weights) if isinstance(process_weights, bool) else process_weights

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from fake_hub import HUB_FILES, into_hub_cache, serve_hub
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM, T5Config
 
 from mi_superposition import load_model
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import content_hash, read_tensors, write_tensors
 from mi_superposition.models import untrained_copy, weights_of
 from mi_superposition.models.catalogue import hub_id, nearest_name
+from mi_superposition.models.hugging_face import read_tokenizer
 
 
 def tiny_neo(folder: Path, noise: float = 0.05, **changes) -> GPTNeoForCausalLM:
@@ -326,3 +328,45 @@ def test_weights_are_laid_out_as_the_forward_pass_reads_them(tmp_path):
         weight.data = weight.data.contiguous()
     assert torch.equal(model(tokens), found)
     assert content_hash(weights_of(model)) == before
+
+
+def with_sentence_piece_alone(folder, file, config, model_type):
+    """A folder whose tokenizer is a SentencePiece file, trained here."""
+    folder.mkdir()
+    text = [
+        f"Once upon a time there was a {animal} who liked to {deed}."
+        for animal in ("cat", "dog")
+        for deed in ("run", "play")
+    ]
+    (folder / "text.txt").write_text("\n".join(text))
+    SentencePieceTrainer.train(
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "pieces"),
+        vocab_size=60 if model_type == "bpe" else 27,
+        model_type=model_type,
+        minloglevel=2,
+    )
+    (folder / "pieces.model").rename(folder / file)
+    config.save_pretrained(folder)
+    return folder
+
+
+def test_a_sentence_piece_file_alone_is_compared_with_sentence_piece(tmp_path):
+    """What transformers makes of it may begin a text with other tokens."""
+    folder = with_sentence_piece_alone(tmp_path / "llama", "tokenizer.model", LlamaConfig(vocab_size=60), "bpe")
+    with pytest.raises(RequestError, match="makes other tokens of a text than SentencePiece does"):
+        read_tokenizer(folder)
+    (folder / "tokenizer.model").write_bytes(b"no such file")
+    with pytest.raises(WorkError, match="is damaged"):
+        read_tokenizer(folder)
+    folder = with_sentence_piece_alone(tmp_path / "t5", "spiece.model", T5Config(vocab_size=60), "unigram")
+    original, found = SentencePieceProcessor(model_file=str(folder / "spiece.model")), read_tokenizer(folder)
+    for line in ("Once upon a cat", "the dog liked to play."):
+        tokens = found(line, add_special_tokens=False)["input_ids"]
+        assert found.convert_ids_to_tokens(tokens) == [original.id_to_piece(token) for token in original.encode(line)]
+
+
+def test_weights_in_a_file_are_refused_with_the_way_to_convert_them(tmp_path):
+    torch.save({"W_E": torch.zeros(2, 2)}, tmp_path / "weights.pt")
+    with pytest.raises(RequestError, match=r"weights\.pt' is a file: give a folder; .*ms\.save_model\(model, folder\)"):
+        load_model(tmp_path / "weights.pt")

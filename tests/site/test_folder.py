@@ -204,6 +204,10 @@ def test_places_that_hold_other_things_of_the_user(tmp_path, monkeypatch, shop, 
             error = capsys.readouterr().err
             assert said in error or "give a folder that has a name" in error, error
             assert len(error.splitlines()) == 1
+    (tmp_path / "checkout" / "file").write_text("a file")
+    for command in ("toy train", "report", "neurons pages", "sae train"):
+        assert main(shop.request(command, tmp_path / "checkout" / "file" / "run")) == 2
+        assert "which is a file: give another place" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RequestError, match="is the working directory, or holds it|is the home folder"):
         check_place(home)

@@ -19,6 +19,7 @@ from mi_superposition.files import PARTIAL, read_json
 from mi_superposition.pages.request import Job
 from mi_superposition.runs import MANIFEST, METRICS
 from mi_superposition.site import Page, Section
+from mi_superposition.site.folder import LIST
 from mi_superposition.site.records import TableRecord
 from mi_superposition.subjects import Chapter
 from mi_superposition.toy.config import ToyConfig
@@ -95,12 +96,14 @@ class Remembering(Watched):
 
     Half a file is the hardest of those around a write: what was written before is there whole, and the file itself must be begun
     again. So it alone is remembered, and the state before a removal; and of the pages of a finished run, which all commands write
-    in the same way, the first state alone unless ``with_pages``. In a full run every state is remembered.
+    in the same way, the first state alone unless ``with_pages``; of the lines of a site's list, which are all alike, the first two. In a
+    full run every state is remembered.
     """
 
     def __init__(self, folder, kept, *, with_pages):
         super().__init__(folder)
         self.kept, self.with_pages, self.states, self.removing = kept, with_pages, [], False
+        self.listed = 0
 
     def at(self, state):
         if not self.folder.exists() or not (FULL or ((state == "half" or self.removing) and self._counts())):
@@ -113,6 +116,13 @@ class Remembering(Watched):
 
     def _shown(self):
         return any((state / "page").exists() for state in self.states)
+
+    def append(self, path, content):
+        self.listed += path.name == LIST
+        if FULL or path.name != LIST or self.listed <= 2:
+            super().append(path, content)
+        else:
+            files.Disk.append(self, path, content)
 
     def remove(self, path):
         self.removing = True

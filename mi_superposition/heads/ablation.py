@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_superposition.corpora.given import Given, as_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.config import AblateConfig, Replacement
 from mi_superposition.models.protocol import HookedModel
@@ -16,6 +18,14 @@ from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
 
 Method = Literal["auto", "linear", "hooks"]
+Reduction = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Rows(NamedTuple):
+    """Tokens, and the positions that count."""
+
+    tokens: Int[Tensor, "batch pos"]
+    counts: Bool[Tensor, "batch pos"]
 
 
 def keep_only(n_heads: int) -> Bool[Tensor, "condition head"]:
@@ -31,21 +41,31 @@ def leave_out(n_heads: int) -> Bool[Tensor, "condition head"]:
 @torch.no_grad()
 def ablate_heads(
     model: HookedModel,
-    tokens: Int[Tensor, "batch pos"],
-    keep: Bool[Tensor, "condition head"],
+    tokens: Given,
+    keep: Bool[Tensor, "condition ... head"],
     *,
     layer: int = 0,
     replace_with: Replacement = AblateConfig.replace_with,
+    mask: Tensor | None = None,
+    reduce: Literal["loss"] | Reduction | None = None,
     seed: int = SeedPart.seed,
     positions: slice = slice(None),
     method: Method = "auto",
     memory_budget: int = 1 << 28,
-) -> Float[Tensor, "condition batch pos_out d_vocab_out"]:
-    """Logits under each set of kept heads of one layer, the other heads' outputs (``hook_z``) replaced.
+) -> Float[Tensor, "condition batch ..."]:
+    """Logits [condition, batch, pos, d_vocab] under each set of kept heads, the other heads' outputs (``hook_z``) replaced.
 
-    ``replace_with``: ``"zero"``; ``"mean"``, the head's mean output over the batch at each position;
-    ``"resample"``, its output on another example of the batch (donors form one seeded random cycle, so never its own). Biases
-    ``b_O`` and ``b_U`` stay: they belong to no head. ``positions`` picks the positions returned.
+    ``tokens``: [batch, pos] (what ``model.to_tokens(texts)`` gives), texts, or token batches. ``keep`` is [condition, head], of
+    one ``layer``, or [condition, layer, head], of all: heads kept in later layers then read what the ablation of earlier ones left.
+
+    ``replace_with``: ``"zero"``; ``"mean"``, the head's mean output over the batch at each position; ``"resample"``, its output on
+    another example of the batch (donors form one seeded random cycle, so never its own). Means and donors are those of positions that
+    count: where ``mask`` is true, by default all but beginning tokens and padding. Biases ``b_O`` and ``b_U`` stay: they belong to no
+    head. ``positions`` picks the positions returned.
+
+    ``reduce`` makes of each condition's logits what is kept, so that those of all conditions need never be in memory together:
+    ``"loss"``, the mean cross-entropy of each example's tokens that count (nats, [condition, batch]), or a function of the logits and
+    tokens, both [condition × batch, pos, …], whose result begins with the same axis.
 
     A model of one attention-only layer without normalisation is linear in its heads' outputs, so all conditions
     come from one forward pass (``method="linear"``). Any other runs in batches of conditions that keep the
@@ -53,25 +73,33 @@ def ablate_heads(
     where it holds. Logits in nats. Method: ablation as in Olsson et al. 2022, section "Ablations"; the linear
     form is ours.
 
-    Raises ``RequestError`` for a mask of the wrong width, a layer the model lacks, tokens outside the vocabulary,
-    resampling from a batch of one, or ``method="linear"`` on a model that is not.
+    Raises ``RequestError`` for a ``keep`` of the wrong width, a layer the model lacks, tokens outside the vocabulary,
+    resampling from a batch of one, ``positions`` beside ``reduce``, or ``method="linear"`` on a model that is not.
     """
-    _check_request(model, tokens, keep, layer, replace_with)
+    _check_request(model, keep, layer, replace_with)
+    rows = _rows(model, tokens, mask)
+    if replace_with == "resample" and len(rows.tokens) < 2:
+        raise RequestError("replace_with = 'resample' with a batch of 1: there is no other example to take from")
+    if reduce is not None and positions != slice(None):
+        raise RequestError(f"positions = {positions}: a reduction gets all of them")
     device = model.W_U.device
-    tokens, keep = tokens.to(device), keep.to(device)
+    rows = _Rows(rows.tokens.to(device), rows.counts.to(device))
+    layers = [layer] if keep.ndim == 2 else list(range(model.cfg.n_layers))
+    kept = keep.to(device)[:, None] if keep.ndim == 2 else keep.to(device)
     linear = _is_linear_in_heads(model)
     if method == "linear" and not linear:
         raise RequestError("method = 'linear': the model is not one attention-only layer without normalisation")
     if linear and method != "hooks":
-        return _ablate_linear(model, tokens, keep, replace_with, seed, positions)
-    return _ablate_with_hooks(model, tokens, keep, layer, replace_with, seed, positions, memory_budget)
+        logits = _ablate_linear(model, rows, kept[:, 0], replace_with, seed, positions)
+        return logits if reduce is None else torch.stack([_reduced(one, rows, reduce) for one in logits])
+    return _ablate_with_hooks(model, rows, kept, layers, replace_with, seed, positions, reduce, memory_budget)
 
 
 def head_outputs(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], layer: int = 0
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Each head's output before ``W_O`` (``hook_z``), in activation units."""
-    _, z = _logits_and_z(model, tokens, layer)
+    _, [z] = _logits_and_z(model, tokens, [layer])
     return z
 
 
@@ -95,11 +123,18 @@ def logits_and_head_changes(
 
     Any ablation of a model that is linear in its heads is the first plus the sum of the second over ablated heads.
     """
-    logits, z = _logits_and_z(model, tokens, layer=0)
-    logits, z = logits[:, positions], z[:, positions]
+    everywhere = torch.ones_like(tokens, dtype=torch.bool)
+    return _logits_and_changes(model, _Rows(tokens, everywhere), replace_with, seed, positions)
+
+
+def _logits_and_changes(
+    model: HookedModel, rows: _Rows, replace_with: Replacement, seed: int, positions: slice
+) -> tuple[Tensor, Tensor]:
+    logits, [z] = _logits_and_z(model, rows.tokens, [0])
     if replace_with == "zero":
-        return logits, -head_logits(model, z)
-    return logits, head_logits(model, _replacement(z, replace_with, seed) - z)
+        return logits[:, positions], -head_logits(model, z[:, positions])
+    change = _replacement(z, rows.counts, replace_with, seed) - z
+    return logits[:, positions], head_logits(model, change[:, positions])
 
 
 def attention_output_weight(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -107,11 +142,12 @@ def attention_output_weight(model: HookedModel, layer: int) -> Float[Tensor, "he
     return model.blocks[layer].attn.W_O
 
 
-def _check_request(model: HookedModel, tokens: Tensor, keep: Tensor, layer: int, replace_with: str) -> None:
+def _check_request(model: HookedModel, keep: Tensor, layer: int, replace_with: str) -> None:
     cfg = model.cfg
-    if keep.ndim != 2 or keep.shape[1] != cfg.n_heads:
+    wanted = f"(condition, {cfg.n_heads}), or (condition, {cfg.n_layers}, {cfg.n_heads}) for all layers"
+    if keep.ndim not in (2, 3) or keep.shape[1:] not in ((cfg.n_heads,), (cfg.n_layers, cfg.n_heads)):
         raise RequestError(
-            f"keep has shape {tuple(keep.shape)}: the model has {cfg.n_heads} heads, so it must be (condition, {cfg.n_heads})"
+            f"keep has shape {tuple(keep.shape)}: the model has {cfg.n_layers} layers of {cfg.n_heads} heads, so it must be {wanted}"
         )
     if keep.dtype != torch.bool:
         raise RequestError(f"keep has dtype {keep.dtype}: give a bool mask, True for each head that stays")
@@ -119,15 +155,21 @@ def _check_request(model: HookedModel, tokens: Tensor, keep: Tensor, layer: int,
         raise RequestError(f"layer = {layer}: the model has layers 0 to {cfg.n_layers - 1}")
     if replace_with not in ("zero", "mean", "resample"):
         raise RequestError(f"replace_with = {replace_with!r}: give 'zero', 'mean' or 'resample'")
-    if tokens.ndim != 2 or tokens.numel() == 0:
-        raise RequestError(f"tokens have shape {tuple(tokens.shape)}: give (batch, pos), neither empty")
-    if tokens.shape[1] > cfg.n_ctx:
-        raise RequestError(f"{tokens.shape[1]} positions: the model reads at most {cfg.n_ctx}")
-    if replace_with == "resample" and tokens.shape[0] < 2:
-        raise RequestError("replace_with = 'resample' with a batch of 1: there is no other example to take from")
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= cfg.d_vocab:
-        raise RequestError(f"token {low if low < 0 else high}: the vocabulary is 0 to {cfg.d_vocab - 1}")
+
+
+def _rows(model: HookedModel, given: Given, mask: Tensor | None) -> _Rows:
+    """All that is given as one batch, padded where rows are shorter."""
+    batches = list(as_batches(model, given, mask))
+    if not batches:
+        raise RequestError("no text: there is nothing to read")
+    width = max(batch.tokens.shape[1] for batch in batches)
+
+    def padded(tensor: Tensor) -> Tensor:
+        return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]))
+
+    return _Rows(
+        torch.cat([padded(batch.tokens) for batch in batches]), torch.cat([padded(batch.mask) for batch in batches])
+    )
 
 
 def _is_linear_in_heads(model: HookedModel) -> bool:
@@ -136,34 +178,40 @@ def _is_linear_in_heads(model: HookedModel) -> bool:
     return cfg.n_layers == 1 and bool(cfg.attn_only) and cfg.normalization_type is None and not capped
 
 
-def _logits_and_z(model: HookedModel, tokens: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+def _logits_and_z(model: HookedModel, tokens: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
     kept: list[Tensor] = []
 
     def keep_z(z: Tensor, hook: Any) -> None:  # noqa: ARG001 - TransformerLens passes it by name
         kept.append(z)
 
-    logits = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", keep_z)])
-    return logits, kept[0]
+    # Layers run in their order.
+    logits = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", keep_z) for layer in layers])
+    return logits, kept
 
 
 def _replacement(
-    z: Float[Tensor, "batch pos head d_head"], replace_with: Replacement, seed: int
+    z: Float[Tensor, "batch pos head d_head"], counts: Bool[Tensor, "batch pos"], replace_with: Replacement, seed: int
 ) -> Float[Tensor, "donor pos head d_head"]:
     """What stands in for an ablated head: one row for all examples or one for each."""
     if replace_with == "zero":
         return torch.zeros_like(z[:1])
     if replace_with == "mean":
-        return z.mean(dim=0, keepdim=True)
-    cycle = torch.randperm(z.shape[0], generator=seeded_generator(seed, "resample-ablation"))
-    donors = torch.empty_like(cycle)
-    donors[cycle] = cycle.roll(1)
-    return z[donors.to(z.device)]
+        # Where no example counts, what stands there changes nothing that is asked for.
+        weight = counts.to(z.dtype)[..., None, None]
+        return (z * weight).sum(dim=0, keepdim=True) / weight.sum(dim=0, keepdim=True).clamp_min(1)
+    cycle = torch.randperm(z.shape[0], generator=seeded_generator(seed, "resample-ablation")).to(z.device)
+    donors = torch.arange(z.shape[0], device=z.device)[:, None].repeat(1, z.shape[1])
+    for position in range(z.shape[1]):
+        # The cycle of the examples that count here.
+        there = cycle[counts[cycle, position]]
+        donors[there, position] = there.roll(1)
+    return z.gather(0, donors[..., None, None].expand_as(z))
 
 
 def _ablate_linear(
-    model: HookedModel, tokens: Tensor, keep: Tensor, replace_with: Replacement, seed: int, positions: slice
+    model: HookedModel, rows: _Rows, keep: Tensor, replace_with: Replacement, seed: int, positions: slice
 ) -> Tensor:
-    logits, change = logits_and_head_changes(model, tokens, replace_with, seed, positions)
+    logits, change = _logits_and_changes(model, rows, replace_with, seed, positions)
     ablated = (~keep).to(logits.dtype)
     result = torch.addmm(logits.reshape(1, -1), ablated, rearrange(change, "head ... -> head (...)"))
     return result.view(keep.shape[0], *logits.shape)
@@ -171,32 +219,61 @@ def _ablate_linear(
 
 def _ablate_with_hooks(
     model: HookedModel,
-    tokens: Tensor,
-    keep: Tensor,
-    layer: int,
+    rows: _Rows,
+    keep: Bool[Tensor, "condition layer head"],
+    layers: Sequence[int],
     replace_with: Replacement,
     seed: int,
     positions: slice,
+    reduce: Literal["loss"] | Reduction | None,
     memory_budget: int,
 ) -> Tensor:
-    logits, clean = _logits_and_z(model, tokens, layer)
-    replacement = _replacement(clean, replace_with, seed)
+    tokens, cfg = rows.tokens, model.cfg
+    logits, clean = _logits_and_z(model, tokens, layers)
+    replacements = [_replacement(z, rows.counts, replace_with, seed) for z in clean]
+    del clean
     n_examples = tokens.shape[0]
     # Of one example the residual stream, the pattern, an MLP and the logits are alive together; four covers copies.
-    cfg = model.cfg
     widths = cfg.d_model + (cfg.d_mlp or 0) + cfg.n_heads * tokens.shape[1] + logits.shape[-1]
     floats = tokens.shape[1] * widths
     at_once = max(1, memory_budget // (4 * 4 * floats * n_examples))
     results = []
     for conditions in keep.split(at_once):
-        kept = rearrange(conditions, "condition head -> condition 1 1 head 1")
-        z = rearrange(torch.where(kept, clean, replacement), "condition batch ... -> (condition batch) ...")
 
-        def put_in(original: Tensor, hook: Any, z: Tensor = z) -> Tensor:  # noqa: ARG001
-            return z
+        def put_in(at: int, conditions: Tensor = conditions) -> Callable[..., Tensor]:
+            def replace(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+                each = rearrange(z, "(condition batch) ... -> condition batch ...", batch=n_examples)
+                stays = rearrange(conditions[:, at], "condition head -> condition 1 1 head 1")
+                return rearrange(
+                    torch.where(stays, each, replacements[at]), "condition batch ... -> (condition batch) ..."
+                )
+
+            return replace
 
         repeated = repeat(tokens, "batch pos -> (condition batch) pos", condition=len(conditions))
-        out = model.run_with_hooks(repeated, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", put_in)])
-        out = rearrange(out, "(condition batch) ... -> condition batch ...", batch=n_examples)
-        results.append(out[:, :, positions])
+        hooks = [(f"blocks.{layer}.attn.hook_z", put_in(at)) for at, layer in enumerate(layers)]
+        out = model.run_with_hooks(repeated, fwd_hooks=hooks)
+        if reduce is None:
+            out = rearrange(out, "(condition batch) ... -> condition batch ...", batch=n_examples)[:, :, positions]
+        else:
+            several = _Rows(repeated, rows.counts.repeat(len(conditions), 1))
+            out = _reduced(out, several, reduce).unflatten(0, (len(conditions), n_examples))
+        results.append(out)
     return torch.cat(results)
+
+
+def _reduced(logits: Tensor, rows: _Rows, reduce: Literal["loss"] | Reduction) -> Tensor:
+    if reduce != "loss":
+        found = reduce(logits, rows.tokens)
+        if not isinstance(found, Tensor) or found.shape[:1] != logits.shape[:1]:
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise RequestError(
+                f"reduce gives {what}: its result must be a tensor that begins with the axis of {len(logits)} rows"
+            )
+        return found
+    if logits.shape[-1] < int(rows.tokens.max()) + 1:
+        raise RequestError("reduce = 'loss': the model's logits are not over the tokens that it reads; give a function")
+    # A position counts by the token that follows.
+    follows, counts = rows.tokens[:, 1:], rows.counts[:, 1:]
+    losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), follows, reduction="none")
+    return (losses * counts).sum(dim=1) / counts.sum(dim=1)

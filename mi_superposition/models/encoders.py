@@ -17,7 +17,7 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import read_json, write_json, write_tensors
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG, hub_id, model_folder
 from mi_superposition.models.hub import TOKENIZER_FILES, fetch_model, fetch_tokenizer, refuse_own_code
-from mi_superposition.models.hugging_face import save_tokenizer
+from mi_superposition.models.tokenizer_files import save_tokenizer
 from mi_superposition.training import derived_seed
 
 

@@ -6,7 +6,6 @@ import copy
 import json
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
-from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.loading_from_pretrained import (
@@ -26,7 +24,6 @@ from transformer_lens.loading_from_pretrained import (
 )
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerBase,
@@ -34,21 +31,19 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mi_superposition.errors import RequestError, WorkError, is_out_of_memory
-from mi_superposition.files import read_json, write_file, write_json, write_tensors
+from mi_superposition.errors import RequestError, WorkError, first_line, is_out_of_memory
+from mi_superposition.files import read_json, write_json, write_tensors
 from mi_superposition.models.attention_only import without_deprecations
 from mi_superposition.models.bridge import bridge_of
 from mi_superposition.models.catalogue import HUGGING_FACE_CONFIG
-from mi_superposition.models.hub import TOKENIZER_FILES, fetch_tokenizer, refuse_own_code
+from mi_superposition.models.hub import fetch_tokenizer, refuse_own_code
 from mi_superposition.models.probe import LoadCheck, Probe
 from mi_superposition.models.protocol import NO_BEGINNING, PROCESSED, PROCESSING, HookedModel
+from mi_superposition.models.tokenizer_files import read_tokenizer, save_tokenizer
 
 HOOKED, BRIDGE = "HookedTransformer", "TransformerBridge"
 # Their configuration says 2048, but they saw no longer text.
 _TINY_STORIES_CONTEXT = 512
-_SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
-# What tokenizers treat in different ways: the beginning of a text, spaces, lines, letters, digits.
-_PROBE_TEXTS = ("Once upon a time", "The cat, the dog.", "a\nb", "2 + 2 = 4")
 # Of models without a longest text, such as BLOOM.
 _UNLIMITED_CONTEXT = 2048
 
@@ -78,7 +73,7 @@ def load_hugging_face(
         config = _hooked_config(settings, dtype)
     # TransformerLens raises errors of all kinds for what it does not know.
     except Exception as error:
-        tried[HOOKED] = f"does not know the architecture ({_first_line(error)})"
+        tried[HOOKED] = f"does not know the architecture ({first_line(error)})"
     n_ctx = _context(network, config, name, settings, n_ctx)
     probe = Probe(network, n_ctx)
     if config is not None:
@@ -124,7 +119,7 @@ def _proven(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        tried[implementation] = f"cannot hold it ({_first_line(error)})"
+        tried[implementation] = f"cannot hold it ({first_line(error)})"
         return None
     if not check.passed(dtype):
         tried[implementation] = (
@@ -156,10 +151,10 @@ def _network(folder: Path, name: str, settings: dict[str, Any], dtype: torch.dty
         refuse_own_code(name, error)
         what = settings.get("architectures") or settings.get("model_type") or "unknown"
         raise RequestError(
-            f"{name!r} has the architecture {what!r}: transformers reads no causal language model from it ({_first_line(error)})"
+            f"{name!r} has the architecture {what!r}: transformers reads no causal language model from it ({first_line(error)})"
         ) from error
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise WorkError(f"the weights in {str(folder)!r} are damaged: {_first_line(error)}") from error
+        raise WorkError(f"the weights in {str(folder)!r} are damaged: {first_line(error)}") from error
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
@@ -267,11 +262,6 @@ def _short(name: str) -> str:
     return name.rstrip("/").split("/")[-1]
 
 
-def _first_line(error: Exception) -> str:
-    said = str(error).strip()
-    return textwrap.shorten(said.splitlines()[0], 120) if said else type(error).__name__
-
-
 def _is_tiny_stories(name: str) -> bool:
     return name.lower().replace("-", "").replace("_", "").startswith("tinystories")
 
@@ -283,7 +273,7 @@ def _load_own_layout(
     try:
         fields = convert_neel_model_config(name, cache_dir=constants.HF_HUB_CACHE)
     except (NotImplementedError, ValueError, KeyError, AttributeError) as error:
-        raise RequestError(f"{name!r}: TransformerLens cannot read its configuration ({_first_line(error)})") from error
+        raise RequestError(f"{name!r}: TransformerLens cannot read its configuration ({first_line(error)})") from error
     config = HookedTransformerConfig.from_dict(
         {**fields, "model_name": name, "init_weights": False, "device": "cpu", "dtype": dtype}
     )
@@ -301,52 +291,6 @@ def _load_own_layout(
     return _with_weights(
         config, tokenizer, state, {} if config.positional_embedding_type == "shortformer" else process_weights
     )
-
-
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer; ``None`` for a model saved without.
-
-    One that transformers makes of a SentencePiece file alone is compared with SentencePiece itself. Raises ``RequestError`` where it
-    gives other tokens, and ``WorkError`` for damaged files.
-    """
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return None
-    tokenizer = _tokenizer(folder)
-    alone = next((folder / file for file in _SENTENCE_PIECE if (folder / file).is_file()), None)
-    if alone is not None and not (folder / "tokenizer.json").is_file():
-        _check_against_sentence_piece(tokenizer, alone)
-    return tokenizer
-
-
-def _check_against_sentence_piece(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    try:
-        original = SentencePieceProcessor(model_file=str(path))
-    # It has no exceptions of its own.
-    except Exception as error:
-        raise WorkError(f"the tokenizer {str(path)!r} is damaged: {_first_line(error)}") from error
-    for text in _PROBE_TEXTS:
-        expected = original.encode(text)
-        # What neither knows is counted in different ways.
-        if original.unk_id() in expected:
-            continue
-        found = tokenizer(text, add_special_tokens=False)["input_ids"]
-        # Some models keep their first tokens for others than SentencePiece: what the tokens stand for decides.
-        if [original.id_to_piece(token) for token in expected] != tokenizer.convert_ids_to_tokens(found):
-            raise RequestError(
-                f"{str(path)!r}: without tokenizer.json, transformers makes other tokens of a text than SentencePiece does ({text!r}: "
-                f"{found[:4]} for {expected[:4]}); put the model's tokenizer.json beside it"
-            )
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except ImportError as error:
-        raise RequestError(f"the tokenizer in {str(folder)!r} needs another package: {_first_line(error)}") from error
-    # The parser of tokenizer.json has no exception of its own.
-    except Exception as error:
-        refuse_own_code(folder, error)
-        raise WorkError(f"the tokenizer in {str(folder)!r} is damaged: {_first_line(error)}") from error
 
 
 def build_gpt2(
@@ -393,11 +337,3 @@ def save_hugging_face(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast
     half = {name: parameter.detach().half() for name, parameter in model.named_parameters()}
     write_tensors(folder / "model.safetensors", half, {"format": "pt"})
     save_tokenizer(tokenizer, folder)
-
-
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write a tokenizer's files as ``from_pretrained`` of transformers reads them, each whole or not at all."""
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save_pretrained(scratch)
-        for path in sorted(Path(scratch).iterdir()):
-            write_file(folder / path.name, path.read_bytes())

@@ -19,8 +19,8 @@ from mi_superposition.models.attention_only import (
     weights_of,
     without_deprecations,
 )
-from mi_superposition.models.hugging_face import read_tokenizer, save_tokenizer
 from mi_superposition.models.protocol import NO_BEGINNING, PROCESSED, HookedModel
+from mi_superposition.models.tokenizer_files import read_tokenizer, save_tokenizer
 
 # The entry of ``model.json`` that says that the whole configuration is there.
 WHOLE = "hooked_transformer"

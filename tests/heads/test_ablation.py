@@ -177,12 +177,118 @@ def test_an_attention_only_bridge_takes_the_linear_route():
 def test_wrong_requests_quote_the_value(tiny_model, changes, quoted):
     from mi_superposition.heads.ablation import _check_request
 
-    request = dict(tokens=tokens_for(tiny_model), keep=torch.ones(1, 4, dtype=torch.bool), layer=0, replace_with="zero")
-    # The check itself, because in these tests a type checker stands before the public function.
+    request = dict(keep=torch.ones(1, 4, dtype=torch.bool), layer=0, replace_with="zero") | changes
+    tokens = request.pop("tokens", None)
     with pytest.raises(RequestError, match=quoted):
-        _check_request(tiny_model, **(request | changes))
+        if tokens is None:
+            # The check itself, because in these tests a type checker stands before the public function.
+            _check_request(tiny_model, **request)
+        else:
+            ablate_heads(tiny_model, tokens, **request)
 
 
 def test_the_linear_route_is_refused_where_it_does_not_hold(deep_model):
     with pytest.raises(RequestError, match="linear"):
         ablate_heads(deep_model, tokens_for(deep_model), random_masks(4), method="linear")
+
+
+@pytest.mark.parametrize("memory_budget", [1, 1 << 28])
+def test_heads_of_several_layers_at_once(deep_model, memory_budget):
+    """Kept heads of the second layer read what is left of the first."""
+    tokens = tokens_for(deep_model)
+    keep = torch.rand(5, 2, 4, generator=torch.Generator().manual_seed(3)) < 0.5
+    got = ablate_heads(deep_model, tokens, keep, memory_budget=memory_budget)
+    for masks, logits in zip(keep, got, strict=True):
+        operated = copy.deepcopy(deep_model)
+        with torch.no_grad():
+            for block, mask in zip(operated.blocks, masks, strict=True):
+                block.attn.W_O[~mask] = 0
+            assert (operated(tokens) - logits).abs().max() <= 1e-4
+    # The other layer whole is one layer alone.
+    one_layer = torch.stack([keep[:, 0], torch.ones_like(keep[:, 0])], dim=1)
+    alone = ablate_heads(deep_model, tokens, keep[:, 0], replace_with="mean")
+    assert (ablate_heads(deep_model, tokens, one_layer, replace_with="mean") - alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("replace_with", ["mean", "resample"])
+def test_positions_that_do_not_count_are_in_no_mean_and_give_nothing(deep_model, tiny_model, replace_with):
+    for model in (deep_model, tiny_model):
+        tokens = tokens_for(model, n=4)
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        mask[0, 3:], mask[1, 5:] = False, False
+        none = torch.zeros(1, 4, dtype=torch.bool)
+        others = tokens.clone()
+        others[~mask] = (others[~mask] + 1) % model.cfg.d_vocab
+        # What stands in the padding changes nothing where it counts.
+        one, two = (
+            ablate_heads(model, some, none, replace_with=replace_with, mask=mask)[0] for some in (tokens, others)
+        )
+        assert (one - two)[mask].abs().max() < 1e-5
+        unmasked, changed = (ablate_heads(model, some, none, replace_with=replace_with)[0] for some in (tokens, others))
+        assert (unmasked - changed)[mask].abs().max() > 1e-3
+
+
+def test_the_mean_is_that_of_the_positions_that_count(deep_model):
+    tokens = tokens_for(deep_model, n=4)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[0, 3:] = False
+    z = head_outputs(deep_model, tokens, 1)
+    means = torch.stack([z[mask[:, position], position].mean(dim=0) for position in range(tokens.shape[1])])
+    expected = deep_model.run_with_hooks(
+        tokens, fwd_hooks=[("blocks.1.attn.hook_z", lambda z, hook: means.expand_as(z))]
+    )
+    none = torch.zeros(1, 4, dtype=torch.bool)
+    got = ablate_heads(deep_model, tokens, none, layer=1, replace_with="mean", mask=mask)[0]
+    assert (got - expected)[mask].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("memory_budget", [1, 1 << 28])
+def test_a_loss_instead_of_logits(deep_model, memory_budget):
+    tokens, keep = tokens_for(deep_model, n=4), random_masks(4)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[2, 4:] = False
+    logits = ablate_heads(deep_model, tokens, keep, layer=1, mask=mask)
+    found = ablate_heads(deep_model, tokens, keep, layer=1, mask=mask, reduce="loss", memory_budget=memory_budget)
+    assert found.shape == (9, 4)
+    for condition in range(9):
+        for row in range(4):
+            chosen = logits[condition, row].log_softmax(dim=-1)[:-1].gather(1, tokens[row, 1:, None])[:, 0]
+            assert float(found[condition, row]) == pytest.approx(-float(chosen[mask[row, 1:]].mean()), abs=1e-5)
+
+    def difference(logits, tokens):
+        return logits[:, -1, 3] - logits[:, -1, 5] + 0 * tokens[:, 0]
+
+    got = ablate_heads(deep_model, tokens, keep, layer=1, reduce=difference, memory_budget=memory_budget)
+    assert (got - (logits[:, :, -1, 3] - logits[:, :, -1, 5])).abs().max() < 1e-5
+
+
+def test_a_reduction_of_a_model_that_is_linear_in_its_heads(tiny_model):
+    tokens, keep = tokens_for(tiny_model), random_masks(4)
+    whole = ablate_heads(tiny_model, tokens, keep)
+    got = ablate_heads(tiny_model, tokens, keep, reduce=lambda logits, tokens: logits.argmax(dim=-1).float())
+    assert torch.equal(got, whole.argmax(dim=-1).float())
+    with pytest.raises(RequestError, match="logits are not over the tokens"):
+        ablate_heads(tiny_model, tokens, keep, reduce="loss")
+
+
+def test_texts_are_read_as_the_model_reads_them(tiny_gpt2):
+    """Rows of different lengths: the same loss as each text by itself."""
+    model, texts = tiny_gpt2.hooked, ["a cat ran", "the dog and the fox like to run and play there"]
+    keep = torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(0)) < 0.5
+    together = ablate_heads(model, texts, keep, reduce="loss")
+    for row, text in enumerate(texts):
+        assert (ablate_heads(model, [text], keep, reduce="loss")[:, 0] - together[:, row]).abs().max() < 1e-5
+    tokens = model.to_tokens(texts)
+    assert (ablate_heads(model, tokens, keep, reduce="loss") - together).abs().max() < 1e-5
+
+
+def test_wrong_requests_of_several_layers(deep_model):
+    tokens = tokens_for(deep_model)
+    for keep, options, said in (
+        (torch.ones(2, 3, 4, dtype=torch.bool), {}, r"has shape \(2, 3, 4\): the model has 2 layers of 4 heads"),
+        (torch.ones(1, 4, dtype=torch.bool), {"reduce": "loss", "positions": slice(3)}, "a reduction gets all of them"),
+        (torch.ones(1, 4, dtype=torch.bool), {"reduce": lambda logits, tokens: 3}, "reduce gives int"),
+        (torch.ones(1, 4, dtype=torch.bool), {"mask": torch.ones(2, 2, dtype=torch.bool)}, "mask has shape"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            ablate_heads(deep_model, tokens, keep, **options)

@@ -18,7 +18,7 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import content_hash, read_tensors, write_tensors
 from mi_superposition.models import untrained_copy, weights_of
 from mi_superposition.models.catalogue import hub_id, nearest_name
-from mi_superposition.models.hugging_face import read_tokenizer
+from mi_superposition.models.tokenizer_files import read_tokenizer
 
 
 def tiny_neo(folder: Path, noise: float = 0.05, **changes) -> GPTNeoForCausalLM:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +21,11 @@ from mi_superposition.errors import WorkError
 PARTIAL = ".mi-superposition-partial"
 
 
+def _not_through_a_link(path: str, flags: int) -> int:
+    # Windows has no such flag, and links that only an administrator makes.
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 class Disk:
     """Every change that this package makes to a disk, a method for each kind, so that a test can make any single one fail."""
 
@@ -29,11 +35,12 @@ class Disk:
 
     def write(self, path: Path, content: bytes) -> None:
         """Put content into a file, in place of what it held."""
-        path.write_bytes(content)
+        with open(path, "wb", opener=_not_through_a_link) as file:
+            file.write(content)
 
     def append(self, path: Path, content: bytes) -> None:
         """Put content at the end of a file."""
-        with path.open("ab") as file:
+        with open(path, "ab", opener=_not_through_a_link) as file:
             file.write(content)
 
     def sync(self, path: Path) -> None:
@@ -106,6 +113,12 @@ def remove(path: Path) -> None:
             _disk.remove(path)
     except OSError as error:
         raise WorkError(f"cannot remove {str(path)!r}: {error.strerror}") from error
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing; any other stays."""
+    with contextlib.suppress(OSError):
+        _disk.remove_folder(folder)
 
 
 def clear_partial(folder: Path) -> None:

@@ -208,7 +208,10 @@ def test_a_finished_site_that_is_damaged_is_made_again(tmp_path, monkeypatch):
     assert not build(site)
     before = contents(site)
     (site / "two.html").unlink()
+    built.clear()
     assert build(site)
+    assert built == ["two"]
+    assert contents(site) == before
     (site / MANIFEST).unlink()
     assert build(site)
     assert contents(site) == before
@@ -418,8 +421,11 @@ def test_words_are_mended_without_measuring_again(tmp_path, monkeypatch):
     assert build(site)
     assert build(site, sections=("two",))
     assert (site / "runs" / "kept.txt").exists()
-    versions["measuring"] = "2"
+    # What the user puts beside a run is not taken for a part of it.
     (site / "runs" / "mine.txt").write_text("the user's")
+    versions["all"] = "3"
+    assert build(site)
+    versions |= {"measuring": "2", "all": "4"}
     with pytest.raises(RequestError, match=r"mine\.txt' is no finished part of the report"):
         build(site)
     assert (site / "runs" / "mine.txt").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ _WORD = regex.compile(rf"{_LETTERS}(?:'{_LETTERS})?")
 _SENTENCE_END = regex.compile(r"(?<=[.!?।])[\"”’']?\s+|(?<=[。！？][\"”’'」』]?)(?![\"”’'」』])\s*")
 # Scripts that put no space between words: every stretch of so many letters may be one.
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+")
-_LONGEST_UNSPACED = 8
+_LONGEST_UNSPACED = 12
 # The fewest words of a sentence, or its fewest letters in such a script.
 _FEWEST_WORDS = 3
 
@@ -84,11 +85,16 @@ def check_concepts(concepts: Mapping[str, Sequence[Any]]) -> dict[str, tuple[str
     owner: dict[str, str] = {}
     for concept, words in concepts.items():
         for word in words:
-            if not isinstance(word, str) or not _WORD.fullmatch(word.lower()):
+            if not isinstance(word, str) or not _WORD.fullmatch(_lower(word)):
                 raise RequestError(f"{word!r} of concept {concept!r} is no single word of letters")
-            if owner.setdefault(word.lower(), concept) != concept:
-                raise RequestError(f"{word!r} stands in {owner[word.lower()]!r} and {concept!r}: give it one concept")
-        found[concept] = tuple(dict.fromkeys(word.lower() for word in words))
+            if len(word) > _LONGEST_UNSPACED and _UNSPACED.search(word):
+                raise RequestError(
+                    f"{word!r} of concept {concept!r} is longer than {_LONGEST_UNSPACED} letters and marks, up to which words are looked "
+                    "for in scripts without spaces"
+                )
+            if owner.setdefault(_lower(word), concept) != concept:
+                raise RequestError(f"{word!r} stands in {owner[_lower(word)]!r} and {concept!r}: give it one concept")
+        found[concept] = tuple(dict.fromkeys(map(_lower, words)))
         if len(found[concept]) < 2:
             raise RequestError(f"concept {concept!r} has {len(found[concept])} words: give at least two")
     return found
@@ -96,13 +102,19 @@ def check_concepts(concepts: Mapping[str, Sequence[Any]]) -> dict[str, tuple[str
 
 def words_of(text: str) -> set[str]:
     """Its words in small letters; in scripts without spaces every stretch of letters that may be one."""
-    found = set(_WORD.findall(text.lower()))
+    found = set(_WORD.findall(_lower(text)))
     for run in [word for word in found if _UNSPACED.search(word)]:
+        found |= set(filter(None, _UNSPACED.split(run)))
         for part in _UNSPACED.findall(run):
             found |= {
                 part[start : start + length] for length in range(1, _LONGEST_UNSPACED + 1) for start in range(len(part))
             }
     return found
+
+
+def _lower(text: str) -> str:
+    # A letter and its mark may be one character or two.
+    return unicodedata.normalize("NFC", text.lower())
 
 
 def sentences(documents: Iterable[str]) -> Iterator[str]:
@@ -140,10 +152,15 @@ def random_lists(
     """Lists of other words, for texts given by their words: for each word of each concept one drawn from the ``near`` words that
     occur in most nearly as many texts.
 
-    None of them is in any concept or drawn twice. Raises ``RequestError`` where the texts have too few other words.
+    None of them is in any concept or drawn twice, nor, in scripts without spaces, a part of a concept's word or around one. Raises ``RequestError`` where the texts have too few other words.
     """
     counts = Counter(word for words in texts for word in words)
     taken = {word for words in concepts for word in words}
+    unspaced = [word for word in taken if _UNSPACED.search(word)]
+    if unspaced:
+        # Each would mark the texts that the concept's word marks.
+        near_them = {other for other in counts if any(other in word or word in other for word in unspaced)}
+        counts = Counter({word: count for word, count in counts.items() if word in taken or word not in near_them})
     if len(counts.keys() - taken) < len(taken) + near:
         raise RequestError(f"the texts hold {len(counts)} different words: too few for random lists of {len(taken)}")
     generator = np.random.default_rng(derived_seed(seed, "random words"))

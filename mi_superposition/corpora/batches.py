@@ -315,10 +315,11 @@ def model_batches(
 
 
 def check_readable(model: HookedModel, corpus: Iterable[Content], name: str, **reading: Any) -> None:
-    """Raise ``RequestError`` for a corpus of which the model cannot read the first document, or that has none; ``reading`` as for
+    """Raise ``RequestError`` for a corpus whose first documents the model cannot read, or that has none; ``reading`` as for
     ``model_batches``.
     """
-    if next(iter(model_batches(model, list(itertools.islice(corpus, 1)), 1, **reading)), None) is None:
+    # Documents of tokens may be nothing but padding.
+    if next(iter(model_batches(model, itertools.islice(corpus, _TOKENIZED_AT_ONCE), 1, **reading)), None) is None:
         raise RequestError(f"the corpus {name!r} is empty: nothing to read")
 
 

@@ -165,15 +165,14 @@ def jsonl_documents(path: Path, column: str | None) -> Iterator[Document]:
 
 
 def csv_documents(path: Path, column: str | None, delimiter: str) -> Iterator[Document]:
-    """The text in ``column`` of every row below the heading; a row with more or fewer fields than that is broken."""
-    with _opened(path) as file:
-        mark = next((mark for mark in _MARKS if file.peek(4).startswith(mark)), codecs.BOM_UTF8)
-        # Marks are left out by these encodings; bytes that cannot be read become surrogates, which no text has.
-        encoding = {codecs.BOM_UTF8: "utf-8-sig"}.get(mark, _MARKS[mark].removesuffix("-le").removesuffix("-be"))
-        lines = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
-        # No field of a text is too long.
-        csv.field_size_limit(2**31 - 1)
-        rows = csv.DictReader(lines, delimiter=delimiter)
+    """The text in ``column`` of every row below the heading; a row with more or fewer fields than that is broken.
+
+    In a table parted by tabs quotes are quotes, unless all of them are as a table's are.
+    """
+    # No field of a text is too long.
+    csv.field_size_limit(2**31 - 1)
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," or _is_quoted(path, delimiter) else csv.QUOTE_NONE
+    with _table(path, delimiter, quoting) as (rows, is_recoded):
         try:
             names = rows.fieldnames or []
             column = text_column(names, column)
@@ -185,9 +184,31 @@ def csv_documents(path: Path, column: str | None, delimiter: str) -> Iterator[Do
                     yield Document(None, "broken", f"row {number}")
                 else:
                     whole = value.encode("utf-8", "surrogateescape").decode(errors="replace")
-                    yield Document(whole, "repaired" if whole != value else None, f"row {number}")
+                    repaired = whole != value or (is_recoded and "\N{REPLACEMENT CHARACTER}" in whole)
+                    yield Document(whole, "repaired" if repaired else None, f"row {number}")
         except csv.Error as error:
             raise WorkError(f"cannot read {str(path)!r}: {error} at line {rows.line_num}") from error
+
+
+@contextmanager
+def _table(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[Any, bool]]:
+    """The rows of a table, and whether it is in UTF-16 or UTF-32, in which what cannot be read is replaced at once."""
+    with _opened(path) as file:
+        mark = next((mark for mark in _MARKS if file.peek(4).startswith(mark)), codecs.BOM_UTF8)
+        is_recoded = mark != codecs.BOM_UTF8
+        # Marks are left out by these encodings; bytes that are no UTF-8 become surrogates, which no text has.
+        encoding = _MARKS[mark].removesuffix("-le").removesuffix("-be") if is_recoded else "utf-8-sig"
+        errors = "replace" if is_recoded else "surrogateescape"
+        lines = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
+        yield csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True), is_recoded
+
+
+def _is_quoted(path: Path, delimiter: str) -> bool:
+    with _table(path, delimiter, csv.QUOTE_MINIMAL) as (rows, _):
+        try:
+            return all(None not in row and None not in row.values() for row in rows)
+        except csv.Error:
+            return False
 
 
 def numpy_documents(path: Path) -> Iterator[Document]:
@@ -206,7 +227,7 @@ def numpy_documents(path: Path) -> Iterator[Document]:
 
 
 def _are_tokens(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
+    return isinstance(value, list) and all(type(token) is int for token in value)
 
 
 def parquet_documents(path: Path, column: str | None) -> Iterator[Document]:

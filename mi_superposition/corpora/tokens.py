@@ -39,8 +39,10 @@ def tokenizer_identity(tokenizer: Any) -> dict[str, str] | None:
         model = getattr(getattr(tokenizer, "sp_model", None), "serialized_model_proto", lambda: b"")()
         whole = [type(tokenizer).__name__, vocabulary, hashlib.sha256(model).hexdigest()]
     else:
-        # How it last cut or padded is no part of it.
-        whole = [json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None}, sort_keys=True)]
+        # What decides which tokens a text has; how it is written down is the library's, and changes with its version.
+        state = json.loads(backend.to_str())
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in state["model"].get("merges") or ()]
+        whole = [json.dumps([merges, state["normalizer"], state["pre_tokenizer"]], sort_keys=True)]
     special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
     return {"sha256": text_hash([vocabulary]), WHOLE: text_hash([*whole, special])}
 

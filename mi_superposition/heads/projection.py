@@ -202,18 +202,24 @@ def circularity(points: Float[Tensor, "*points digit xy"]) -> Circularity:
 def fourier_plane(points: Float[Tensor, "digit d_head"]) -> Float[Tensor, "2 d_head"]:
     """Orthonormal axes of the plane in which the digits' strongest Fourier component lies: the one that ``circularity`` measures.
 
-    In two dimensions the axes are the coordinates themselves, and there is nothing to choose.
+    In two dimensions the axes are the coordinates themselves, and there is nothing to choose. A component that is a line has as its
+    second axis the direction in which the digits vary most beside it.
     """
     d_head = points.shape[1]
     if d_head <= 2:
-        return torch.eye(2, d_head)
-    spectrum = torch.fft.rfft((points - points.mean(dim=0)).double(), dim=0)[1:]
+        return torch.eye(2, d_head, dtype=points.dtype, device=points.device)
+    centred = (points - points.mean(dim=0)).double()
+    spectrum = torch.fft.rfft(centred, dim=0)[1:]
     # Half of the digits' frequency stands for one of the full transform, the others for two.
-    twice = torch.full((len(spectrum), 1), 2.0, dtype=torch.float64)
+    twice = torch.full((len(spectrum), 1), 2.0, dtype=torch.float64, device=points.device)
     if len(points) % 2 == 0:
         twice[-1] = 1
     mode = spectrum[int((spectrum.abs().square() * twice).sum(dim=1).argmax())]
-    return torch.linalg.svd(torch.stack([mode.real, mode.imag]), full_matrices=False)[2].to(points.dtype)
+    _, sizes, axes = torch.linalg.svd(torch.stack([mode.real, mode.imag]), full_matrices=False)
+    if sizes[1] < 1e-9 * sizes[0]:
+        beside = centred - (centred @ axes[0])[:, None] * axes[0]
+        axes = torch.stack([axes[0], torch.linalg.svd(beside, full_matrices=False)[2][0]])
+    return axes.to(points.dtype)
 
 
 def _index(chosen: Sequence[int] | None, available: int, what: str) -> Int[Tensor, " index"]:

@@ -57,10 +57,6 @@ def load_model(
         raise RequestError(
             f"a {type(name).__name__} is no model: give a HookedTransformer, a TransformerBridge, a name or a folder"
         )
-    if Path(name).is_file():
-        raise RequestError(
-            f"{str(name)!r} is a file: give a folder; of weights that Python can load, ms.save_model(model, folder) writes one"
-        )
     place = device_of(device)
     precision = _dtype(dtype)
     processing = dict.fromkeys(PROCESSING, process_weights) if isinstance(process_weights, bool) else process_weights
@@ -69,6 +65,10 @@ def load_model(
     processing = {name: True for name in PROCESSING if processing.get(name)}
     folder = model_folder(name)
     asked = str(name)
+    if folder is None and Path(name).is_file():
+        raise RequestError(
+            f"{asked!r} is a file: give a folder; of weights that Python can load, ms.save_model(model, folder) writes one"
+        )
     if folder is None:
         asked = hub_id(asked)
         folder = fetch_model(asked)

@@ -38,8 +38,14 @@ def _check_against_sentence_piece(tokenizer: PreTrainedTokenizerBase, path: Path
         original = SentencePieceProcessor(model_file=str(path))
     # It has no exceptions of its own.
     except Exception as error:
-        raise WorkError(f"the tokenizer {str(path)!r} is damaged: {first_line(error)}") from error
-    for text in _PROBE_TEXTS:
+        raise RequestError(
+            f"{str(path)!r} is no SentencePiece file ({first_line(error)}): put the model's tokenizer.json beside it"
+        ) from error
+    # Words of its own alphabet, whatever that is.
+    own = original.decode(
+        [token for token in range(original.get_piece_size()) if len(original.id_to_piece(token)) > 2][:40]
+    )
+    for text in (*_PROBE_TEXTS, own):
         expected = original.encode(text)
         # What neither knows is counted in different ways.
         if original.unk_id() in expected:

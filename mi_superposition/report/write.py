@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import json_bytes, read_json
+from mi_superposition.files import PARTIAL, json_bytes, read_json
 from mi_superposition.pages.request import ChapterRequest, Job, RealData
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.report.config import ReportConfig
-from mi_superposition.runs import MANIFEST, Outcome, locked, versions
-from mi_superposition.site.folder import REPORT, SiteFolder
-from mi_superposition.site.records import Card, Link
+from mi_superposition.runs import LOCK, MANIFEST, Outcome, versions
+from mi_superposition.site.folder import REPORT, SiteFolder, opened_site
+from mi_superposition.site.records import UNITS, Card, Link
 from mi_superposition.site.write import write_assets, write_index, write_section
 from mi_superposition.subjects import Chapter, chapters, find_study
 from mi_superposition.training import Stopped
@@ -72,7 +72,7 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
     real = None
     if config.full:
         real = RealData(config.data, out.resolve().with_name(f"{out.resolve().name}-runs"), chosen)
-    site = SiteFolder(out, REPORT)
+    SiteFolder(out, REPORT)
     made_from = {
         "package": _package_hash(),
         "versions": versions(),
@@ -81,14 +81,16 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
     }
     # Runs stay as long as what measures is the same, whatever is said of them and whichever sections are shown.
     measured_by = {"package": _package_hash(without=_SHOWING), "versions": versions(), "full": config.full}
-    with locked(out):
+    with opened_site(out, REPORT) as site:
         before = _manifest(out)
         same = before["made_from"] == made_from
         if same and before["status"] == _FINISHED and _whole(out, before):
             return Outcome(out, finished_already=True)
-        if before.get("measured_by") not in (None, measured_by):
+        if before.get("measured_by") != measured_by:
             _remove_runs(site)
-        done: dict[str, Any] = before["sections"] if same else {}
+        # A section of which anything is missing is made again.
+        whole = {name: made for name, made in before["sections"].items() if _all_there(out, made["files"])}
+        done: dict[str, Any] = whole if same else {}
         manifest = {"made_from": made_from, "measured_by": measured_by, "status": _RUNNING, "sections": done}
         # Before the work, so that a place where nothing can be written is found at once.
         write_assets(site)
@@ -112,7 +114,12 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
             done[name] = {"card": asdict(section.card(chapter.story, chapter.reported)), "files": files}
             site.write(MANIFEST, json_bytes(manifest))
         write_index(
-            [Card(**done[name]["card"] | {"slug": name}) for name in chosen], site, title=TITLE, lead=LEAD, nav=nav
+            [Card(**done[name]["card"] | {"slug": name}) for name in chosen],
+            site,
+            title=TITLE,
+            lead=LEAD,
+            nav=nav,
+            units=any(UNITS in done[name]["files"] for name in chosen),
         )
         # After the index, which now leads to none of them.
         kept = [MANIFEST, "index.html", "assets", RUNS, *(file for name in chosen for file in done[name]["files"])]
@@ -130,15 +137,17 @@ def _measured(chapter: Chapter, request: ChapterRequest, site: SiteFolder) -> Ma
         if job.bundled is not None:
             folders[name] = job.bundled
         elif job.kept and request.real is not None:
-            folders[name] = _made(job, request.real.run_folder(chapter.name, name), request)
+            folders[name] = _made(job, request.real.run_folder(chapter.name, name), request).folder
         else:
             address = f"{RUNS}/{chapter.name}-{name}"
-            folders[name] = _made(job, site.folder / address, request)
-            site.add_folder(address)
+            outcome = _made(job, site.folder / address, request)
+            folders[name] = outcome.folder
+            if not (outcome.finished_already and site.lists_any_in(address)):
+                site.add_folder(address)
     return folders
 
 
-def _made(job: Job, folder: Path, request: ChapterRequest) -> Path:
+def _made(job: Job, folder: Path, request: ChapterRequest) -> Outcome:
     assert job.config is not None, folder
     if job.measured_by is not None:
         measuring: Any = import_module(job.measured_by)
@@ -146,7 +155,7 @@ def _made(job: Job, folder: Path, request: ChapterRequest) -> Path:
         study = find_study(job.command)
         assert study is not None, job.command
         measuring = study.measuring()
-    return measuring.measure(job.config, folder, request.progress).folder
+    return measuring.measure(job.config, folder, request.progress)
 
 
 def _manifest(out: Path) -> dict[str, Any]:
@@ -163,7 +172,8 @@ def _manifest(out: Path) -> dict[str, Any]:
 def _remove_runs(site: SiteFolder) -> None:
     """Runs that another version of this package measured. Raises ``RequestError`` where there is more among them."""
     site.remove([address for address in site.listed() if _is_in(address, [RUNS])])
-    if left := sorted(path for path in (site.folder / RUNS).rglob("*") if path.is_file()):
+    there = (path for path in (site.folder / RUNS).rglob("*") if path.is_file() and path.name != LOCK)
+    if left := sorted(path for path in there if not path.name.endswith(PARTIAL)):
         raise RequestError(
             f"{str(left[0])!r} is no finished part of the report that another version began: move it away, or give a new folder"
         )
@@ -176,8 +186,11 @@ def _is_in(address: str, kept: Collection[str]) -> bool:
 
 def _whole(out: Path, manifest: dict[str, Any]) -> bool:
     """Whether everything that a finished site is made of is still there."""
-    written = [file for section in manifest["sections"].values() for file in section["files"]]
-    return all((out / address).exists() for address in ("index.html", *written))
+    return all(_all_there(out, ["index.html", *section["files"]]) for section in manifest["sections"].values())
+
+
+def _all_there(out: Path, addresses: Collection[str]) -> bool:
+    return all((out / address).exists() for address in addresses)
 
 
 def _package_hash(without: Collection[str] = ()) -> str:

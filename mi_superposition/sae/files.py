@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from sae_lens import SAE, TrainingSAE
 from safetensors import SafetensorError
 
 from mi_superposition.corpora import begins_with_token
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import content_hash, file_hash, text_hash, write_json, write_tensors
+from mi_superposition.files import content_hash, file_hash, make_folder, text_hash, write_json, write_tensors
 from mi_superposition.models import PROCESSED, PROCESSING, check_hooks, hook_widths, weights_of
 from mi_superposition.models.protocol import HookedModel
-from mi_superposition.runs import MANIFEST, read_config
+from mi_superposition.runs import LOCK, MANIFEST, read_config
 from mi_superposition.sae.catalogue import BUNDLED_SAES, is_published
 from mi_superposition.sae.config import SaeTrainConfig
 from mi_superposition.sae.published import fetch_published, kept_folder
@@ -76,8 +77,11 @@ def sae_folders(name: str | Path) -> dict[str, Path]:
         return {str(name): BUNDLED_SAES[str(name)]}
     if is_published(name):
         folder = kept_folder(str(name))
-        if not (folder / SAE_CONFIG).is_file():
-            save_sae(fetch_published(str(name)), folder)
+        make_folder(folder)
+        # Two processes may ask for it at once; the second waits.
+        with FileLock(folder / LOCK):
+            if not (folder / SAE_CONFIG).is_file():
+                save_sae(fetch_published(str(name)), folder)
         return {str(name): folder}
     folder = Path(name)
     found = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{SAE_CONFIG}"))}

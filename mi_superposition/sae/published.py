@@ -11,9 +11,11 @@ from typing import Any
 from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.errors import RequestError, WorkError, first_line
 from mi_superposition.models.hub import HUB_ERRORS, kept_beside_hub_cache
 
+# Ways of scaling that SAELens folds into the weights where it has the factor, and leaves standing where it has none.
+_UNSCALED = ("expected_average_only_in",)
 # The fewest names that are told of those there are.
 _NAMED = 3
 
@@ -39,15 +41,20 @@ def fetch_published(name: str) -> SAE[Any]:
         # It advises how a model would be loaded with its own functions.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
+            sae = SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
     except HUB_ERRORS as error:
         raise WorkError(
             f"{name!r} is not in the local hub cache, and the hub cannot be reached or does not give it: "
-            f"{next(iter(str(error).splitlines()), type(error).__name__)}"
+            f"{first_line(error)}"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise WorkError(f"SAELens cannot read {name!r}: {reason}") from error
+    # Its converters raise errors of all kinds for files that are damaged or of another layout.
+    except Exception as error:
+        raise WorkError(f"SAELens cannot read {name!r}: {first_line(error)}") from error
+    if sae.cfg.normalize_activations in _UNSCALED:
+        raise RequestError(
+            f"{name!r} reads activations scaled to an average norm, and the factor did not come with it: give a release that SAELens lists"
+        )
+    return sae
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from mi_superposition.site.folder import RUN, SiteFolder
+from mi_superposition.site.folder import RUN, SiteFolder, opened_site
 from mi_superposition.site.records import (
     UNITS,
     Card,
@@ -45,12 +45,13 @@ def write_site(sections: Sequence[Section], out: Path, *, title: str, lead: str)
     Raises ``RequestError`` when ``out`` is a file or a folder with other things in it, ``WorkError`` when the disk
     refuses.
     """
-    site = SiteFolder(out, RUN)
-    write_assets(site)
-    nav = [Link(section.title, f"{section.page.slug}.html") for section in sections]
-    for section in sections:
-        write_section(section, site, title=title, nav=nav)
-    write_index([section.card() for section in sections], site, title=title, lead=lead, nav=nav)
+    with opened_site(out, RUN) as site:
+        write_assets(site)
+        nav = [Link(section.title, f"{section.page.slug}.html") for section in sections]
+        for section in sections:
+            write_section(section, site, title=title, nav=nav)
+        units = any(UNITS in section.folders for section in sections)
+        write_index([section.card() for section in sections], site, title=title, lead=lead, nav=nav, units=units)
 
 
 def write_section(section: Section, site: SiteFolder, *, title: str, nav: Sequence[Link]) -> list[str]:
@@ -78,8 +79,13 @@ def write_section(section: Section, site: SiteFolder, *, title: str, nav: Sequen
     return [*written, *section.folders]
 
 
-def write_index(cards: Sequence[Card], site: SiteFolder, *, title: str, lead: str, nav: Sequence[Link]) -> None:
-    """Write the page that leads to all sections. Last, so that a reader who finds an index finds everything it links to."""
+def write_index(
+    cards: Sequence[Card], site: SiteFolder, *, title: str, lead: str, nav: Sequence[Link], units: bool
+) -> None:
+    """Write the page that leads to all sections. Last, so that a reader who finds an index finds everything it links to.
+
+    ``units``: whether the site has pages of units, which its search finds too.
+    """
     out = site.folder
     html = (
         environment()
@@ -90,8 +96,8 @@ def write_index(cards: Sequence[Card], site: SiteFolder, *, title: str, lead: st
             nav=nav,
             cards=cards,
             searched=[_search_file(card.slug) for card in cards],
-            made_of=_content_version([*(out / _search_file(card.slug) for card in cards), out / UNIT_INDEX]),
-            units=UNITS if (out / UNIT_INDEX).exists() else None,
+            made_of=_content_version([*(out / _search_file(card.slug) for card in cards), *[out / UNIT_INDEX] * units]),
+            units=UNITS if units else None,
         )
     )
     site.write("index.html", html.encode("utf-8", "backslashreplace"))

@@ -187,3 +187,22 @@ def test_words_of_any_alphabet(text, words, sentences_of_it):
 def test_what_is_no_word(word):
     with pytest.raises(RequestError, match="no single word of letters"):
         check_concepts({"one": ["fine", word], "two": ["other", "words"]})
+
+
+def test_words_beside_another_script_marks_and_long_words():
+    assert {"iphone", "手机"} <= words_of("我用iPhone手机")
+    assert "café" in words_of("cafe\u0301")
+    assert check_concepts({"one": ["cafe\u0301", "b"], "two": ["c", "d"]})["one"][0] == "café"
+    assert "มหาวิทยาลัย" in words_of("ฉันไปมหาวิทยาลัยทุกวัน")
+    with pytest.raises(RequestError, match="is longer than 12 letters"):
+        check_concepts({"one": ["很" * 13, "b"], "two": ["c", "d"]})
+
+
+def test_random_words_of_a_script_without_spaces_are_no_parts_of_a_concept():
+    texts = [
+        words_of(f"今天{word}的小狗在公园里跑来跑去{n}") for n in range(30) for word in ("快乐", "高兴", "难过", "生气")
+    ]
+    drawn = random_lists(texts, [("快乐", "高兴"), ("难过", "生气")], seed=0, near=5)
+    for words in drawn:
+        for word in words:
+            assert not any(word in own or own in word for own in ("快乐", "高兴", "难过", "生气")), word

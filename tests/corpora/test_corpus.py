@@ -377,6 +377,25 @@ def test_broken_rows_of_a_table_are_counted(tmp_path):
         list(load_corpus(path, column="words"))
 
 
+def test_quotes_in_tables(tmp_path):
+    """In one parted by tabs they are quotes; one that never closes in another is not the end of the file."""
+    tabs = write(tmp_path, "a.tsv", 'sentence\tlabel\n" it is bad\t0\ngood film\t1\n"great" one\t1\n')
+    assert list(load_corpus(tabs)) == ['" it is bad', "good film", '"great" one']
+    with pytest.raises(WorkError, match="cannot read"):
+        list(load_corpus(write(tmp_path, "a.csv", 'text\n"abc\nfoo\nbar')))
+    odd = write(tmp_path, "odd.csv", b"\xff\xfet\x00e\x00x\x00t\x00\n\x00a\x00\n\x00\x00\xd8\n\x00b\x00\n")
+    corpus = load_corpus(odd)
+    assert next(iter(corpus)) == "a"
+    assert len(list(corpus)) >= 2
+
+
+def test_no_tokens_are_an_empty_document(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"input_ids": []}\n{"input_ids": [1, 2]}\n')
+    corpus = load_corpus(path)
+    assert list(corpus) == [[1, 2]]
+    assert (corpus.counts.empty, corpus.counts.missing) == (1, 0)
+
+
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.csv.bz2"])
 def test_a_damaged_compressed_file_is_one_line(name, tmp_path):
     with pytest.raises(WorkError, match="cannot read"):

@@ -179,12 +179,10 @@ def test_wrong_requests_quote_the_value(tiny_model, changes, quoted):
 
     request = dict(keep=torch.ones(1, 4, dtype=torch.bool), layer=0, replace_with="zero") | changes
     tokens = request.pop("tokens", None)
+    # The check itself, because in these tests a type checker stands before the public function.
+    asked = [] if tokens is None else [tokens]
     with pytest.raises(RequestError, match=quoted):
-        if tokens is None:
-            # The check itself, because in these tests a type checker stands before the public function.
-            _check_request(tiny_model, **request)
-        else:
-            ablate_heads(tiny_model, tokens, **request)
+        (ablate_heads if asked else _check_request)(tiny_model, *asked, **request)
 
 
 def test_the_linear_route_is_refused_where_it_does_not_hold(deep_model):

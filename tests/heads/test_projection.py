@@ -152,3 +152,14 @@ def test_the_plane_drawn_is_the_one_measured():
     # Two dimensions and one are drawn as they are.
     assert torch.equal(fourier_plane(torch.randn(10, 2)), torch.eye(2))
     assert (torch.randn(10, 1) @ fourier_plane(torch.randn(10, 1)).T).shape == (10, 2)
+
+
+def test_a_component_that_is_a_line_has_the_rest_as_its_second_axis():
+    """Even and odd digits: the other axis is where they vary most beside it, and not any."""
+    points = torch.zeros(10, 5)
+    points[:, 2] = torch.tensor([1.0, -1.0] * 5)
+    points[:, 4] = 0.3 * torch.arange(10) / 10
+    axes = fourier_plane(points)
+    assert abs(float(axes[0, 2])) > 0.99
+    assert abs(float(axes[1, 4])) > 0.99
+    assert fourier_plane(points[:, :2].double()).dtype == torch.float64

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mi_superposition.site.folder as folder_module
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import PARTIAL
 from mi_superposition.runs import check_place
-from mi_superposition.site.folder import LIST, REPORT, RUN, UNITS, SiteFolder
+from mi_superposition.site.folder import LIST, REPORT, RUN, UNITS, SiteFolder, opened_site
 
 
 def tree(folder):
@@ -214,3 +215,51 @@ def test_places_that_hold_other_things_of_the_user(tmp_path, monkeypatch, shop, 
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("home", "checkout")] == []
     monkeypatch.delenv("HOME")
     check_place(tmp_path / "anywhere")
+
+
+def test_a_first_rewrite_of_the_pages_of_an_old_run_may_be_cut_off(shop, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert main(shop.request("toy train", run)) == 0
+    (run / "page" / LIST).unlink()
+    expected = tree(run / "page")
+    real, written_files = folder_module.write_file, []
+
+    def cut_off(path, content):
+        if len(written_files) == 3:
+            raise KeyboardInterrupt
+        written_files.append(path)
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "write_file", cut_off)
+        assert main(["page", str(run), "--out", str(run / "page")]) == 130
+    assert main(["page", str(run), "--out", str(run / "page")]) == 0
+    assert {name: text for name, text in tree(run / "page").items() if name != LIST} == expected
+
+
+@pytest.mark.parametrize("name", [f"index.html{PARTIAL}", LIST, f"{LIST}{PARTIAL}"])
+def test_no_link_under_a_name_of_ours_leads_out_of_the_folder(name, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    written(tmp_path / "s", {"index.html": "a"})
+    (tmp_path / "s" / name).unlink(missing_ok=True)
+    (tmp_path / "s" / name).symlink_to(tmp_path / "thesis.txt")
+    with contextlib.suppress(RequestError, WorkError):
+        site = SiteFolder(tmp_path / "s", RUN)
+        site.clear_partial()
+        site.write("index.html", b"b")
+        site.write("other.html", b"c")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("address", ["../x.html", "/x.html", "a//b", "", "a/../b"])
+def test_an_address_outside_is_refused(address, tmp_path):
+    site = SiteFolder(tmp_path / "s", RUN)
+    with pytest.raises(RequestError, match="is no address in a site"):
+        site.write(address, b"x")
+
+
+def test_two_processes_do_not_write_one_site(tmp_path):
+    second = opened_site(tmp_path / "s", RUN)
+    with opened_site(tmp_path / "s", RUN), pytest.raises(RequestError, match="is being written by another process"):
+        second.__enter__()
+    assert not list((tmp_path / "s").iterdir())

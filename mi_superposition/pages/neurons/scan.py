@@ -18,7 +18,7 @@ from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
 from mi_superposition.pages.neurons.records import Related, document_records, layer_records, unit_records
 from mi_superposition.pages.neurons.scanned import ScannedUnits, open_scan
 from mi_superposition.progress import SILENT, Progress
-from mi_superposition.site.folder import UNITS, SiteFolder
+from mi_superposition.site.folder import UNITS, SiteFolder, opened_site
 from mi_superposition.site.unit_pages import write_unit_pages
 from mi_superposition.site.unit_records import ScanRecord, UnitRecord
 from mi_superposition.training import Stopped
@@ -121,8 +121,9 @@ def scan_record(scanned: ScannedUnits, config: ScanConfig) -> ScanRecord:
 
 
 def _write(folder: Path, out: Path, progress: Progress, *, device: str) -> int:
-    site = SiteFolder(out, UNITS)
+    SiteFolder(out, UNITS)
     scanned, config = open_scan(folder, device=device)
     record = scan_record(scanned, config)
-    write_scan_pages(scanned, record, site, site_title=_TITLE, index="index.html", progress=progress)
+    with opened_site(out, UNITS) as site:
+        write_scan_pages(scanned, record, site, site_title=_TITLE, index="index.html", progress=progress)
     return scanned.scan.n_units

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import small_config
 
-from mi_superposition import runs
+from mi_superposition import files, runs
 from mi_superposition.addition.train import train_addition
 from mi_superposition.cli import commands, main
 from mi_superposition.files import PARTIAL, read_json, read_tensors, write_tensors
@@ -311,16 +311,12 @@ def _places(tiny_run, tmp_path):
 
 def _fill_the_disk(monkeypatch):
     """Every write from now on finds the disk full, as the kernel would say it."""
-    import pathlib
 
-    real = pathlib.Path.open
+    def full(disk, path, content):
+        raise OSError(28, os.strerror(28), str(path))
 
-    def full(self, mode="r", *args, **kwargs):
-        if "w" in mode or "a" in mode:
-            raise OSError(28, os.strerror(28), str(self))
-        return real(self, mode, *args, **kwargs)
-
-    monkeypatch.setattr(pathlib.Path, "open", full)
+    for change in ("write", "append"):
+        monkeypatch.setattr(files.Disk, change, full)
 
 
 def test_the_report_names_its_chapters():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import small_config
 
-from mi_superposition import files, runs
+from mi_superposition import runs
 from mi_superposition.addition.train import train_addition
 from mi_superposition.cli import commands, main
 from mi_superposition.files import PARTIAL, read_json, read_tensors, write_tensors
@@ -316,7 +316,7 @@ def _fill_the_disk(monkeypatch):
         raise OSError(28, os.strerror(28), str(path))
 
     for change in ("write", "append"):
-        monkeypatch.setattr(files.Disk, change, full)
+        monkeypatch.setattr(f"mi_superposition.files.Disk.{change}", full)
 
 
 def test_the_report_names_its_chapters():

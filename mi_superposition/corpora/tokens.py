@@ -27,7 +27,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str] | None:
-    """What a run folder records of a tokenizer, ``None`` without one: SHA-256 of its vocabulary, and of all that it does to a text.
+    """What a run folder records of a tokenizer, ``None`` without one: SHA-256 of its vocabulary, and of what else decides which tokens a text has.
 
     Runs of version 0.1 have the first alone: a tokenizer with other merges or another normaliser can have the same vocabulary.
     """
@@ -42,7 +42,9 @@ def tokenizer_identity(tokenizer: Any) -> dict[str, str] | None:
         # What decides which tokens a text has; how it is written down is the library's, and changes with its version.
         state = json.loads(backend.to_str())
         merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in state["model"].get("merges") or ()]
-        whole = [json.dumps([merges, state["normalizer"], state["pre_tokenizer"]], sort_keys=True)]
+        # The pieces of a unigram model have scores, which its vocabulary leaves out.
+        scored = state["model"]["vocab"] if isinstance(state["model"].get("vocab"), list) else []
+        whole = [json.dumps([merges, scored, state["normalizer"], state["pre_tokenizer"]], sort_keys=True)]
     special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
     return {"sha256": text_hash([vocabulary]), WHOLE: text_hash([*whole, special])}
 

@@ -16,7 +16,7 @@ from mi_superposition.models.hub import HUB_ERRORS, kept_beside_hub_cache
 
 # Ways of scaling that SAELens folds into the weights where it has the factor, and leaves standing where it has none.
 _UNSCALED = ("expected_average_only_in",)
-# The fewest names that are told of those there are.
+# At most so many of the names there are stand in an error.
 _NAMED = 3
 
 
@@ -34,7 +34,7 @@ def kept_folder(name: str) -> Path:
 def fetch_published(name: str) -> SAE[Any]:
     """The autoencoder ``RELEASE:ID`` by SAELens's own converters, from the hub or its local cache.
 
-    Raises ``WorkError`` for one that cannot be had.
+    Raises ``WorkError`` for one that cannot be had, and ``RequestError`` for one whose factor of scaling did not come with it.
     """
     release, sae_id = _parts(name)
     try:

@@ -10,6 +10,7 @@ from mi_superposition.config import AtLeast1, AtLeast2, Config, SeedNumber, Thre
 from mi_superposition.errors import RequestError
 
 Engine = Literal["local", "ray"]
+DigitOrder = Literal["ones first", "ones last"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -24,6 +25,16 @@ class ModelPart(Config):
     def name(self) -> str:
         """The model's name, as it was asked for."""
         return self.model
+
+
+@dataclass(frozen=True)
+class AdditionModelPart(ModelPart):
+    """Which addition model, and how it writes numbers."""
+
+    model: str = "addition"
+    """Model: bundled name ('addition', 'addition-exact'), run folder of 'addition train', or folder of ms.save_model."""
+    digit_order: DigitOrder = "ones first"
+    """Order of the digits in every number that the model reads and writes; people write 'ones last'."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from transformer_lens import HookedTransformer
 from mi_superposition.addition.lookup import check_lookup_form
 from mi_superposition.addition.problems import (
     answer_digits,
+    answer_places,
     answer_positions,
+    as_read,
     fresh_operands,
     masked,
     with_answers,
@@ -150,8 +152,8 @@ def ablation_maps(
     n_digits = digits_of(model)
     names, keep = ablation_conditions(model.cfg.n_heads)
     operands = one_digit_operands(n_digits)
-    first = answer_positions(n_digits).start
-    tokens = masked(with_answers(operands))
+    first = int(answer_places(model, n_digits)[0])
+    tokens = as_read(model, masked(with_answers(operands)))
     logits = ablate_heads(model, tokens, keep, replace_with=replace_with, seed=seed, positions=slice(first, first + 1))[
         :, :, 0
     ]
@@ -171,8 +173,8 @@ def circuit_counts(model: HookedTransformer) -> CircuitCounts:
     """How many heads push each of the 100 right answers up and down at the first answer position."""
     n_digits = digits_of(model)
     operands = one_digit_operands(n_digits)
-    first = answer_positions(n_digits).start
-    z = head_outputs(model, masked(with_answers(operands)).to(model.W_E.device))
+    first = int(answer_places(model, n_digits)[0])
+    z = head_outputs(model, as_read(model, masked(with_answers(operands))).to(model.W_E.device))
     contribution = head_logits(model, z[:, first : first + 1])[:, :, 0].cpu()
     right = answer_digits(operands)[:, 0]
     push = contribution.gather(2, right.expand(model.cfg.n_heads, -1)[..., None])[..., 0] - contribution.mean(dim=2)
@@ -260,10 +262,12 @@ class _HeadSum:
     """Logits at the answer positions, split into what ablating each head adds: conditions are sums, not passes."""
 
     def __init__(self, model: HookedTransformer, operands: Tensor, replace_with: Replacement, seed: int):
-        tokens = masked(with_answers(operands)).to(model.W_E.device)
-        at = answer_positions(digits_of(model))
+        tokens = as_read(model, masked(with_answers(operands))).to(model.W_E.device)
+        n_digits = digits_of(model)
+        at = answer_positions(n_digits)
         whole, change = logits_and_head_changes(model, tokens, replace_with, seed, at)
-        self.whole, self.change = whole.cpu(), change.cpu()
+        ones_first = answer_places(model, n_digits) - at.start
+        self.whole, self.change = whole.cpu()[:, ones_first], change.cpu()[:, :, ones_first]
         self.right = answer_digits(operands)
 
     def logits(self, digit: int, keep: Bool[Tensor, "set head"]) -> Float[Tensor, "set problem value"]:

@@ -10,7 +10,7 @@ from annotated_types import Interval
 
 from mi_superposition.config import AtLeast0, AtLeast1, Config, NonNegative, Positive
 from mi_superposition.errors import RequestError
-from mi_superposition.parts import ModelPart, SeedPart, ThreadsPart
+from mi_superposition.parts import AdditionModelPart, SeedPart, ThreadsPart
 
 Answer = Literal["masked", "autoregressive"]
 # Epochs and steps of a recipe that sets neither: a second descent takes the last ninth, an endless epoch has 100 steps.
@@ -121,7 +121,7 @@ AdditionConfig.PRESETS = {
 class AdditionEvaluateConfig(Config):
     """Measure which digits an addition model gets right on fresh problems, and where it fails, compared with its untrained copy."""
 
-    model: ModelPart = ModelPart(model="addition")
+    model: AdditionModelPart = AdditionModelPart()
     n_problems: Annotated[int, Interval(ge=100, le=10**8)] = 100_000
     """Fresh problems, none of them trained on."""
     random: SeedPart = SeedPart()

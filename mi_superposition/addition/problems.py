@@ -5,6 +5,9 @@ first and without separators: 19 tokens for six digits. Tokens 0-9 are the digit
 ``^`` (in the vocabulary of the original study, in no sequence of ours). Format: the published notebooks of
 the original addition study.
 
+A model of other people's may have the digits of each number the other way round, as people write them (``DigitOrder``): problems are kept
+ones first, and turned round where such a model reads and answers them.
+
 A problem is named by its *index* ``a * 10**n + b``. Every index that is a multiple of ``HELD_OUT_MODULUS``
 is held out: training sets never contain one and test sets contain nothing else, whatever the seeds, so the
 two are disjoint by construction without either being listed.
@@ -18,15 +21,19 @@ from typing import Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.errors import RequestError
+from mi_superposition.parts import DigitOrder
 
 EQUALS_TOKEN = 10
 D_VOCAB = 12
 D_VOCAB_OUT = 10
 SYMBOLS = "0123456789=^"
 HELD_OUT_MODULUS = 97
+# Of a model's configuration, where it is not the usual one.
+_ORDER = "digit_order"
 MAX_DIGITS = 9  # 10**(2 * 9) still fits an int64 index
 
 Part = Literal["train", "test"]
@@ -98,6 +105,29 @@ def answer_digits(operands: Int[Tensor, "problem operand_digit"]) -> Int[Tensor,
     n_digits = operands.shape[1] // 2
     column_sums = operands[:, :n_digits] + operands[:, n_digits:]
     return (torch.nn.functional.pad(column_sums, (0, 1)) + column_carries(operands)) % 10
+
+
+def reads_in_order(model: HookedTransformer, order: DigitOrder) -> HookedTransformer:
+    """The same model, of which is now known in what order its numbers stand; untrained copies of it know too."""
+    setattr(model.cfg, _ORDER, order)
+    return model
+
+
+def places(model: HookedTransformer, n_digits: int) -> Int[Tensor, " pos"]:
+    """For each token of a problem written ones first, the position at which the model has it. The inverse is the same."""
+    numbers = torch.arange(n_positions(n_digits)).split([n_digits, n_digits, n_digits + 1])
+    turned = getattr(model.cfg, _ORDER, "ones first") == "ones last"
+    return torch.cat([number.flip(0) if turned else number for number in numbers])
+
+
+def as_read(model: HookedTransformer, tokens: Int[Tensor, "problem pos"]) -> Int[Tensor, "problem pos"]:
+    """Problems written ones first, as the model reads them."""
+    return tokens[:, places(model, _n_digits_of(tokens)).to(tokens.device)]
+
+
+def answer_places(model: HookedTransformer, n_digits: int) -> Int[Tensor, " digit"]:
+    """The position of each answer digit, ones first, in what the model reads."""
+    return places(model, n_digits)[answer_positions(n_digits)]
 
 
 def with_answers(operands: Int[Tensor, "problem operand_digit"]) -> Int[Tensor, "problem pos"]:

@@ -20,21 +20,25 @@ from mi_superposition.addition.problems import (
     D_VOCAB,
     D_VOCAB_OUT,
     answer_digits,
+    answer_positions,
     fresh_operands,
     n_positions,
+    places,
+    reads_in_order,
     sample_operands,
     with_answers,
 )
 from mi_superposition.errors import RequestError
 from mi_superposition.models import (
     build_attention_only_model,
-    load_attention_only,
+    load_model,
     local_model_folder,
     save_attention_only,
     save_snapshot,
 )
+from mi_superposition.parts import AdditionModelPart, DigitOrder
 from mi_superposition.progress import SILENT, Progress, Steps
-from mi_superposition.runs import CHECKPOINT, Outcome, Run, open_run, read_config
+from mi_superposition.runs import CHECKPOINT, MANIFEST, Outcome, Run, open_run, read_config
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
 COMMAND = "addition train"
@@ -64,8 +68,11 @@ def answer_logits(
     before it, the right digits before it fed in.
     """
     operands = operands.to(model.W_E.device)
+    n_digits = operands.shape[1] // 2
     if answer == "masked":
-        return lookup_logits(model, one_hot_operands(operands))
+        order = places(model, n_digits).to(operands.device)
+        logits = lookup_logits(model, one_hot_operands(operands[:, order[: 2 * n_digits]]))
+        return logits[:, order[answer_positions(n_digits)] - 2 * n_digits]
     tokens = with_answers(operands)[:, :-1]
     return model(tokens)[:, operands.shape[1] - 1 :]
 
@@ -93,16 +100,22 @@ def evaluate_addition(
     return AdditionAccuracy(right.double().mean(dim=0), float(right.all(dim=1).double().mean()), len(right))
 
 
-def load_addition_model(name: str | Path) -> HookedTransformer:
-    """A bundled or trained addition model that answers at the ``=`` positions, on the CPU.
+def load_addition_model(name: str | Path, digit_order: DigitOrder = AdditionModelPart.digit_order) -> HookedTransformer:
+    """An addition model that answers at the ``=`` positions, on the CPU: bundled, trained here, or anybody's that ``ms.save_model`` wrote.
 
     Raises ``RequestError`` for a model of another kind: the studies read the answer positions of masked problems.
     """
     folder = local_model_folder(name)
-    answer = read_config(folder, AdditionConfig, COMMAND).answer
-    if answer != "masked":
-        raise RequestError(f"{str(name)!r} was trained with answer = {answer!r}: the study reads a 'masked' model")
-    return load_attention_only(folder).eval()
+    if (folder / MANIFEST).is_file():
+        answer = read_config(folder, AdditionConfig, COMMAND).answer
+        if answer != "masked":
+            raise RequestError(f"{str(name)!r} was trained with answer = {answer!r}: the study reads a 'masked' model")
+    model = load_model(folder, device="cpu")
+    if not isinstance(model, HookedTransformer):
+        raise RequestError(
+            f"{str(name)!r} is a {type(model).__name__}, no addition model: give one of 'addition train'"
+        )
+    return reads_in_order(model, digit_order)
 
 
 def snapshot_epochs(epochs: int) -> list[int]:

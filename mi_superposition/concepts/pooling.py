@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_superposition.corpora import begins_with_token, token_batches
+from mi_superposition.corpora import Given, TokenBatch, TokenBatches, as_batches, begins_with_token, token_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.models import FEATURES, Encode, layer_hooks, read_hooks
 from mi_superposition.models.encoders import Encoder
@@ -32,7 +32,7 @@ def masked_mean(values: Float[Tensor, "batch pos d"], mask: Bool[Tensor, "batch 
 @torch.no_grad()
 def pool_texts(
     model: HookedModel | Encoder,
-    texts: Sequence[str],
+    texts: Given,
     *,
     tokenizer: Any = None,
     encode: Mapping[str, Encode] | None = None,
@@ -45,27 +45,42 @@ def pool_texts(
     context. ``tokenizer`` is for a hooked model that came without its own, such as an untrained copy. ``encode`` makes further
     units of the activations at its hooks, such as ``sae.encode``; their name is ``HOOK.features``. ``on_texts`` is told of the
     number of texts read since it was last called.
+
+    A hooked model also takes tokens ``[text, pos]`` (``model.to_tokens(texts)``), a list of them or token batches, as ``scan_neurons``
+    does; each row is a text.
     Raises ``RequestError`` for a text without tokens.
     """
-    if not texts:
+    if isinstance(texts, Sequence) and not texts:
         raise RequestError("no texts: give at least one")
-    parts = (
-        _encoded(model, texts)
-        if isinstance(model, Encoder)
-        else _hooked(model, tokenizer or model.tokenizer, texts, encode or {})
-    )
+    some: list[Any] = list(texts) if isinstance(texts, Sequence) else []
+    if some and isinstance(some[0], str):
+        n_texts = len(some)
+        name_of = {number: f" ({text[:40]!r})" for number, text in enumerate(some)}
+        parts = (
+            _encoded(model, some)
+            if isinstance(model, Encoder)
+            else _hooked(model, _batches(model, tokenizer or model.tokenizer, some), encode or {})
+        )
+    elif isinstance(model, Encoder):
+        raise RequestError("an encoder reads texts: give a list of them")
+    else:
+        batches = list(as_batches(model, texts))
+        n_texts, name_of = 1 + max((int(batch.document.max()) for batch in batches), default=-1), {}
+        parts = _hooked(model, batches, encode or {})
     pooled: dict[str, Tensor] = {}
-    done = torch.zeros(len(texts), dtype=torch.bool)
+    done = torch.zeros(n_texts, dtype=torch.bool)
     for index, means in parts:
         for name, values in means.items():
             if name not in pooled:
-                pooled[name] = torch.zeros(len(texts), values.shape[1])
+                pooled[name] = torch.zeros(n_texts, values.shape[1])
             pooled[name][index] = values.float().cpu()
+        if bool(done[index].any()) or len(index.unique()) < len(index):
+            raise RequestError("a text takes several rows: give texts, or one row of tokens for each")
         done[index] = True
         on_texts(len(index))
     if not bool(done.all()):
         missing = int((~done).nonzero()[0])
-        raise RequestError(f"text {missing} ({texts[missing][:40]!r}) has no tokens: leave it out")
+        raise RequestError(f"text {missing}{name_of.get(missing, '')} has no tokens: leave it out")
     return pooled
 
 
@@ -82,15 +97,19 @@ def layer_order(model: HookedModel | Encoder, names: Collection[str]) -> list[st
     return ordered
 
 
+def _batches(model: HookedModel, tokenizer: Any, texts: Sequence[str]) -> TokenBatches:
+    begins = begins_with_token(model, tokenizer)
+    return token_batches(
+        texts, tokenizer, _BATCH, model.cfg.n_ctx, prepend_bos=begins, long="truncate", by_length=True,
+        d_vocab=model.cfg.d_vocab,
+    )  # fmt: skip
+
+
 def _hooked(
-    model: HookedModel, tokenizer: Any, texts: Sequence[str], encode: Mapping[str, Encode]
+    model: HookedModel, batches: Iterable[TokenBatch], encode: Mapping[str, Encode]
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     hooks = [hook for hook in layer_hooks(model) if not hook.endswith("hook_z")]
     hooks += [hook for hook in encode if hook not in hooks]
-    begins = begins_with_token(model, tokenizer)
-    batches = token_batches(
-        texts, tokenizer, _BATCH, model.cfg.n_ctx, prepend_bos=begins, long="truncate", by_length=True
-    )
     for batch in batches:
         layers = read_hooks(model, batch.tokens, hooks)
         layers |= {f"{hook}{FEATURES}": encoder(layers[hook].float()) for hook, encoder in encode.items()}

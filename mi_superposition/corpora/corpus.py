@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from mi_superposition.parts import TextPart
 
 BUNDLED_CORPORA = {"stories": Path(__file__).parent.parent / "bundled" / "stories-corpus" / "stories.parquet"}
 END_OF_TEXT = TextPart.separator
+# What is counted of a corpus: its documents, and what is no document or not as it was written.
+KINDS = ("documents", "empty", "broken", "missing", "repaired")
 _FIRST_FEW = 3
 # So many may be lost of any corpus.
 _FEW_LOST = 9
@@ -49,9 +52,7 @@ class CorpusCounts:
     examples: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        problems = [
-            f"{count:,} {name}" for name in ("empty", "broken", "missing", "repaired") if (count := getattr(self, name))
-        ]
+        problems = [f"{count:,} {name}" for name in KINDS[1:] if (count := getattr(self, name))]
         where = f" ({'; '.join(self.examples)})" if self.examples else ""
         return f"{self.documents:,} documents" + (f", {', '.join(problems)}{where}" if problems else "")
 
@@ -96,6 +97,17 @@ class Corpus:
             raise WorkError(
                 f"corpus {self.name!r}: {counts}: more is lost than read; mend the file, or name its column"
             )
+
+    def losses(self, documents: int | None = None) -> dict[str, float | int]:
+        """What ``CorpusCounts`` counts on the way to so many documents (default: all), as the numbers ``corpus/KIND`` of a run.
+
+        The corpus is read for it, so that they do not depend on how the work went; one that is streamed is not, and has none.
+        """
+        if self.location is None:
+            return {}
+        for _ in itertools.islice(self, documents):
+            pass
+        return {f"corpus/{kind}": getattr(self.counts, kind) for kind in KINDS}
 
     def _tell(self) -> None:
         """What a pass lost, on standard error, once."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from mi_superposition.config import AtLeast0, Config
-from mi_superposition.parts import ModelPart, SeedPart
+from mi_superposition.parts import AdditionModelPart, SeedPart
 
 Replacement = Literal["zero", "mean", "resample"]
 
@@ -17,7 +17,7 @@ Replacement = Literal["zero", "mean", "resample"]
 class AblateConfig(Config):
     """Ablate the heads of an addition model: keep each alone, ablate each, and find small sets that still add."""
 
-    model: ModelPart = ModelPart(model="addition")
+    model: AdditionModelPart = AdditionModelPart()
     replace_with: Replacement = "zero"
     """Replacement for an ablated head's output: 'zero', its 'mean' over problems, or its output on another problem ('resample')."""
     # Every head's logits for every problem are held at once.
@@ -32,7 +32,7 @@ class AblateConfig(Config):
 class ProjectConfig(Config):
     """Project digits and positions onto the queries, keys, values and outputs of every head of an addition model."""
 
-    model: ModelPart = ModelPart(model="addition")
+    model: AdditionModelPart = AdditionModelPart()
     head: AtLeast0 | None = None
     """Head to show in detail. Default: the head with the most circular values."""
     position: AtLeast0 = 0

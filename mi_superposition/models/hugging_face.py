@@ -49,23 +49,33 @@ _UNLIMITED_CONTEXT = 2048
 
 
 def load_hugging_face(
-    folder: Path, name: str, *, dtype: torch.dtype, n_ctx: int | None, process_weights: Mapping[str, bool]
+    folder: Path,
+    name: str,
+    *,
+    dtype: torch.dtype,
+    n_ctx: int | None,
+    process_weights: Mapping[str, bool],
+    gguf_file: str | None = None,
 ) -> HookedModel:
     """A model in Hugging Face layout on the CPU, proven to be the one that transformers reads; ``name`` says what was asked for.
 
     It is a ``HookedTransformer`` where that gives the log-probabilities of transformers, else a ``TransformerBridge``, which is then said
-    on standard error; ``load_check_of`` tells how near it comes. Bundled models, local folders and what came from the hub all pass here.
+    on standard error; ``load_check_of`` tells how near it comes. With ``gguf_file`` it is that file of the folder, its quantised
+    weights as numbers of ``dtype``. Bundled models, local folders and what came from the hub all pass here.
     Raises ``RequestError`` for an architecture that neither gives back and ``WorkError`` for damaged files.
     """
-    settings = read_json(folder / HUGGING_FACE_CONFIG)
+    settings = {} if gguf_file else read_json(folder / HUGGING_FACE_CONFIG)
     if not isinstance(settings, dict):
         raise WorkError(f"{str(folder / HUGGING_FACE_CONFIG)!r} is damaged: it must hold an object")
     if "model_type" not in settings and "d_model" in settings:
         if n_ctx is not None:
             raise RequestError(f"n_ctx = {n_ctx}: {name!r} keeps the context it was trained with")
         return _load_own_layout(folder, name, dtype, process_weights)
-    network = _network(folder, name, settings, dtype)
-    tokenizer = read_tokenizer(folder)
+    network = _network(folder, name, settings, dtype, gguf_file)
+    if gguf_file:
+        settings = network.config.to_dict()
+        print(f"{name}: weights as transformers dequantises them", file=sys.stderr, flush=True)
+    tokenizer = read_tokenizer(folder, gguf_file)
     # Before TransformerLens gives it one.
     no_beginning = tokenizer is not None and tokenizer.bos_token_id is None
     config, tried = None, {}
@@ -137,7 +147,9 @@ def _proven(
     return model
 
 
-def _network(folder: Path, name: str, settings: dict[str, Any], dtype: torch.dtype) -> Any:
+def _network(
+    folder: Path, name: str, settings: dict[str, Any], dtype: torch.dtype, gguf_file: str | None = None
+) -> Any:
     """The model of transformers, in eval mode. Raises ``RequestError`` for a kind that is none of text."""
     # Its progress bar counts tensors, thousands a second.
     shown = transformers_logging.is_progress_bar_enabled()
@@ -145,8 +157,11 @@ def _network(folder: Path, name: str, settings: dict[str, Any], dtype: torch.dty
     loader: Any = AutoModelForCausalLM
     try:
         network, loaded = loader.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True,
+            gguf_file=gguf_file,
+        )  # fmt: skip
+    except ImportError as error:
+        raise RequestError(f"{name!r} needs another package: pip install 'mi-superposition[gguf]'") from error
     except (ValueError, KeyError) as error:
         refuse_own_code(name, error)
         what = settings.get("architectures") or settings.get("model_type") or "unknown"

@@ -24,6 +24,7 @@ from mi_superposition.models.saved import is_whole, load_saved
 from mi_superposition.parts import DevicePart
 from mi_superposition.runs import CHECKED
 
+GGUF = ".gguf"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -38,7 +39,7 @@ def load_model(
     """A model in eval mode: bundled, from a folder, or from the Hugging Face hub.
 
     A model object is given back as it is, whatever the other arguments are. ``name`` is ``"addition"``, ``"addition-exact"`` or ``"stories"``; a run folder that holds a model; a folder in
-    Hugging Face layout; or an id on the hub such as ``"roneneldan/TinyStories-33M"`` (TransformerLens's short names
+    Hugging Face layout; a ``.gguf`` file (extra ``[gguf]``); or an id on the hub such as ``"roneneldan/TinyStories-33M"`` (TransformerLens's short names
     work too). What is not in the local hub cache is downloaded after a line on standard error that says how large it
     is.
 
@@ -65,14 +66,17 @@ def load_model(
     processing = {name: True for name in PROCESSING if processing.get(name)}
     folder = model_folder(name)
     asked = str(name)
+    gguf_file = None
+    if folder is None and Path(name).is_file() and Path(name).suffix == GGUF:
+        folder, gguf_file = Path(name).parent, Path(name).name
     if folder is None and Path(name).is_file():
         raise RequestError(
-            f"{asked!r} is a file: give a folder; of weights that Python can load, ms.save_model(model, folder) writes one"
+            f"{asked!r} is a file: give a folder or a {GGUF} file; of weights that Python can load, ms.save_model(model, folder) writes one"
         )
     if folder is None:
         asked = hub_id(asked)
         folder = fetch_model(asked)
-    if (folder / MODEL_CONFIG).is_file():
+    if gguf_file is None and (folder / MODEL_CONFIG).is_file():
         if n_ctx is not None:
             raise RequestError(f"n_ctx = {n_ctx}: {asked!r} keeps the context it was trained with")
         if processing and is_whole(folder):
@@ -80,7 +84,9 @@ def load_model(
         load = load_saved if is_whole(folder) else load_attention_only
         model = load(folder).to(precision, print_details=False)
     else:
-        model = load_hugging_face(folder, asked, dtype=precision, n_ctx=n_ctx, process_weights=processing)
+        model = load_hugging_face(
+            folder, asked, dtype=precision, n_ctx=n_ctx, process_weights=processing, gguf_file=gguf_file
+        )
     # Without TransformerLens's word on it to standard output.
     return model.to(place, print_details=False).eval()
 

@@ -18,12 +18,14 @@ _SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiec
 _PROBE_TEXTS = ("Once upon a time", "The cat, the dog.", "a\nb", "2 + 2 = 4")
 
 
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer; ``None`` for a model saved without.
+def read_tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedTokenizerBase | None:
+    """The folder's tokenizer, or that within a GGUF file of it; ``None`` for a model saved without.
 
     One that transformers makes of a SentencePiece file alone is compared with SentencePiece itself. Raises ``RequestError`` where it
     gives other tokens, and ``WorkError`` for damaged files.
     """
+    if gguf_file is not None:
+        return _tokenizer(folder, gguf_file)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     tokenizer = _tokenizer(folder)
@@ -59,9 +61,11 @@ def _check_against_sentence_piece(tokenizer: PreTrainedTokenizerBase, path: Path
             )
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, gguf_file=gguf_file
+        )
     except ImportError as error:
         raise RequestError(f"the tokenizer in {str(folder)!r} needs another package: {first_line(error)}") from error
     # The parser of tokenizer.json has no exception of its own.

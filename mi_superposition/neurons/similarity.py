@@ -108,7 +108,7 @@ def _named_matrix(model: HookedModel, name: str) -> Float[Tensor, "row column"]:
 @torch.no_grad()
 def neuron_correlations(
     model: HookedModel,
-    batches: Iterable[tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]],
+    batches: Iterable[tuple[Int[Tensor, "_batch _pos"], Bool[Tensor, "_batch _pos"]]],
     layer: int = 0,
     *,
     shift: torch.Generator | None = None,

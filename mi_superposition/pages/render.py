@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mi_superposition.errors import RequestError
 from mi_superposition.pages.config import PageConfig
+from mi_superposition.pages.losses import losses_of
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import PAGE, read_manifest
 from mi_superposition.site.write import write_site
@@ -30,6 +32,10 @@ def write_page(folder: Path, out: Path | None = None, *, progress: Progress = SI
         # A study with thousands of pages writes them one by one.
         return showing.write(folder, out, progress)
     sections = showing.sections(folder)
+    if losses := losses_of(folder):
+        first = sections[0]
+        page = replace(first.page, intro=f"{first.page.intro} Documents of the corpus: {losses}.")
+        sections = [replace(first, page=page), *sections[1:]]
     write_site(sections, out, title=sections[0].title, lead="")
     return out / "index.html"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +15,7 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models import read_hooks
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.sae.fidelity import Fidelity
-from mi_superposition.sae.files import check_sae
+from mi_superposition.sae.files import check_sae, target_of
 from mi_superposition.sae.sums import Predictions, ReconstructionSums, TextSums
 from mi_superposition.streaming import CovarianceAccumulator
 
@@ -38,13 +38,17 @@ def evaluate_sae(
     same L0, explained variance, cosine and cross-entropies on the same tokens; its squared error is summed over dimensions,
     its ablation zeroes the beginning token too, its divergence counts the last position of a row, its bias is measured from 0.
 
+    A transcoder reads ``hook`` and is compared with the activations that it predicts, its ``metadata.hook_name_out``.
+
     Raises ``RequestError`` for an autoencoder of another model, or a text without tokens.
     """
     hook, batches = check_sae(sae, model, hook), as_batches(model, batches)
-    statistics = activation_statistics(model, batches, hook)
+    target = target_of(sae, model, hook)
+    statistics = activation_statistics(model, batches, target)
     return evaluate_reconstructions(
-        model, batches, hook, {"sae": reconstruct_with(sae)}, statistics.mean.float(), on_tokens=on_tokens
-    )["sae"]
+        model, batches, target, {"sae": reconstruct_with(sae)}, statistics.mean.float(), reads={"sae": hook},
+        on_tokens=on_tokens,
+    )["sae"]  # fmt: skip
 
 
 def reconstruct_with(sae: SAE[Any], max_features: int | None = None) -> Reconstruct:
@@ -55,7 +59,10 @@ def reconstruct_with(sae: SAE[Any], max_features: int | None = None) -> Reconstr
         if max_features is not None and max_features < acts.shape[1]:
             values, chosen = acts.topk(max_features, dim=1)
             acts = torch.zeros_like(acts).scatter_(1, chosen, values)
-        return sae.decode(acts), acts
+        made = sae.decode(acts)
+        # What a skip transcoder adds to its features' sum: a linear map of what it reads.
+        skip = getattr(sae, "W_skip", None)
+        return (made if skip is None else made + x.to(skip.device) @ skip.T), acts
 
     return reconstruct
 
@@ -71,7 +78,7 @@ def activation_statistics(
     statistics: CovarianceAccumulator | None = None
     for batch in batches:
         for piece in batch.pieces(model.W_E.device):
-            x = _counted(model, piece, hook)
+            x = _counted(model, piece, {hook})[hook]
             if len(x) == 0:
                 continue
             if statistics is None:
@@ -92,10 +99,13 @@ def evaluate_reconstructions(
     reconstructions: Mapping[Name, Reconstruct],
     mean: Float[Tensor, " d"],
     *,
+    reads: Mapping[Name, str] | None = None,
     losses: bool = True,
     on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> dict[Name, Fidelity]:
     """Each reconstruction of a hook's activations, in one pass over a text; ``mean`` is what ablation puts in their place.
+
+    ``reads`` names the hook that a reconstruction is made from, where that is another one.
 
     Tokens that do not count (BOS, EOS, padding) keep their activations. A token's cross-entropy counts where it and the next
     one do. Without ``losses`` the model is read only up to the hook.
@@ -104,6 +114,7 @@ def evaluate_reconstructions(
     """
     device = model.W_E.device
     mean = mean.to(device)
+    source = {name: (reads or {}).get(name, hook) for name in reconstructions}
     sums = {name: ReconstructionSums(len(mean)) for name in reconstructions}
     whole = TextSums(len(mean))
     for batch in batches:
@@ -111,13 +122,14 @@ def evaluate_reconstructions(
         for piece in batch.pieces(torch.device("cpu")):
             if not bool(piece.mask.any()):
                 continue
-            x = _counted(model, piece, hook)
+            counted = _counted(model, piece, {hook, *source.values()})
+            x = counted[hook]
             whole.add(x)
             expected = Predictions(model, piece, hook, mean) if losses else None
             if expected is not None:
                 whole.add_losses(expected)
             for name, reconstruct in reconstructions.items():
-                made, acts = reconstruct(x)
+                made, acts = reconstruct(counted[source[name]])
                 made = made.to(device)
                 if not bool(made.isfinite().all()):
                     raise WorkError(f"the reconstructions of {name!r} hold a NaN or an infinity")
@@ -130,7 +142,7 @@ def evaluate_reconstructions(
     return {name: one.fidelity(hook, whole) for name, one in sums.items()}
 
 
-def _counted(model: HookedModel, piece: TokenBatch, hook: str) -> Float[Tensor, "token d"]:
-    """The activations of the tokens that count, on the model's device."""
-    found = read_hooks(model, piece.tokens, [hook])[hook]
-    return found[piece.mask.to(found.device)].float()
+def _counted(model: HookedModel, piece: TokenBatch, hooks: Collection[str]) -> dict[str, Float[Tensor, "token d"]]:
+    """The activations of the tokens that count, by hook, on the model's device."""
+    found = read_hooks(model, piece.tokens, hooks)
+    return {hook: values[piece.mask.to(values.device)].float() for hook, values in found.items()}

@@ -142,7 +142,7 @@ def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str
     """The hook that an autoencoder reads in a model: ``hook``, or the one it was trained on.
 
     Raises ``RequestError`` for an autoencoder of another model (other weights, where it says which ones it was trained on, weights
-    processed in another way, another number of dimensions) and for a transcoder, which predicts another hook than it reads.
+    processed in another way, another number of dimensions).
     """
     metadata = sae.cfg.metadata
     if sae.cfg.architecture() in _OF_SEQUENCES:
@@ -151,11 +151,6 @@ def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str
             "evaluated"
         )
     hook = hook or metadata.hook_name
-    if metadata.hook_name_out not in (None, metadata.hook_name):
-        raise RequestError(
-            f"the transcoder reads {metadata.hook_name!r} and predicts {metadata.hook_name_out!r}: give an autoencoder, which predicts what "
-            "it reads"
-        )
     if hook is None:
         raise RequestError("the autoencoder does not say which hook it reads: name one")
     check_hooks(model, [hook])
@@ -176,6 +171,26 @@ def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str
     if d_hook != sae.cfg.d_in:
         raise RequestError(f"the autoencoder reads {sae.cfg.d_in} dimensions: {hook!r} has {d_hook}")
     return hook
+
+
+def target_of(sae: SAE[Any], model: HookedModel, hook: str) -> str:
+    """The hook that an autoencoder which reads ``hook`` predicts: the same, or a transcoder's own target.
+
+    Raises ``RequestError`` for a transcoder that does not say which hook it predicts, or predicts one of another width.
+    """
+    target = sae.cfg.metadata.hook_name_out
+    d_out = getattr(sae.cfg, "d_out", None)
+    if d_out is None and target in (None, sae.cfg.metadata.hook_name):
+        return hook
+    if target is None:
+        raise RequestError(
+            f"the transcoder reads {hook!r} and does not say which hook it predicts (metadata.hook_name_out)"
+        )
+    check_hooks(model, [target])
+    d_target, d_out = hook_widths(model, [target])[target], sae.W_dec.shape[1]
+    if d_target != d_out:
+        raise RequestError(f"the transcoder predicts {d_out} dimensions: {target!r} has {d_target}")
+    return target
 
 
 def processing_of(sae: SAE[Any]) -> dict[str, bool]:

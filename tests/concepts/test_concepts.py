@@ -42,6 +42,7 @@ from mi_superposition.concepts.simple import (
     word_correlations,
 )
 from mi_superposition.concepts.split import ConceptSplit, Side
+from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.encoders import is_encoder, load_encoder
 
@@ -353,3 +354,24 @@ def test_directions_as_a_result():
     assert "3 concept directions in 30 dimensions" in repr(found)
     assert found.to_frame().shape == (3, 3)
     assert isinstance(found.plot(), go.Figure)
+
+
+def test_tokens_are_pooled_as_the_texts_they_stand_for(tiny_gpt2):
+    model, texts = tiny_gpt2.hooked, ["a cat ran", "there was a dog, and it ran away", "a"]
+    wanted = pool_texts(model, texts)
+    rows = [model.to_tokens(text)[0] for text in texts]
+    for given in (model.to_tokens(texts), rows):
+        found = pool_texts(model, given)
+        assert found.keys() == wanted.keys()
+        for name, values in wanted.items():
+            torch.testing.assert_close(found[name], values, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_no_text_of_its_own_is_not_pooled(tiny_gpt2, encoders):
+    model = tiny_gpt2.hooked
+    with pytest.raises(RequestError, match="a text takes several rows"):
+        pool_texts(model, token_batches(["a cat ran " * 30], model.tokenizer, 2, 8))
+    with pytest.raises(RequestError, match="an encoder reads texts"):
+        pool_texts(load_encoder(encoders / "bert"), model.to_tokens("a cat"))
+    with pytest.raises(RequestError, match="no texts: give at least one"):
+        pool_texts(model, [])

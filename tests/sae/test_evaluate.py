@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sae_lens import Transcoder, TranscoderConfig
+from sae_lens import SkipTranscoder, SkipTranscoderConfig, Transcoder, TranscoderConfig
 
 from mi_superposition import load_model
 from mi_superposition.corpora import token_batches
@@ -267,13 +267,85 @@ def test_an_autoencoder_of_another_model(model, tmp_path):
         check_sae(loaded, model, "blocks.0.mlp.hook_post")
 
 
-def test_a_transcoder_is_not_compared_with_its_input(model):
-    config = TranscoderConfig(d_in=16, d_out=16, d_sae=32, apply_b_dec_to_input=False)
-    config.metadata.hook_name, config.metadata.hook_name_out = "blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"
-    with pytest.raises(
-        RequestError, match=r"reads 'blocks.0.ln2.hook_normalized' and predicts 'blocks.0.hook_mlp_out'"
-    ):
-        check_sae(Transcoder(config), model)
+READ, PREDICTED = "blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"
+
+
+def transcoder_of(kind=Transcoder, config=TranscoderConfig, *, d_out=16, target=PREDICTED):
+    """A transcoder with random weights."""
+    options = config(d_in=16, d_out=d_out, d_sae=32, apply_b_dec_to_input=False)
+    options.metadata.hook_name, options.metadata.hook_name_out = READ, target
+    transcoder = kind(options).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in transcoder.parameters():
+            weights.copy_(0.2 * torch.randn(weights.shape, generator=generator))
+    return transcoder
+
+
+def both_hooks(model, batches):
+    """What is read, and what is to be predicted, at the tokens that count."""
+    found = []
+    for batch in batches:
+        _, cache = model.run_with_cache(batch.tokens, names_filter=[READ, PREDICTED])
+        found.append([cache[hook][batch.mask] for hook in (READ, PREDICTED)])
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [(Transcoder, TranscoderConfig), (SkipTranscoder, SkipTranscoderConfig)], ids=["plain", "skip"]
+)
+def test_a_transcoder_is_compared_with_what_it_predicts(model, batches, kind, config):
+    transcoder = transcoder_of(kind, config)
+    x, y = both_hooks(model, batches)
+    with torch.no_grad():
+        made = transcoder(x)
+    found = evaluate_sae(model, transcoder, batches)
+    assert found.hook == PREDICTED
+    assert found.mse == pytest.approx(float((made - y).square().mean()), rel=1e-4)
+    expected = 1 - float((made - y).square().sum() / (y - y.mean(dim=0)).square().sum())
+    assert found.explained_variance == pytest.approx(expected, rel=1e-4)
+
+    read, losses = {}, []
+
+    def hear(activation, hook):
+        read[READ] = activation
+
+    def replace(activation, hook):
+        with torch.no_grad():
+            spliced = transcoder(read[READ])
+        return torch.where(read["mask"][..., None], spliced, activation)
+
+    for batch in batches:
+        read["mask"] = batch.mask
+        with torch.no_grad():
+            logits = model.run_with_hooks(batch.tokens, fwd_hooks=[(READ, hear), (PREDICTED, replace)])
+        counts = batch.mask[:, :-1] & batch.mask[:, 1:]
+        wanted = logits.log_softmax(-1)[:, :-1].gather(2, batch.tokens[:, 1:, None])[..., 0]
+        losses.append(-wanted[counts])
+    assert found.ce == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
+
+
+def test_the_best_map_that_skips_the_features_explains_what_is_linear(model, batches):
+    """A skip transcoder without features is linear regression."""
+    transcoder = transcoder_of(SkipTranscoder, SkipTranscoderConfig)
+    x, y = both_hooks(model, batches)
+    ones = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    solution = torch.linalg.lstsq(ones, y).solution
+    with torch.no_grad():
+        transcoder.W_dec.zero_()
+        transcoder.W_skip.copy_(solution[:-1].T)
+        transcoder.b_dec.copy_(solution[-1])
+    residual = (ones @ solution - y).square().sum() / (y - y.mean(dim=0)).square().sum()
+    assert evaluate_sae(model, transcoder, batches).explained_variance == pytest.approx(1 - float(residual), abs=1e-4)
+
+
+def test_a_transcoder_whose_target_is_not_known_or_does_not_fit(model, batches):
+    with pytest.raises(RequestError, match=r"does not say which hook it predicts"):
+        evaluate_sae(model, transcoder_of(target=None), batches)
+    with pytest.raises(RequestError, match=r"predicts 12 dimensions: 'blocks.0.hook_mlp_out' has 16"):
+        evaluate_sae(model, transcoder_of(d_out=12), batches)
+    with pytest.raises(RequestError, match=r"did you mean 'blocks.0.hook_mlp_out'"):
+        evaluate_sae(model, transcoder_of(target="blocks.0.hook_mlp_ou"), batches)
 
 
 def test_an_autoencoder_of_processed_weights_wants_them(tiny_gpt2, sae):

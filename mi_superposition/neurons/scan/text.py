@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pandas as pd
+from jaxtyping import Int
+from torch import Tensor
 
-from mi_superposition.corpora import model_batches
+from mi_superposition.corpora import as_batches, model_batches
 from mi_superposition.corpora.tokens import running_text, visible_tokens
 from mi_superposition.errors import RequestError
 from mi_superposition.models.protocol import HookedModel
@@ -60,8 +62,10 @@ class TextActivations(Result):
         return f"<p>{html.escape(self.summary())}</p><p style='white-space: pre-wrap'>{text}</p>"
 
 
-def neuron_on_text(model: HookedModel, text: str, layer: int, neuron: int) -> TextActivations:
-    """A neuron's activations (after the activation function) on a text that fits into the model's context.
+def neuron_on_text(
+    model: HookedModel, text: str | Int[Tensor, "*batch pos"], layer: int, neuron: int
+) -> TextActivations:
+    """A neuron's activations (after the activation function) on a text, or the tokens of one, that fits into the model's context.
 
     Raises ``RequestError`` for a neuron that is not there, or an empty or too long text.
     """
@@ -69,8 +73,13 @@ def neuron_on_text(model: HookedModel, text: str, layer: int, neuron: int) -> Te
     d_mlp = model.blocks[layer].mlp.W_out.shape[0]
     if not 0 <= neuron < d_mlp:
         raise RequestError(f"neuron = {neuron}: layer {layer} has neurons 0 to {d_mlp - 1}")
-    batches = list(model_batches(model, [text], 2))
-    if not text.strip() or not batches:
+    if isinstance(text, str):
+        batches = list(model_batches(model, [text] if text.strip() else [], 2))
+    else:
+        batches = list(as_batches(model, text))
+        if len(batches[0].tokens) > 1:
+            raise RequestError(f"tokens of shape {tuple(text.shape)}: give those of one text")
+    if not batches:
         raise RequestError(f"text = {text!r}: give something to read")
     batch = batches[0]
     if len(batch.tokens) > 1 or len(batches) > 1:

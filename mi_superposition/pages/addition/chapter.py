@@ -18,7 +18,7 @@ from mi_superposition.pages.addition.evaluate import (
 )
 from mi_superposition.pages.heads import ablate, project
 from mi_superposition.pages.request import ChapterRequest, Job, Runs
-from mi_superposition.parts import ModelPart
+from mi_superposition.parts import AdditionModelPart
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.addition import evaluate as evaluation_study
@@ -36,7 +36,9 @@ def jobs(request: ChapterRequest) -> dict[str, Job]:
     """Both models evaluated; the heads of the first ablated and projected."""
     n_problems = AdditionEvaluateConfig().n_problems * (1 if request.real is None else _MORE)
     evaluations = {
-        name: Job("addition evaluate", AdditionEvaluateConfig(model=ModelPart(model=model), n_problems=n_problems))
+        name: Job(
+            "addition evaluate", AdditionEvaluateConfig(model=AdditionModelPart(model=model), n_problems=n_problems)
+        )
         for name, model in _MODELS.items()
     }
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from mi_superposition.neurons.scan.duplicates import NEAR_DUPLICATE
 from mi_superposition.neurons.scan.finish import FEWEST_OCCURRENCES
 from mi_superposition.neurons.scan.names import layer_name
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
+from mi_superposition.pages.losses import losses_of
 from mi_superposition.pages.neurons.records import Related, document_records, layer_records, unit_records
 from mi_superposition.pages.neurons.scanned import ScannedUnits, open_scan
 from mi_superposition.progress import SILENT, Progress
@@ -124,6 +126,8 @@ def _write(folder: Path, out: Path, progress: Progress, *, device: str) -> int:
     SiteFolder(out, UNITS)
     scanned, config = open_scan(folder, device=device)
     record = scan_record(scanned, config)
+    if losses := losses_of(folder):
+        record = replace(record, facts=[*record.facts, ("other documents", losses)])
     with opened_site(out, UNITS) as site:
         write_scan_pages(scanned, record, site, site_title=_TITLE, index="index.html", progress=progress)
     return scanned.scan.n_units

@@ -18,11 +18,13 @@ from mi_superposition.addition.config import AdditionEvaluateConfig
 from mi_superposition.addition.problems import (
     answer_digits,
     answer_positions,
+    as_read,
     column_carries,
     encode_sums,
     fresh_operands,
     masked,
     nines_below,
+    places,
     to_text,
     with_answers,
 )
@@ -121,7 +123,7 @@ class AdditionEvaluation(Result):
 
 def measure(config: AdditionEvaluateConfig, out: Path, progress: Progress = SILENT) -> Outcome:
     """Run the study into a run folder. Raises as ``load_addition_model`` and ``open_run`` do."""
-    model = load_addition_model(config.model.name)
+    model = load_addition_model(config.model.name, config.model.digit_order)
     n_digits = digits_of(model)
     inputs = {"model": model_record(config.model.name, model)}
     with open_run(out, COMMAND, config, inputs) as run:
@@ -185,11 +187,11 @@ def _over_training(snapshots: Sequence[tuple[int, HookedTransformer]], operands:
 def _example_attention(model: HookedTransformer, untrained: HookedTransformer, seed: int) -> ExampleAttention:
     n_digits = digits_of(model)
     a, b = (number % 10**n_digits for number in EXAMPLE)
-    tokens = encode_sums([a], [b], n_digits)
+    tokens = as_read(model, encode_sums([a], [b], n_digits))
     operands = fresh_operands(
         _ATTENTION_PROBLEMS, n_digits=n_digits, part="test", generator=seeded_generator(seed, "attention")
     )
-    many = masked(with_answers(operands))
+    many = as_read(model, masked(with_answers(operands)))
     return ExampleAttention(
         operands=(a, b),
         text=to_text(tokens)[0],
@@ -203,5 +205,6 @@ def _example_attention(model: HookedTransformer, untrained: HookedTransformer, s
 def _own_column(model: HookedTransformer, tokens: Int[Tensor, "problem pos"]) -> float:
     """Mean fraction of attention that answer digits give to the two digits of their own column."""
     n_digits = digits_of(model)
-    pattern = attention_pattern(model, tokens)[:, :, answer_positions(n_digits)]
-    return float(torch.stack([pattern[..., q, [q, q + n_digits]].sum(dim=-1) for q in range(n_digits)]).mean())
+    pattern, place = attention_pattern(model, tokens), places(model, n_digits)
+    columns = [(place[2 * n_digits + q], place[[q, n_digits + q]]) for q in range(n_digits)]
+    return float(torch.stack([pattern[..., answer, own].sum(dim=-1) for answer, own in columns]).mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mi_superposition.concepts.config import AUTO, NONE, ConceptsConfig
@@ -37,6 +37,8 @@ class ConceptTexts:
     split: ConceptSplit
     random: list[ConceptSplit]
     identity: dict[str, str]
+    # What ``Corpus.losses`` says of the whole corpus.
+    losses: dict[str, float | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def _read_texts(config: ConceptsConfig) -> ConceptTexts:
     words = [words_of(one) for one in texts]
     lists = list(concepts.values())
     split = split_by_words(words, lists, names=list(concepts), per_concept=config.per_concept, seed=seed)
-    return ConceptTexts(texts, concepts, split, _random_splits(config, words, lists), corpus.identity())
+    return ConceptTexts(
+        texts, concepts, split, _random_splits(config, words, lists), corpus.identity(), corpus.losses()
+    )
 
 
 def _different(texts: Iterable[str]) -> Iterator[str]:

@@ -53,7 +53,7 @@ def measure(config: ConceptsConfig, out: Path, progress: Progress = SILENT) -> O
             with fixed_arithmetic(config.threads.number):
                 result = _measured(config, inputs, out, progress)
             write_record(out / RESULT, result)
-            run.finish(result.metrics())
+            run.finish(result.metrics() | inputs.material.losses)
         for state in STATES:
             remove(_pooled_file(out, state))
     return Outcome(out, finished_already)

@@ -156,7 +156,7 @@ def ablation_study(
 
 def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Outcome:
     """Run the study into a run folder. Raises as ``load_addition_model`` and ``open_run`` do."""
-    model = load_addition_model(config.model.name)
+    model = load_addition_model(config.model.name, config.model.digit_order)
     inputs = {"model": model_record(config.model.name, model)}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:

@@ -120,7 +120,7 @@ def projection_study(
 
 def measure(config: ProjectConfig, out: Path, progress: Progress = SILENT) -> Outcome:
     """Run the study into a run folder. Raises as ``load_addition_model``, ``projection_study`` and ``open_run`` do."""
-    model = load_addition_model(config.model.name)
+    model = load_addition_model(config.model.name, config.model.digit_order)
     _check_model_has(model, config)
     inputs = {"model": model_record(config.model.name, model)}
     with open_run(out, COMMAND, config, inputs) as run:

@@ -146,7 +146,7 @@ def measure(config: ContextsConfig, out: Path, progress: Progress = SILENT) -> O
             },
         )
         write_record(out / RESULT, result)
-        run.finish(scan_metrics(trained) | result.metrics())
+        run.finish(scan_metrics(trained) | result.metrics() | source.corpus.losses(config.text.documents))
         _remove_controls(out)
     return Outcome(out, finished_already=False)
 

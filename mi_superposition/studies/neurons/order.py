@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from mi_superposition.corpora import check_readable, corpus_of
+from mi_superposition.corpora import Corpus, check_readable, corpus_of
 from mi_superposition.errors import RequestError
 from mi_superposition.files import write_file
 from mi_superposition.models import device_of, load_model, model_record
@@ -54,7 +54,9 @@ def measure(config: OrderConfig, out: Path, progress: Progress = SILENT) -> Outc
     source, corpus = _source(model, config)
     if config.window > source.n_neurons:
         raise RequestError(f"window = {config.window}: must be 2 to the number of neurons, {source.n_neurons}")
-    inputs = {"model": model_record(config.model.name, model), **corpus}
+    inputs = {"model": model_record(config.model.name, model)}
+    if corpus is not None:
+        inputs["corpus"] = corpus.identity()
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:
             return Outcome(out, finished_already=True)
@@ -63,7 +65,8 @@ def measure(config: OrderConfig, out: Path, progress: Progress = SILENT) -> Outc
             result = replace(result, every_layer=list(_short_orders(model, config, progress)))
         write_record(out / RESULT, result)
         write_file(out / SPOTS, _spots_csv(result.spots))
-        run.finish(result.metrics())
+        losses = {} if corpus is None else corpus.losses(config.text.documents)
+        run.finish(result.metrics() | losses)
     return Outcome(out, finished_already=False)
 
 
@@ -130,16 +133,15 @@ def _resolved(config: OrderConfig, model: HookedModel) -> OrderConfig:
     return config
 
 
-def _source(model: HookedModel, config: OrderConfig) -> tuple[Source, dict[str, dict[str, str]]]:
-    """What is ordered, and what of it the run folder names as its input."""
+def _source(model: HookedModel, config: OrderConfig) -> tuple[Source, Corpus | None]:
+    """What is ordered, and the corpus that it was measured on, if any."""
     assert config.layer is not None
     seed = config.random.seed
     if config.weights != ACTIVATIONS:
-        return weight_source(model, config.layer, config.weights, config.measure, seed), {}
+        return weight_source(model, config.layer, config.weights, config.measure, seed), None
     corpus = corpus_of(config.text)
     check_readable(model, corpus, config.text.corpus)
-    source = activation_source(model, config.layer, corpus, config.text.documents, seed)
-    return source, {"corpus": corpus.identity()}
+    return activation_source(model, config.layer, corpus, config.text.documents, seed), corpus
 
 
 def _short_orders(model: HookedModel, config: OrderConfig, progress: Progress) -> Iterator[ShortOrder]:

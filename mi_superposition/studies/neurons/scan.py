@@ -39,7 +39,7 @@ def measure(config: ScanConfig, out: Path, progress: Progress = SILENT) -> Outco
         if run.finished:
             return Outcome(out, finished_already=True)
         scan = scan_in_shards(out, source, config, progress)
-        run.finish(scan_metrics(scan))
+        run.finish(scan_metrics(scan) | source.corpus.losses(config.text.documents))
     return Outcome(out, finished_already=False)
 
 

@@ -117,8 +117,9 @@ def measure(config: SaeEvaluateConfig, out: Path, progress: Progress = SILENT) -
             progress.stage("features")
             best = best_of([row for row in table if row.kind == AUTOENCODER])
             sae = opened.saes[best.sae].cpu()
-            write_record(out / FEATURES, learned_features(opened.text.model, sae, best.sae, best.hook))
-        run.finish({f"{row.sae}/{row.kind}/{name}": value for row in table for name, value in row.numbers.items()})
+            write_record(out / FEATURES, learned_features(opened.text.model, sae, best.sae, opened.hooks[best.sae]))
+        numbers = {f"{row.sae}/{row.kind}/{name}": value for row in table for name, value in row.numbers.items()}
+        run.finish(numbers | opened.text.corpus.losses())
     return Outcome(out, finished_already=False)
 
 
@@ -136,7 +137,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 def _write_rows(out: Path, opened: OpenEvaluation, controls: Controls | None, progress: Progress) -> None:
     on_tokens = _on_tokens(progress)
-    hooks = dict.fromkeys(opened.hooks.values())
+    hooks = dict.fromkeys(opened.targets.values())
     rows = [asdict(row) for hook in hooks for row in _rows(opened, hook, controls, on_tokens)]
     write_json(out / EVALUATION, {"model": opened.text.model_name, "corpus": opened.text.text.corpus, "rows": rows})
 
@@ -158,17 +159,21 @@ def _on_tokens(progress: Progress) -> Callable[[int, str], None]:
 def _rows(
     opened: OpenEvaluation, hook: str, controls: Controls | None, on_tokens: Callable[[int, str], None]
 ) -> list[Row]:
-    """The autoencoders of one hook, and the baselines of each with as many features per token."""
+    """The autoencoders that predict one hook, and the baselines of each with as many features per token."""
     model, held_out = opened.text.model, opened.text.batches(held_out=True, documents=opened.config.text.documents)
     trained_on = opened.text.batches(held_out=False)
     statistics = activation_statistics(model, trained_on, hook, most_tokens=_BASELINE_TOKENS)
-    mean, saes = statistics.mean.float(), {name: sae for name, sae in opened.saes.items() if opened.hooks[name] == hook}
+    mean, saes = (
+        statistics.mean.float(),
+        {name: sae for name, sae in opened.saes.items() if opened.targets[name] == hook},
+    )
     ways: dict[tuple[str, str], Reconstruct] = {
         (name, AUTOENCODER): reconstruct_with(sae) for name, sae in saes.items()
     }
+    reads = {(name, AUTOENCODER): opened.hooks[name] for name in saes}
     # How sparse they are decides how sparse the baselines have to be.
     alone = evaluate_reconstructions(
-        model, held_out, hook, ways, mean, losses=False, on_tokens=lambda n: on_tokens(n, "autoencoders")
+        model, held_out, hook, ways, mean, reads=reads, losses=False, on_tokens=lambda n: on_tokens(n, "autoencoders")
     )
     own: dict[tuple[str, str], Reconstruct] = {}
     if controls is not None:
@@ -183,7 +188,7 @@ def _rows(
             ways[name, FOREIGN] = brought_to(reconstruct_with(controls.saes[name], k), statistics, reread)
             own[name, SHUFFLED] = reconstruct_with(controls.saes[name])
     fidelities = evaluate_reconstructions(
-        model, held_out, hook, ways, mean, on_tokens=lambda n: on_tokens(n, "autoencoders and baselines")
+        model, held_out, hook, ways, mean, reads=reads, on_tokens=lambda n: on_tokens(n, "autoencoders and baselines")
     )
     if controls is not None and own:
         # What a shuffled model expects of text means nothing: no losses.

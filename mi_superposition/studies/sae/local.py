@@ -102,7 +102,7 @@ def train_here(
                 save_sae(saes[job.name], sae_folder(out, config, job))
             progress.stage("held-out text")
             metrics = _measured(training, saes)
-        run.finish(metrics)
+        run.finish(metrics | text.corpus.losses())
     return Outcome(out, finished_already=False)
 
 

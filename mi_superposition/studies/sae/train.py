@@ -70,10 +70,12 @@ def measure(config: SaeTrainConfig, out: Path, progress: Progress = SILENT) -> O
 def load(folder: Path) -> SaeTrainingResult:
     """The result in a finished run folder. Raises ``RequestError`` where there is none."""
     config = read_config(folder, SaeTrainConfig, COMMAND)
-    held_out: dict[str, dict[str, float | int]] = {}
+    held_out: dict[str, dict[str, float | int]] = {job.name: {} for job in config.jobs}
     for key, value in read_json(folder / METRICS).items():
         name, number = key.rsplit("/", 1)
-        held_out.setdefault(name, {})[number] = value
+        # The rest is of the corpus.
+        if name in held_out:
+            held_out[name][number] = value
     return SaeTrainingResult(config, held_out, _history(folder, config))
 
 

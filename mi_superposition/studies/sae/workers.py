@@ -43,7 +43,9 @@ def train_by_task(config: SaeTrainConfig, out: Path, progress: Progress = SILENT
             gpus=int(config.device.device.startswith("cuda")),
         )  # fmt: skip
         for done, (job, measured) in enumerate(zip(config.jobs, work, strict=True), start=1):
-            metrics |= {f"{job.name}/{name.removeprefix('sae/')}": value for name, value in measured.items()}
+            for name, value in measured.items():
+                of, number = name.split("/", 1)
+                metrics[f"{job.name if of == 'sae' else of}/{number}"] = value
             progress.advance()
             if progress.should_stop() and done < len(tasks):
                 raise Stopped(done, "autoencoder")

@@ -72,9 +72,9 @@ class MeasuredLanguageModel:
             {name: histogram(activations[name][batch.mask.to(activations[name].device)]) for name in self.hooks},
         )
 
-    def metrics(self) -> dict[str, float]:
-        """None of its own."""
-        return {}
+    def metrics(self) -> dict[str, float | int]:
+        """What the corpus lost."""
+        return {} if self.corpus is None else self.corpus.losses(self.config.text.documents)
 
     def _batches(self) -> Iterable[TokenBatch]:
         model = self.models["trained"]

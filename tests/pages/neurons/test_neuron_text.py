@@ -53,3 +53,15 @@ def test_try_refuses(tiny_gpt2, arguments, quoted, capsys):
 def test_a_neuron_that_is_not_there(tiny_gpt2):
     with pytest.raises(RequestError, match="neuron = 48: layer 0 has neurons 0 to 47"):
         neuron_on_text(tiny_gpt2.hooked, "a cat", 0, 48)
+
+
+def test_tokens_in_place_of_a_text(tiny_gpt2):
+    model = tiny_gpt2.hooked
+    tokens = model.to_tokens("a cat ran")
+    wanted = neuron_on_text(model, "a cat ran", 1, 3)
+    for given in (tokens, tokens[0]):
+        found = neuron_on_text(model, given, 1, 3)
+        assert found.tokens == wanted.tokens
+        assert found.activations == pytest.approx(wanted.activations, abs=1e-5)
+    with pytest.raises(RequestError, match=r"tokens of shape \(2, 4\): give those of one text"):
+        neuron_on_text(model, tokens[:, :4].repeat(2, 1), 1, 3)

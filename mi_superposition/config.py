@@ -29,11 +29,14 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 from mi_superposition.errors import RequestError, WorkError
 
 # Ranges of options. What they say is checked when a configuration is made, wherever its values come from.
-AtLeast0 = Annotated[int, Ge(0)]
-AtLeast1 = Annotated[int, Ge(1)]
-AtLeast2 = Annotated[int, Ge(2)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+# Nobody has so many of anything that is counted here, nor measures with larger numbers: beyond them arithmetic overflows.
+MOST, LARGEST = 10**12, 1e12
+AtLeast0 = Annotated[int, Interval(ge=0, le=MOST)]
+AtLeast1 = Annotated[int, Interval(ge=1, le=MOST)]
+AtLeast2 = Annotated[int, Interval(ge=2, le=MOST)]
+Positive = Annotated[float, Interval(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, Interval(ge=0, le=LARGEST)]
+AnyNumber = Annotated[float, Interval(ge=-LARGEST, le=LARGEST)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 SeedNumber = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 # No machine has more; a larger number ends in the thread library's own exit.
@@ -343,6 +346,13 @@ def _out_of_range(value: Any, said: tuple[Any, ...]) -> str | None:
     )
     if not wrong:
         return None
+    if high in (MOST, LARGEST):
+        # Of these it is told only who went there.
+        if value > high:
+            return f"{value}: must be at most {high:g}"
+        high, low = None, None if low in (-MOST, -LARGEST) else low
+        if low is None and over is None:
+            return f"{value}: must be at least {-LARGEST:g}"
     if low is not None and high is not None:
         return f"{value}: must be {low} to {high}"
     parts = [

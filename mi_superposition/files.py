@@ -138,10 +138,10 @@ def json_bytes(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; ``WorkError`` when it is missing or damaged."""
+    """Read a JSON file of others, whatever it holds; ``WorkError`` when it is missing or damaged. Ours are read by ``read_as``."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WorkError(f"cannot read {str(path)!r}: {_one_line(error)}") from error
 
 

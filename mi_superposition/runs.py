@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from mi_superposition.config import Config
@@ -26,12 +27,14 @@ from mi_superposition.files import (
     PARTIAL,
     append_line,
     clear_partial,
+    file_hash,
     make_folder,
-    read_json,
     remove,
+    text_hash,
     write_file,
     write_json,
 )
+from mi_superposition.schemas import Metrics, parse_as, read_as
 from mi_superposition.subjects import find_study
 
 MANIFEST = "manifest.json"
@@ -39,6 +42,8 @@ METRICS = "metrics.json"
 HISTORY = "history.jsonl"
 # What an unfinished run goes on from.
 CHECKPOINT = "checkpoint.safetensors"
+# How the names of metrics end that differ from machine to machine.
+_TIMINGS = ("seconds", "_per_second")
 # Where a run has its pages, in its folder.
 PAGE = "page"
 LOCK = ".lock"
@@ -50,6 +55,26 @@ WHOLE = "whole"
 FORMAT = 2
 _RECORDED_PACKAGES = ("torch", "transformer-lens", "transformers", "sae-lens", "numpy", "safetensors")
 _Config = TypeVar("_Config", bound=Config)
+
+
+class Step(TypedDict):
+    """What every row of a history has."""
+
+    step: int
+
+
+class Manifest(TypedDict):
+    """``manifest.json``."""
+
+    format: NotRequired[Annotated[int, msgspec.Meta(ge=1)]]
+    command: str
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    status: Literal["running", "finished"]
+    versions: NotRequired[dict[str, str]]
+    git_commit: NotRequired[str | None]
+    # Of a finished run: SHA-256 of its files, but for the manifest and those in its folders; of the metrics without timings.
+    files: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -80,32 +105,41 @@ class Run:
         append_line(self.path / HISTORY, json.dumps(row, allow_nan=False))
 
     def rewind_history(self, step: int) -> None:
-        """Drop every row after ``step``, a torn last row included."""
-        kept = [row for row in read_history(self.path) if row["step"] <= step]
-        write_file(self.path / HISTORY, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        """Drop every row after ``step``, a torn last row included. Raises as ``read_history``."""
+        rows = zip(read_history(self.path), _history_lines(self.path), strict=True)
+        write_file(self.path / HISTORY, b"".join(line + b"\n" for row, line in rows if row["step"] <= step))
 
     def finish(self, metrics: Mapping[str, float | int | list[float] | list[int]]) -> None:
         """Write ``metrics.json``, then mark the run finished; its checkpoint is of no use any more."""
         write_json(self.path / METRICS, dict(metrics))
+        self.manifest["files"] = {path.name: _result_hash(path) for path in _results_in(self.path)}
         self.manifest["status"] = "finished"
         write_json(self.path / MANIFEST, self.manifest)
         remove(self.path / CHECKPOINT)
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Rows of a run's ``history.jsonl`` up to the first torn one; empty where there is none."""
-    rows: list[dict[str, Any]] = []
+def read_history(path: Path, row: Any = Step) -> list[Any]:
+    """The rows of a run's ``history.jsonl``, each as ``row`` declares it; empty where there are none.
+
+    A last line that was cut off is left out: a killed process leaves one. Raises ``WorkError``, with the number of the line, for any
+    other that is no such row.
+    """
+    return [
+        parse_as(line, row, f"{path / HISTORY}, line {number}")
+        for number, line in enumerate(_history_lines(path), start=1)
+    ]
+
+
+def _history_lines(path: Path) -> list[bytes]:
     if not (path / HISTORY).exists():
-        return rows
-    for line in (path / HISTORY).read_bytes().splitlines(keepends=True):
-        try:
-            row = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or "step" not in row:
-            break
-        rows.append(row)
-    return rows
+        return []
+    whole, _, _ = (path / HISTORY).read_bytes().rpartition(b"\n")
+    return whole.split(b"\n") if whole else []
+
+
+def read_metrics(path: Path, schema: Any = Metrics) -> Any:
+    """The numbers of a run. Raises ``WorkError`` where they are missing or are something else than ``schema`` says."""
+    return read_as(path / METRICS, schema)
 
 
 @contextmanager
@@ -173,10 +207,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
-    """Manifest of a finished run.
+    """Manifest of a finished run, whose files are found to be those that it wrote.
 
     Raises ``RequestError`` when the folder is no run, is one of another command than ``command``, or is not
-    finished.
+    finished, and ``WorkError`` for a file that is missing or was changed.
     """
     if not (path / MANIFEST).is_file():
         raise RequestError(f"{str(path)!r} is not a run folder: it has no {MANIFEST}")
@@ -185,7 +219,28 @@ def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
         raise RequestError(f"{str(path)!r} is a run of {manifest.get('command')!r}: give one of {command!r}")
     if manifest.get("status") != "finished":
         raise RequestError(f"{str(path)!r} is not finished: run its command again to go on")
+    for name, digest in manifest.get("files", {}).items():
+        file = path / name
+        if Path(name).name != name or not file.is_file():
+            raise WorkError(f"{str(file)!r} is missing: the run wrote it; run its command again in a new folder")
+        if _result_hash(file) != digest:
+            raise WorkError(f"{str(file)!r} was changed since the run wrote it: run its command again in a new folder")
     return manifest
+
+
+def _result_hash(path: Path) -> str:
+    """SHA-256 of a file of a run; how long it took is no result."""
+    if path.name != METRICS:
+        return file_hash(path)
+    numbers = read_as(path, Metrics)
+    return text_hash([f"{name} {numbers[name]!r}" for name in sorted(numbers) if not name.endswith(_TIMINGS)])
+
+
+def _results_in(path: Path) -> list[Path]:
+    """What a run leaves in its folder, beside what tells of the run."""
+    others = (MANIFEST, LOCK, CHECKPOINT)
+    files = (file for file in sorted(path.iterdir()) if file.is_file() and not file.is_symlink())
+    return [file for file in files if file.name not in others and not file.name.endswith(PARTIAL)]
 
 
 def check_place(path: Path) -> None:
@@ -306,12 +361,8 @@ def read_config(path: Path, cls: type[_Config], command: str | None = None) -> _
 
 
 def _read_manifest_file(path: Path) -> dict[str, Any]:
-    manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or not {"command", "config", "inputs", "status"} <= set(manifest):
-        raise WorkError(f"{str(path / MANIFEST)!r} is damaged: it lacks a command, config, inputs or status")
+    manifest = read_as(path / MANIFEST, Manifest)
     manifest.setdefault("format", 1)
-    if not isinstance(manifest["format"], int):
-        raise WorkError(f"{str(path / MANIFEST)!r} is damaged: its format is {manifest['format']!r}")
     if manifest["format"] > FORMAT:
         raise RequestError(
             f"{str(path)!r} was written by a newer version (format {manifest['format']}): this one reads up to {FORMAT}"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import read_tensors, write_tensors
+from mi_superposition.schemas import convert_as
 
 _ENTRY = "record"
 _Record = TypeVar("_Record")
@@ -50,7 +51,7 @@ def read_record(path: Path, cls: type[_Record]) -> _Record:
         raise RequestError(
             f"{str(path)!r} lacks {error}, which this version shows: run the command again in a new folder"
         ) from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WorkError(f"{str(path)!r} is damaged: {error}") from error
 
 
@@ -99,13 +100,17 @@ def _restored(hint: Any, value: Any, path: str, tensors: Mapping[str, Tensor]) -
     if _is_tensor(hint):
         return tensors[path]
     if hint is Path:
-        return Path(value)
+        return Path(convert_as(value, str, path))
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if path in tensors:
             return tensors[path]
         [kind] = [kind for kind in inside if kind is not type(None)] if len(inside) == 2 else [Any]
-        return None if value is None else _restored(kind, value, path, tensors)
+        if value is None and type(None) in inside:
+            return None
+        if kind is Any:
+            return convert_as(value, hint, path)
+        return _restored(kind, value, path, tensors)
     if isinstance(value, dict) and inside:
         key, kind = inside
         return {
@@ -119,7 +124,7 @@ def _restored(hint: Any, value: Any, path: str, tensors: Mapping[str, Tensor]) -
             for place, (kind, one) in enumerate(zip(kinds, value, strict=True))
         ]
         return tuple(found) if origin is tuple else found
-    return value
+    return convert_as(value, hint, path)
 
 
 def _is_tensor(hint: Any) -> bool:

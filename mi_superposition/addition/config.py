@@ -79,6 +79,16 @@ class AdditionConfig(Config):
             )
 
     @property
+    def n_bytes(self) -> int:
+        """About how much memory a training takes."""
+        n_answers, width = self.n_digits + 1, self.n_heads * self.d_head
+        weights = self.d_model * (4 * width + 2 * self.n_digits + n_answers + 22)
+        # Sums by head and answer digit with their gradients; weights, gradients and Adam's two moments; problems as whole numbers.
+        batch = max(self.batch_size, self.restart_batch_size)
+        problems = 2 * self.n_digits * ((self.n_train or 0) + self.n_test)
+        return 4 * (5 * batch * n_answers * (width + self.n_heads) + 4 * weights) + 8 * problems
+
+    @property
     def epoch_steps(self) -> int:
         """Steps in an epoch."""
         if self.steps_per_epoch is not None:

@@ -38,6 +38,7 @@ from mi_superposition.models import (
 )
 from mi_superposition.parts import AdditionModelPart, DigitOrder
 from mi_superposition.progress import SILENT, Progress, Steps
+from mi_superposition.room import check_memory
 from mi_superposition.runs import CHECKPOINT, MANIFEST, Outcome, Run, open_run, read_config
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
@@ -135,6 +136,7 @@ def train_addition(config: AdditionConfig, out: Path, progress: Progress = SILEN
     machine; the number of threads is in ``config``). Raises ``training.Stopped`` when ``progress`` is asked to stop, and as
     ``open_run`` does.
     """
+    check_memory(config.n_bytes, "the training (n_heads, d_head, d_model, batch_size, n_train, n_test)")
     data = _problems(config)
     with open_run(out, COMMAND, config) as run:
         if run.finished:

@@ -12,12 +12,12 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import tyro
 
 from mi_superposition.config import Config, Option
-from mi_superposition.errors import RequestError
+from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.subjects import Study, Tool
 
 OUT_HELP = "Run folder to write. The page is page/index.html in it."
@@ -176,15 +176,26 @@ def _without_value(words: list[str], option: str) -> tuple[list[str], str | None
     return words, None
 
 
+class _ConfigFile(TypedDict):
+    """A manifest, or what ``--print-config`` prints."""
+
+    command: str
+    config: dict[str, Any]
+    status: NotRequired[str]
+    format: NotRequired[int]
+    inputs: NotRequired[dict[str, Any]]
+
+
 def _from_file(command: Study | Tool, cls: type[Config], file: Path) -> dict[str, Any]:
-    from mi_superposition.files import read_json
     from mi_superposition.runs import recorded_config
+    from mi_superposition.schemas import read_as
 
     if not file.is_file():
         raise RequestError(f"config = {str(file)!r}: there is no such file")
-    values = read_json(file)
-    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
-        raise RequestError(f"config = {str(file)!r}: holds no configuration; give a run's manifest.json")
+    try:
+        values = read_as(file, _ConfigFile)
+    except WorkError as error:
+        raise RequestError(f"config: {error}; give a run's manifest.json, or what --print-config prints") from error
     if values.get("command") != command.command:
         raise RequestError(f"config = {str(file)!r} is one of {values.get('command')!r}, not of {command.command!r}")
     if "status" not in values:

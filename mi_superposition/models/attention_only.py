@@ -6,29 +6,38 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import read_json, read_tensors, write_json, write_tensors
+from mi_superposition.files import read_tensors, write_json, write_tensors
 from mi_superposition.models.protocol import HookedModel
+from mi_superposition.schemas import read_as
 
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_CONFIG = "model.json"
 SNAPSHOTS = "snapshots"
 # The fields that, with the weights, make an attention-only model again.
-_CONFIG_FIELDS = ("n_layers", "n_heads", "d_head", "d_model", "n_ctx", "d_vocab", "d_vocab_out")
+_Size = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Sizes(TypedDict):
+    n_layers: _Size
+    n_heads: _Size
+    d_head: _Size
+    d_model: _Size
+    n_ctx: _Size
+    d_vocab: _Size
+    d_vocab_out: _Size
 
 
 def load_attention_only(folder: Path) -> HookedTransformer:
     """The model that ``save_attention_only`` wrote. Raises ``WorkError`` for damaged files."""
-    tensors, _ = read_tensors(folder / MODEL_WEIGHTS)
-    model = build_attention_only_model(**_read_config(folder), seed=0)
-    load_weights(model, tensors, source=folder / MODEL_WEIGHTS)
-    return model
+    return _loaded(folder, folder / MODEL_WEIGHTS)
 
 
 def build_attention_only_model(
@@ -80,11 +89,30 @@ def load_snapshots(folder: Path) -> list[tuple[int, HookedTransformer]]:
     """The models kept while a run was trained, as (epoch, model) in order; empty where there are none."""
     snapshots = []
     for path in sorted((folder / SNAPSHOTS).glob("*.safetensors")):
-        tensors, _ = read_tensors(path)
-        model = build_attention_only_model(**_read_config(folder), seed=0)
-        load_weights(model, tensors, source=path)
-        snapshots.append((int(path.stem), model.eval()))
+        snapshots.append((int(path.stem), _loaded(folder, path).eval()))
     return snapshots
+
+
+def _loaded(folder: Path, weights: Path) -> HookedTransformer:
+    tensors, _ = read_tensors(weights)
+    sizes: _Sizes = read_as(folder / MODEL_CONFIG, _Sizes)
+    # Before a model is built, which may be larger than the memory.
+    queries = (sizes["n_heads"], sizes["d_model"], sizes["d_head"])
+    shapes: dict[str, tuple[int, ...]] = {
+        f"blocks.{layer}.attn.W_Q": queries for layer in range(min(sizes["n_layers"], len(tensors)))
+    }
+    shapes |= {
+        "embed.W_E": (sizes["d_vocab"], sizes["d_model"]),
+        "pos_embed.W_pos": (sizes["n_ctx"], sizes["d_model"]),
+        "unembed.W_U": (sizes["d_model"], sizes["d_vocab_out"]),
+    }
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise WorkError(f"{str(weights)!r}: {name} has shape {found}, {MODEL_CONFIG} says {shape}")
+    model = build_attention_only_model(**sizes, seed=0)
+    load_weights(model, tensors, source=weights)
+    return model
 
 
 def save_snapshot(model: HookedTransformer, folder: Path, epoch: int) -> None:
@@ -116,14 +144,5 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: Pat
             parameter.copy_(tensors[name])
 
 
-def _read_config(folder: Path) -> dict[str, int]:
-    config = read_json(folder / MODEL_CONFIG)
-    whole = isinstance(config, dict) and set(config) == set(_CONFIG_FIELDS)
-    if not whole or not all(isinstance(value, int) for value in config.values()):
-        wanted = ", ".join(_CONFIG_FIELDS)
-        raise WorkError(f"{str(folder / MODEL_CONFIG)!r} is damaged: it must give whole numbers for {wanted}")
-    return config
-
-
 def _config_of(model: HookedTransformer) -> dict[str, Any]:
-    return {field: getattr(model.cfg, field) for field in _CONFIG_FIELDS}
+    return {field: getattr(model.cfg, field) for field in _Sizes.__annotations__}

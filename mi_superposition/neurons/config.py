@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from mi_superposition.config import AtLeast0, AtLeast1, AtLeast2, Config, NonNegative, Share
+from mi_superposition.config import AnyNumber, AtLeast0, AtLeast1, AtLeast2, Config, NonNegative, Share
 from mi_superposition.errors import RequestError
 from mi_superposition.parts import (
     DevicePart,
@@ -80,11 +80,18 @@ class ScanSettings(Config):
     """Number of tokens before and after each example for which activations are kept."""
     n_bins: AtLeast1 = 40
     """Bins of the histogram of each unit's activations; a multiple of 10."""
-    active_above: float = 0.0
+    active_above: AnyNumber = 0.0
     """A unit is active on a token when its activation is above this."""
     correlation_share: Share = 0.0625
     """Fraction of tokens, drawn at random, used for correlations between units; 0 for none."""
     random: SeedPart = SeedPart()
+
+    def n_bytes(self, n_units: int) -> int:
+        """About how much memory a scan of so many units takes, without what is kept of each token."""
+        examples = 2 * (self.top_k + self.spare) + N_INTERVALS * self.per_tenth
+        # An example: activations around it, a representation of 64 numbers, and where it stands.
+        one = 4 * examples * (2 * self.reach + 1 + 64 + 10) + 8 * self.n_bins
+        return n_units * (one + (8 * n_units if self.correlation_share else 0))
 
     def check(self) -> None:
         """Whole bins in every interval."""

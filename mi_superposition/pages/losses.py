@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
-from mi_superposition.corpora.corpus import KINDS
-from mi_superposition.files import read_json
-from mi_superposition.runs import METRICS
+from mi_superposition.runs import read_metrics
 
 _SAID = {
     "empty": "empty and passed over",
@@ -16,8 +15,10 @@ _SAID = {
 }
 
 
+_Counts = TypedDict("_Counts", {f"corpus/{kind}": NotRequired[int] for kind in _SAID})  # type: ignore[misc]
+
+
 def losses_of(folder: Path) -> str:
     """What is not as it was in the corpus of a finished run, by number of documents; empty where all is."""
-    metrics = read_json(folder / METRICS)
-    counts = {kind: metrics.get(f"corpus/{kind}", 0) for kind in KINDS[1:]}
-    return ", ".join(f"{count:,} {_SAID[kind]}" for kind, count in counts.items() if count)
+    counts = read_metrics(folder, _Counts)
+    return ", ".join(f"{count:,} {said}" for kind, said in _SAID.items() if (count := counts.get(f"corpus/{kind}", 0)))

@@ -7,14 +7,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import PARTIAL, json_bytes, read_json
+from mi_superposition.files import PARTIAL, json_bytes
 from mi_superposition.pages.request import ChapterRequest, Job, RealData
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.report.config import ReportConfig
 from mi_superposition.runs import LOCK, MANIFEST, Outcome, versions
+from mi_superposition.schemas import read_as
 from mi_superposition.site.folder import REPORT, SiteFolder, opened_site
 from mi_superposition.site.records import UNITS, Card, Link
 from mi_superposition.site.write import write_assets, write_index, write_section
@@ -31,6 +32,20 @@ LEAD = (
     "language model. Every number is shown with its control: an untrained model, a random baseline, or a chance level."
 )
 _RUNNING, _FINISHED = "running", "finished"
+
+
+class _Section(TypedDict):
+    card: dict[str, str]
+    files: list[str]
+
+
+class _Made(TypedDict):
+    """The report's manifest: what it was made from, and the pages of its finished sections."""
+
+    made_from: Any
+    measured_by: NotRequired[Any]
+    status: str
+    sections: dict[str, _Section]
 
 
 class _ChapterProgress(Progress):
@@ -158,15 +173,12 @@ def _made(job: Job, folder: Path, request: ChapterRequest) -> Outcome:
     return measuring.measure(job.config, folder, request.progress)
 
 
-def _manifest(out: Path) -> dict[str, Any]:
+def _manifest(out: Path) -> _Made:
     """That of an earlier site; one of nothing where there is none that can be read."""
-    nothing: dict[str, Any] = {"made_from": None, "status": _RUNNING, "sections": {}}
     try:
-        found = read_json(out / MANIFEST)
+        return read_as(out / MANIFEST, _Made)
     except WorkError:
-        return nothing
-    readable = isinstance(found, dict) and nothing.keys() <= found.keys() and isinstance(found["sections"], dict)
-    return found if readable else nothing
+        return _Made(made_from=None, status=_RUNNING, sections={})
 
 
 def _remove_runs(site: SiteFolder) -> None:
@@ -184,7 +196,7 @@ def _is_in(address: str, kept: Collection[str]) -> bool:
     return any(address == one or address.startswith(f"{one}/") for one in kept)
 
 
-def _whole(out: Path, manifest: dict[str, Any]) -> bool:
+def _whole(out: Path, manifest: _Made) -> bool:
     """Whether everything that a finished site is made of is still there."""
     return all(_all_there(out, ["index.html", *section["files"]]) for section in manifest["sections"].values())
 

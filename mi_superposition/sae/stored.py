@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -13,12 +14,23 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import write_tensors
-from mi_superposition.runs import check_run, open_run, read_manifest
+from mi_superposition.runs import MANIFEST, check_run, open_run, read_manifest
 from mi_superposition.sae.activations import ActivationStream
+from mi_superposition.schemas import convert_as
 from mi_superposition.training import Stopped
 
 COMMAND = "sae activations"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Stored(TypedDict):
+    hooks: list[str]
+    batch_size: _Count
+    buffer_batches: _Count
+    n_batches: _Count
 
 
 class StoredActivations:
@@ -28,7 +40,10 @@ class StoredActivations:
     """
 
     def __init__(self, folder: Path):
-        config = read_manifest(folder, COMMAND)["config"]
+        try:
+            config: _Stored = convert_as(read_manifest(folder, COMMAND)["config"], _Stored, "config")
+        except ValueError as error:
+            raise WorkError(f"{str(folder / MANIFEST)!r} is damaged: {error}") from error
         self.folder = folder
         self.hooks: tuple[str, ...] = tuple(config["hooks"])
         self.batch_size: int = config["batch_size"]

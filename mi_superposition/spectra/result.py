@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, TypedDict, get_args
 
 import pandas as pd
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from mi_superposition.errors import WorkError
 from mi_superposition.files import read_tensors, write_tensors
 from mi_superposition.results import Result
+from mi_superposition.schemas import parse_as
 from mi_superposition.spectra.config import ENERGY
 from mi_superposition.spectra.ranks import (
     MEASURES,
@@ -85,6 +86,15 @@ class Spectrum(Result):
     @property
     def _scale(self) -> float:
         return self.rows**0.5 if self.kind == "activations" else 1.0
+
+
+class Row(TypedDict):
+    """A row of the history of a training: the energy and entropy rank of each layer, by kind, and accuracy on watched images."""
+
+    step: int
+    watched_accuracy: float
+    weights: dict[str, tuple[int, float]]
+    activations: dict[str, tuple[int, float]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,7 +176,8 @@ def load_spectra(path: Path) -> LayerSpectra:
     tensors, metadata = read_tensors(path)
     loaded: dict[Kind, dict[str, Spectrum]] = {"weights": {}, "activations": {}}
     try:
-        for key, (rows, columns, deviation) in json.loads(metadata["shapes"]).items():
+        shapes = parse_as(metadata["shapes"], dict[str, tuple[int, int, float]], path)
+        for key, (rows, columns, deviation) in shapes.items():
             kind, name = key.split("/", 1)
             loaded[kind][name] = Spectrum(tensors[key].to(torch.float32), rows, columns, deviation, kind)
     except (KeyError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,11 @@ from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
 
 COMMAND = "stories train"
+
+
+class _Row(TypedDict):
+    step: int
+    loss: float
 
 
 def train_tokenizer(documents: Sequence[str], d_vocab: int) -> PreTrainedTokenizerFast:
@@ -195,7 +201,7 @@ def _train(
             # Of the weights as saved, in half precision.
             "held_out_bits_per_character": bits_per_character(model.half().float(), tokenizer, held_out),
             "n_held_out": len(held_out),
-            "train_loss": read_history(run.path)[-1]["loss"],
+            "train_loss": read_history(run.path, _Row)[-1]["loss"],
             "tokens_seen": config.n_steps * tokens_per_step,
             "tokens_distinct": len(rows.tokens),
             "epochs": config.n_steps / rows.steps_per_epoch,

@@ -144,6 +144,22 @@ class ToyConfig(Config):
         )
 
     @property
+    def n_settings(self) -> int:
+        """How many ``settings`` there are."""
+        importances = 1 if self.importance is not None else len(self.importance_ratio)
+        return len(self.probability) * importances * len(self.dropout) * len(self.l1)
+
+    @property
+    def n_bytes(self) -> int:
+        """About how much memory a training takes."""
+        shape = self.architecture
+        widths = shape.n_features + shape.n_hidden + shape.n_outputs
+        weights = shape.n_hidden * (shape.n_features + shape.n_outputs) + shape.n_outputs
+        # Single precision; inputs, targets, activations and their gradients; weights, gradients and Adam's two moments.
+        one = 4 * (3 * self.batch_size * widths + (4 + len(self.snapshots)) * weights)
+        return self.n_settings * self.n_instances * one
+
+    @property
     def settings(self) -> tuple[ToySetting, ...]:
         """All combinations of probability, importance, dropout and L1; the last one varies fastest."""
         shape = self.architecture

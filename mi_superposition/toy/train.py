@@ -14,6 +14,7 @@ from mi_superposition.errors import WorkError
 from mi_superposition.files import write_state
 from mi_superposition.models import device_of
 from mi_superposition.progress import SILENT, Progress, Steps
+from mi_superposition.room import check_memory
 from mi_superposition.runs import CHECKPOINT, Outcome, Run, open_run
 from mi_superposition.toy.buffers import Buffers
 from mi_superposition.toy.config import ToyConfig
@@ -59,7 +60,9 @@ def train_into(config: ToyConfig, out: Path, progress: Progress = SILENT) -> Out
 
 
 def _on_device(config: ToyConfig) -> ToyConfig:
-    """Every default filled in, and the device named."""
+    """Every default filled in, and the device named. Raises ``RequestError`` where there is not enough memory."""
+    instances = f"{config.n_settings:,} settings of {config.n_instances:,} instances"
+    check_memory(config.n_bytes, f"a training of {instances} (n_features, n_hidden, batch_size)")
     return config.resolved().replace(device=device_of(config.device.device))
 
 

@@ -368,5 +368,7 @@ def test_a_sentence_piece_file_alone_is_compared_with_sentence_piece(tmp_path):
 
 def test_weights_in_a_file_are_refused_with_the_way_to_convert_them(tmp_path):
     torch.save({"W_E": torch.zeros(2, 2)}, tmp_path / "weights.pt")
-    with pytest.raises(RequestError, match=r"weights\.pt' is a file: give a folder or a .gguf file; .*ms\.save_model\(model, folder\)"):
+    with pytest.raises(
+        RequestError, match=r"weights\.pt' is a file: give a folder or a .gguf file; .*ms\.save_model\(model, folder\)"
+    ):
         load_model(tmp_path / "weights.pt")

@@ -92,6 +92,11 @@ class UnitReader:
             readings[name] = (units.float().cpu(), vectors.cpu())
         return readings
 
+    def widths(self) -> dict[str, int]:
+        """How many units each hook has."""
+        readings = self.read(torch.zeros(1, 2, dtype=torch.long))
+        return {name: units.shape[2] for name, (units, _) in readings.items()}
+
     def representation_of(self, hook: str) -> str:
         """The hook whose activations represent a token on which units of ``hook`` act."""
         if not hook.endswith((".mlp.hook_post", ".mlp.hook_pre")):

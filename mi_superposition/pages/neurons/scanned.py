@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
 from mi_superposition.corpora.tokens import tokenizer_identity
-from mi_superposition.errors import RequestError
+from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import content_hash
 from mi_superposition.models import FEATURES, load_model, weights_of
 from mi_superposition.models.protocol import HookedModel
@@ -22,8 +22,9 @@ from mi_superposition.neurons.effects import TokenEffects, direction_effects
 from mi_superposition.neurons.scan import layer_of
 from mi_superposition.neurons.scan.names import has_mlp_neurons
 from mi_superposition.neurons.scan.scan import vocabulary_of
-from mi_superposition.runs import read_config, read_manifest, same_input
+from mi_superposition.runs import MANIFEST, read_config, read_manifest, same_input
 from mi_superposition.sae.files import one_sae_folder, sae_identity
+from mi_superposition.schemas import convert_as
 from mi_superposition.studies.neurons import contexts, scan
 from mi_superposition.studies.neurons.readers import scanned_saes
 from mi_superposition.studies.neurons.stored import read_scan
@@ -74,6 +75,18 @@ class ScannedUnits:
         return has_mlp_neurons(hook) and not getattr(self.model.cfg, "gated_mlp", False)
 
 
+class _Hashed(TypedDict):
+    sha256: str
+
+
+class _Inputs(TypedDict):
+    """Of a scan's manifest, what its pages are checked against."""
+
+    model: _Hashed
+    tokenizer: Any
+    sae: NotRequired[_Hashed]
+
+
 def open_scan(folder: Path, *, device: str) -> tuple[ScannedUnits, ScanConfig]:
     """The scan of the trained model in a finished run of ``neurons scan`` or ``neurons contexts``, and what was asked for.
 
@@ -85,14 +98,19 @@ def open_scan(folder: Path, *, device: str) -> tuple[ScannedUnits, ScanConfig]:
             f"{str(folder)!r} is a run of {manifest['command']!r}: give one of {scan.COMMAND!r} or {contexts.COMMAND!r}"
         )
     config = read_config(folder, ScanConfig)
+    try:
+        inputs: _Inputs = convert_as(manifest["inputs"], _Inputs, "inputs")
+    except ValueError as error:
+        raise WorkError(f"{str(folder / MANIFEST)!r} is damaged: {error}") from error
     stored = read_scan(folder, config.kept)
     model = load_model(config.model.name, device=device)
-    if content_hash(weights_of(model)) != manifest["inputs"]["model"]["sha256"]:
+    if content_hash(weights_of(model)) != inputs["model"]["sha256"]:
         raise RequestError(f"{config.model.name!r} has changed since {str(folder)!r} scanned it: scan again")
-    if not same_input(manifest["inputs"]["tokenizer"], tokenizer_identity(model.tokenizer)):
+    if not same_input(inputs["tokenizer"], tokenizer_identity(model.tokenizer)):
         raise RequestError(
             f"the tokenizer of {config.model.name!r} has changed since {str(folder)!r} scanned with it: scan again"
         )
-    if config.sae is not None and sae_identity(one_sae_folder(config.sae)) != manifest["inputs"]["sae"]["sha256"]:
+    sae = inputs.get("sae")
+    if config.sae is not None and (sae is None or sae_identity(one_sae_folder(config.sae)) != sae["sha256"]):
         raise RequestError(f"{config.sae!r} has changed since {str(folder)!r} scanned it: scan again")
     return ScannedUnits(stored, model, scanned_saes(config.sae, model)), config

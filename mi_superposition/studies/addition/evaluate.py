@@ -33,6 +33,7 @@ from mi_superposition.heads.patterns import attention_pattern
 from mi_superposition.models import load_snapshots, local_model_folder, model_record, untrained_copy
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
+from mi_superposition.room import check_memory
 from mi_superposition.runs import Outcome, open_run, read_manifest
 from mi_superposition.storing import read_record, write_record
 from mi_superposition.training import seeded_generator
@@ -125,6 +126,8 @@ def measure(config: AdditionEvaluateConfig, out: Path, progress: Progress = SILE
     """Run the study into a run folder. Raises as ``load_addition_model`` and ``open_run`` do."""
     model = load_addition_model(config.model.name, config.model.digit_order)
     n_digits = digits_of(model)
+    # Problems and what is right of them, twice.
+    check_memory(config.n_problems * n_digits * 4 * 8, f"n_problems = {config.n_problems:,}")
     inputs = {"model": model_record(config.model.name, model)}
     with open_run(out, COMMAND, config, inputs) as run:
         if run.finished:

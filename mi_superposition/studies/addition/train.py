@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 import pandas as pd
 
 from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.addition.train import COMMAND, train_addition
-from mi_superposition.files import read_json
 from mi_superposition.results import Result
-from mi_superposition.runs import METRICS, read_config, read_history
+from mi_superposition.runs import read_config, read_history, read_metrics
 
 # Training is the study: it has its run folder already.
 measure = train_addition
+
+
+class Row(TypedDict):
+    """A row of the history; rates and accuracies as fractions."""
+
+    step: int
+    epoch: int
+    loss: float
+    test_accuracy: float
+    test_sum_accuracy: float
+    learning_rate: float
+
+
+class Accuracies(TypedDict):
+    """The final numbers."""
+
+    test_accuracy: float
+    train_accuracy: float
+    n_test: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,8 +44,8 @@ class AdditionTraining(Result):
     DRAWN_BY: ClassVar[str] = "mi_superposition.pages.addition.train:figure"
 
     config: AdditionConfig
-    history: Sequence[Mapping[str, float | int]]
-    metrics: Mapping[str, Any]
+    history: Sequence[Row]
+    metrics: Accuracies
 
     def summary(self) -> str:
         """Accuracy on held-out problems."""
@@ -45,4 +63,4 @@ class AdditionTraining(Result):
 def load(folder: Path) -> AdditionTraining:
     """The result in a finished run folder. Raises ``RequestError`` where there is none."""
     config = read_config(folder, AdditionConfig, COMMAND)
-    return AdditionTraining(config, read_history(folder), read_json(folder / METRICS))
+    return AdditionTraining(config, read_history(folder, Row), read_metrics(folder, Accuracies))

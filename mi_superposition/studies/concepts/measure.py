@@ -30,6 +30,8 @@ from mi_superposition.training import Stopped, fixed_arithmetic
 
 COMMAND = "concepts"
 RESULT = "findings.safetensors"
+# Activations, kept until the run is finished.
+_POOLED = "pooled"
 # Results of this command that come with the package, made by ``scripts/concepts.py``.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "concepts"
 
@@ -54,8 +56,7 @@ def measure(config: ConceptsConfig, out: Path, progress: Progress = SILENT) -> O
                 result = _measured(config, inputs, out, progress)
             write_record(out / RESULT, result)
             run.finish(result.metrics() | inputs.material.losses)
-        for state in STATES:
-            remove(_pooled_file(out, state))
+        remove(out / _POOLED)
     return Outcome(out, finished_already)
 
 
@@ -136,7 +137,7 @@ def middle_layer(layers: Sequence[str]) -> str:
 
 
 def _pooled_file(folder: Path, state: State) -> Path:
-    return folder / f"pooled-{state}.safetensors"
+    return folder / _POOLED / f"{state}.safetensors"
 
 
 def _pooled(state: State, inputs: StudyInputs, out: Path, progress: Progress) -> dict[str, Float[Tensor, "text d"]]:

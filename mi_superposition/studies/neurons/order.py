@@ -23,6 +23,7 @@ from mi_superposition.neurons.control import KINDS
 from mi_superposition.neurons.order import path_score
 from mi_superposition.neurons.similarity import check_layer
 from mi_superposition.progress import SILENT, Progress
+from mi_superposition.room import check_memory
 from mi_superposition.runs import Outcome, open_run, read_config
 from mi_superposition.storing import read_record, write_record
 from mi_superposition.studies.neurons.order_result import OrderResult, ShortOrder, strictest_of
@@ -54,6 +55,8 @@ def measure(config: OrderConfig, out: Path, progress: Progress = SILENT) -> Outc
     source, corpus = _source(model, config)
     if config.window > source.n_neurons:
         raise RequestError(f"window = {config.window}: must be 2 to the number of neurons, {source.n_neurons}")
+    # The matrix, its squares, and one of a control, while they are ordered.
+    check_memory(20 * source.n_neurons**2, f"the order of {source.n_neurons:,} neurons")
     inputs = {"model": model_record(config.model.name, model)}
     if corpus is not None:
         inputs["corpus"] = corpus.identity()

@@ -17,6 +17,7 @@ from mi_superposition.models import device_of, model_record, weights_of
 from mi_superposition.neurons import NeuronScan
 from mi_superposition.neurons.config import ScanConfig
 from mi_superposition.progress import SILENT, Progress
+from mi_superposition.room import check_memory
 from mi_superposition.runs import Outcome, Run, open_run, read_config
 from mi_superposition.sae.files import one_sae_folder, sae_identity
 from mi_superposition.studies.neurons.readers import model_of, reader_of
@@ -77,6 +78,10 @@ def read_request(config: _Config) -> tuple[_Config, ScanSource]:
     config = config.replace(device=device_of(config.device.device), threads=threads)
     model = model_of(config)
     reader = reader_of(model, config)
+    widths = reader.widths()
+    # What a shard gives, beside what all before it gave.
+    needed = 2 * sum(config.kept.n_bytes(width) for width in widths.values())
+    check_memory(needed, f"a scan of {sum(widths.values()):,} units (top_k, spare, per_tenth, reach, n_bins)")
     corpus = corpus_of(config.text)
     check_readable(model, corpus, config.text.corpus, context=config.forward.context)
     return config, ScanSource(model, content_hash(weights_of(model)), corpus, reader)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated, NotRequired, TypedDict
+
+import msgspec
 
 from mi_superposition.files import read_tensors, write_tensors
 from mi_superposition.neurons import NeuronScan, ScanSettings
+from mi_superposition.schemas import parse_as
 
 SCAN = "scan.safetensors"
+
+
+class _Counts(TypedDict):
+    documents: Annotated[int, msgspec.Meta(ge=0)]
+    tokens: Annotated[int, msgspec.Meta(ge=0)]
+    hooks: list[str]
+    vocabulary: NotRequired[list[str]]
 
 
 def write_scan(folder: Path, scan: NeuronScan) -> None:
@@ -26,7 +37,7 @@ def write_scan(folder: Path, scan: NeuronScan) -> None:
 def read_scan(folder: Path, settings: ScanSettings) -> NeuronScan:
     """Inverse of ``write_scan``. Scans of version 0.1 have no vocabulary. Raises ``WorkError`` for a file that is damaged or missing."""
     tensors, metadata = read_tensors(folder / SCAN)
-    counts = json.loads(metadata["counts"])
+    counts = parse_as(metadata.get("counts", ""), _Counts, folder / SCAN)
     return NeuronScan.from_tensors(
         tensors,
         hooks=counts["hooks"],

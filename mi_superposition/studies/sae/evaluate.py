@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, TypedDict
 
+import msgspec
 import pandas as pd
 
-from mi_superposition.files import read_json, write_json
+from mi_superposition.files import write_json
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_config
@@ -18,6 +19,7 @@ from mi_superposition.sae import SaeEvaluateConfig, evaluate_reconstructions
 from mi_superposition.sae.baselines import brought_to, largest_dimensions, principal_components, random_dictionary
 from mi_superposition.sae.evaluate import Reconstruct, activation_statistics, reconstruct_with
 from mi_superposition.sae.files import read_sae, sae_folders, sae_identity
+from mi_superposition.schemas import read_as
 from mi_superposition.storing import read_record, write_record
 from mi_superposition.studies.sae.controls import Controls, trained_controls
 from mi_superposition.studies.sae.features import LearnedFeatures, learned_features
@@ -41,6 +43,12 @@ EVALUATION = "evaluation.json"
 FEATURES = "features.safetensors"
 # Tokens of the text trained on from which the baselines are made.
 _BASELINE_TOKENS = 2**16
+
+
+class _Table(TypedDict):
+    """``evaluation.json``."""
+
+    rows: Annotated[list[Row], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,7 +140,7 @@ def load(folder: Path) -> SaeEvaluation:
 
 def read_rows(folder: Path) -> list[Row]:
     """The table in a run folder."""
-    return [Row(**row) for row in read_json(folder / EVALUATION)["rows"]]
+    return read_as(folder / EVALUATION, _Table)["rows"]
 
 
 def _write_rows(out: Path, opened: OpenEvaluation, controls: Controls | None, progress: Progress) -> None:

@@ -12,6 +12,7 @@ from sae_lens import SAE
 from mi_superposition.errors import RequestError
 from mi_superposition.models import hook_widths
 from mi_superposition.progress import SILENT, Progress, Steps
+from mi_superposition.room import check_disk, check_memory
 from mi_superposition.runs import MANIFEST, Outcome, Run, open_run
 from mi_superposition.sae import (
     ActivationSource,
@@ -83,10 +84,15 @@ def train_here(
         # What cannot be done is found out before there is a run folder, which would then refuse a better request.
         text.check_held_out()
         if config.store.activations is not None:
+            size = stored_bytes(
+                training.d_hook, config.stream.n_steps * config.stream.batch_size, config.activations_dtype
+            )
+            check_disk(size, config.store.activations, f"tokens = {config.stream.tokens:,}")
             check_store(
                 stream, config.store.activations, config.stream.n_steps, dtype=config.activations_dtype,
                 inputs=_stored_inputs(training),
             )  # fmt: skip
+        check_memory(_memory(training), "the training (d_sae, batch_size, buffer_batches)")
         progress.note(_sizes(training))
         with fixed_arithmetic(config.threads.number):
             stream.batch(0)
@@ -109,6 +115,13 @@ def train_here(
 def sae_folder(out: Path, config: SaeTrainConfig, job: SaeJob) -> Path:
     """Where a run keeps an autoencoder."""
     return out if len(config.jobs) == 1 else out / job.name
+
+
+def _memory(training: OpenTraining) -> int:
+    """Bytes of the buffer and of the autoencoders."""
+    stream, d_hook, jobs = training.config.stream, training.d_hook, training.config.jobs
+    buffer = sum(d_hook.values()) * stream.batch_size * stream.buffer_batches
+    return 4 * (buffer + 10 * sum(2 * d_hook[job.hook] * job.config.d_sae for job in jobs))
 
 
 def _sizes(training: OpenTraining) -> str:

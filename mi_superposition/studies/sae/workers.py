@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mi_superposition.corpora.corpus import BUNDLED_CORPORA
 from mi_superposition.engine import name_for_workers, results_of
-from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS
 from mi_superposition.progress import SILENT, Progress
-from mi_superposition.runs import MANIFEST, METRICS, Outcome, open_run
+from mi_superposition.runs import MANIFEST, Outcome, open_run, read_metrics
 from mi_superposition.sae import SaeJob, SaeTrainConfig
 from mi_superposition.sae.config import BY_K
+from mi_superposition.schemas import Number
 from mi_superposition.studies.sae.local import COMMAND, open_training, sae_folder, train_here
 from mi_superposition.training import Stopped
 
@@ -66,4 +66,4 @@ def _task(config: SaeTrainConfig, out: Path, job: SaeJob) -> _Task:
 def train_task(task: _Task) -> dict[str, float | int]:
     """What a worker does: train one autoencoder into its run folder, or find it finished; its held-out numbers."""
     train_here(task.config, task.out, names=task.names)
-    return dict(read_json(task.out / METRICS))
+    return read_metrics(task.out, dict[str, Number])

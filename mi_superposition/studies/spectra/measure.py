@@ -14,14 +14,13 @@ from scipy.stats import spearmanr
 from mi_superposition.corpora import check_readable, corpus_of
 from mi_superposition.corpora.images import load_images
 from mi_superposition.errors import RequestError
-from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS, device_of, load_model
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
-from mi_superposition.runs import HISTORY, MANIFEST, METRICS, Outcome, open_run, read_config, read_history
+from mi_superposition.runs import HISTORY, MANIFEST, METRICS, Outcome, open_run, read_config, read_history, read_metrics
 from mi_superposition.spectra.config import SpectraConfig
 from mi_superposition.spectra.ranks import MEASURES
-from mi_superposition.spectra.result import KINDS, Kind, LayerSpectra, load_spectra, save_spectra
+from mi_superposition.spectra.result import KINDS, Kind, LayerSpectra, Row, load_spectra, save_spectra
 from mi_superposition.studies.spectra.classifier import MeasuredClassifier
 from mi_superposition.studies.spectra.language_model import MeasuredLanguageModel
 from mi_superposition.studies.spectra.network import STATES, MeasuredNetwork, State
@@ -164,7 +163,7 @@ def measure(config: SpectraConfig, out: Path, progress: Progress = SILENT) -> Ou
 def load(folder: Path) -> SpectraResult:
     """The result in a finished run folder. Raises ``RequestError`` where there is none, ``WorkError`` for damaged files."""
     config = read_config(folder, SpectraConfig, COMMAND)
-    metrics = read_json(folder / METRICS)
+    metrics = read_metrics(folder)
     return _read(folder, config, {name: metrics[name] for name in _NUMBERS if name in metrics})
 
 
@@ -207,4 +206,4 @@ def _read(folder: Path, config: SpectraConfig, numbers: Mapping[str, float | int
         )
         for state in STATES
     }
-    return SpectraResult(config, spectra, pictures, read_history(folder), numbers)
+    return SpectraResult(config, spectra, pictures, read_history(folder, Row), numbers)

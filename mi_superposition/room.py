@@ -1,0 +1,47 @@
+"""Memory and disk: whether there is room for what was asked for, said before the work begins."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+from mi_superposition.errors import RequestError
+
+# What a limit of a container is written in, where there is one.
+_CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def check_memory(n_bytes: float, what: str) -> None:
+    """Raise ``RequestError``, with the estimate, where so many bytes are more than this machine or container has free.
+
+    ``what`` says what takes them, and what to make smaller.
+    """
+    free = free_memory()
+    if n_bytes > free:
+        raise RequestError(f"{what} needs about {_told(n_bytes)} of memory: {_told(free)} are free")
+
+
+def check_disk(n_bytes: float, folder: Path, what: str) -> None:
+    """As ``check_memory``, of the disk that a folder is, or will be, on."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if n_bytes > free:
+        raise RequestError(f"{what} needs about {_told(n_bytes)} of disk: {_told(free)} are free at {str(there)!r}")
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take."""
+    free = psutil.virtual_memory().available
+    for path in _CONTAINER:
+        if path.is_file() and (limit := path.read_text().strip()).isdigit():
+            free = min(free, max(int(limit) - psutil.Process().memory_info().rss, 0))
+    return free
+
+
+def _told(n_bytes: float) -> str:
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:,.1f} {unit}"
+    return f"{n_bytes / 2**20:,.0f} MiB"

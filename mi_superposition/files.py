@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,43 @@ class Disk:
 
 
 _disk = Disk()
+# Lock files that this process holds, and the very files that they were when it took them.
+_held: dict[Path, os.stat_result] = {}
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[Callable[[], bool]]:
+    """Inside, nothing is written into the folder of a lock file that this process has taken unless the file is still there.
+
+    A folder that was renamed or removed would else be made anew, and written by two. Yields whether it is still there.
+    """
+    _held[lock] = lock.stat()
+    try:
+        yield lambda: _is_held(lock)
+    finally:
+        del _held[lock]
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        return os.path.samestat(lock.stat(), _held[lock])
+    except OSError:
+        return False
+
+
+def _check_held(path: Path) -> None:
+    for lock in _held:
+        if path.is_relative_to(lock.parent) and not _is_held(lock):
+            raise WorkError(
+                f"{str(lock.parent)!r} was renamed or removed while it was written: run the command again where it is now, or for a new "
+                "folder"
+            )
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a whole file or nothing. Raises ``WorkError`` naming the file when the disk refuses."""
     partial = path.with_name(path.name + PARTIAL)
+    _check_held(path)
     try:
         _disk.make_folder(path.parent)
         _disk.write(partial, content)
@@ -86,6 +119,7 @@ def append_line(path: Path, line: str) -> None:
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Add lines to a file, which is created where it is not there yet. Raises ``WorkError`` naming it when the disk refuses."""
+    _check_held(path)
     try:
         _disk.make_folder(path.parent)
         _disk.append(path, "".join(line + "\n" for line in lines).encode())
@@ -96,6 +130,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 
 def make_folder(path: Path) -> None:
     """Create a folder where it is not there yet. Raises ``WorkError`` naming it when the disk refuses."""
+    _check_held(path)
     try:
         _disk.make_folder(path)
     except OSError as error:

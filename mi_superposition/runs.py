@@ -28,6 +28,7 @@ from mi_superposition.files import (
     append_line,
     clear_partial,
     file_hash,
+    held,
     make_folder,
     remove,
     text_hash,
@@ -184,7 +185,8 @@ def open_run(
 def locked(path: Path) -> Iterator[None]:
     """A folder, created where it is not there, that no other process of ours writes meanwhile.
 
-    Raises ``RequestError`` where one does, ``WorkError`` when the disk refuses.
+    Raises ``RequestError`` where one does, ``WorkError`` when the disk refuses, and when the folder is written after it was renamed or
+    removed by others.
     """
     make_folder(path)
     lock = FileLock(path / LOCK)
@@ -197,13 +199,15 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise WorkError(f"cannot write in {str(path)!r}: {error.strerror}") from error
     try:
-        yield
+        with held(path / LOCK) as is_there:
+            try:
+                yield
+            finally:
+                # Removed while held: whoever waits for it notices and makes a new one. One that has come in its place is another's.
+                if is_there():
+                    remove(path / LOCK)
     finally:
-        try:
-            # Removed while held: whoever waits for it notices and makes a new one.
-            remove(path / LOCK)
-        finally:
-            lock.release()
+        lock.release()
 
 
 def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:

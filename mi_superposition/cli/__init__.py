@@ -1,20 +1,22 @@
 """The command line, made from the subjects and their configurations.
 
-Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped by the user (run the command again to go on).
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped by the user and 129 by the end of the terminal (run the
+command again to go on).
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import io
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from mi_superposition.cli.parsing import Request, config_json, parse
-from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
+from mi_superposition.cli.terminal import STOPPED, StoppedByUser, standard_streams, terminal_progress
 from mi_superposition.errors import RequestError, WorkError, is_out_of_memory
 from mi_superposition.subjects import GENERAL, Study, Tool, subjects
 
@@ -30,15 +32,19 @@ def commands() -> dict[str, Study | Tool]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # Tokens are of any alphabet, terminals are not.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments in (["--help"], ["-h"]):
-        print(_overview(list(commands())))
-        return 0 if arguments else 2
+    # Threads that wait for each other spin, and keep the one that they wait for from its core where others work too. Read when torch is
+    # loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with standard_streams():
+        return _answer(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    """Do what is asked for and say how it went; the exit code."""
     try:
+        if not arguments or arguments in (["--help"], ["-h"]):
+            print(_overview(list(commands())))
+            return 0 if arguments else 2
         command, words = _command(arguments)
         if words in (["--help"], ["-h"]) and command is None:
             return 0
@@ -53,18 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f" {error.filename!r}" if error.filename else ""
         return _fail(1, f"{error.strerror or error}{where}")
     except StoppedByUser as error:
-        return _fail(130, error)
+        return _fail(error.code, error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         return _fail(1, "not enough memory: reduce --forward-batch, --batch-size or what is kept")
     except KeyboardInterrupt:
-        return _fail(130, "stopped: run the same command again to resume")
+        return _fail(STOPPED, "stopped: run the same command again to resume")
     return 0
 
 
 def run(command: Study | Tool, request: Request) -> str:
     """Do what was asked for; what to say of it, the last line being where the result is."""
+    _check_temporary_folder()
     from mi_superposition.runs import MANIFEST
 
     with terminal_progress() as progress:
@@ -81,6 +88,14 @@ def run(command: Study | Tool, request: Request) -> str:
                 progress.stage("page")
                 write_page(out, progress=progress)
         return f"{command.measuring().load(out).told()}\n{outcome}"
+
+
+def _check_temporary_folder() -> None:
+    """Raise ``WorkError`` where there is none: torch asks for it as it is loaded."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise WorkError(f"{error.strerror}: set TMPDIR to a folder that can be written") from None
 
 
 def _fail(code: int, message: object) -> int:

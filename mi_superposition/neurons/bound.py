@@ -9,8 +9,9 @@ path are free: a dummy node with edges of weight 0 closes it, and takes its two 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from mi_superposition.neurons.compiled import compiled
 
 _STEPS = 100
 # Without a better bound for so many steps, the steps become half as long, down to the shortest.
@@ -50,7 +51,7 @@ def path_bound(weights: NDArray[np.float32], score: float) -> float:
     return float(max(best, score))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _priced_tree(weights, prices):
     """Weight of the heaviest 1-tree under the prices, less twice their sum, and the degree of every node in it.
 

@@ -22,7 +22,8 @@ differ from run to run.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from mi_superposition.neurons.compiled import compiled
 
 # Exchanges in one chain.
 _DEPTH = 8
@@ -36,7 +37,7 @@ _TRIAL_LENGTH = 1000
 _EPSILON = 1e-7
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def greedy_path(weights, start):
     """Nodes in the order in which each is followed by the heaviest unvisited one."""
     n = weights.shape[0]
@@ -55,14 +56,14 @@ def greedy_path(weights, start):
     return path
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _weight(weights, a, b):
     """Weight of an edge; the dummy node, numbered n, has weight 0 to everything."""
     n = weights.shape[0]
     return 0.0 if a == n or b == n else np.float64(weights[a, b])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _reverse(tour, place, i, j):
     """Reverse the stretch from position i forward to position j."""
     size = tour.shape[0]
@@ -75,7 +76,7 @@ def _reverse(tour, place, i, j):
         j = j - 1 if j > 0 else size - 1
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _flip(tour, place, journal, length, forward, a, b):
     """Reverse the stretch that leads from node a to node b in the given direction; the new length of the journal.
 
@@ -91,14 +92,14 @@ def _flip(tour, place, journal, length, forward, a, b):
     return length + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _take_back(tour, place, journal, start, length):
     """Undo the reversals ``start`` to ``length`` of the journal."""
     for entry in range(length - 1, start - 1, -1):
         _reverse(tour, place, journal[entry, 0], journal[entry, 1])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _next(tour, place, forward, a):
     """The node after ``a`` in the given direction."""
     size = tour.shape[0]
@@ -106,19 +107,19 @@ def _next(tour, place, forward, a):
     return tour[position - size if position == size else position]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _leads(tour, place, a, b):
     """Whether ``b`` comes right after ``a`` in the forward direction."""
     return _next(tour, place, True, a) == b
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _is_short(length, size):
     """Whether a flip of so many nodes, or of the rest, is cheap enough to be done on trial."""
     return min(length, size - length) <= _TRIAL_LENGTH
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _chain(weights, near, tour, place, journal, length, touched, base, forward):
     """One chain of exchanges from the edge (base, next node); (gain, new length of the journal, nodes touched).
 
@@ -224,7 +225,7 @@ def _chain(weights, near, tour, place, journal, length, touched, base, forward):
     return best_gain, best_length, 2 * best_flips + 2
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _improve(weights, near, tour, place, journal, length, touched, queue, queued, count):
     """Chains from every queued node until none gains; (gain, new length of the journal). Empties the queue."""
     size = tour.shape[0]
@@ -255,7 +256,7 @@ def _improve(weights, near, tour, place, journal, length, touched, queue, queued
     return total, length
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def search_path(weights, near, path, n_kicks, generator):
     """Improve ``path`` by local search and ``n_kicks`` kicks drawn from ``generator`` (numpy's); the improved
     path.

@@ -261,7 +261,7 @@ class SaeRecoverConfig(Config):
     """Training steps of the toy model."""
     sae_steps: AtLeast1 = 1500
     """Training steps of each autoencoder."""
-    threads: ThreadsPart = ThreadsPart()
+    threads: ThreadsPart = ThreadsPart(threads=1)
     random: SeedPart = SeedPart()
 
     def check(self) -> None:

@@ -68,7 +68,7 @@ class SpectraConfig(Config):
     energy: Annotated[float, Interval(gt=0, le=1)] = ENERGY
     """Fraction of the sum of squared singular values that defines the energy rank."""
     device: DoubleDevicePart = DoubleDevicePart()
-    threads: ThreadsPart = ThreadsPart()
+    threads: ThreadsPart = ThreadsPart(threads=1)
     random: SeedPart = SeedPart()
 
     def check(self) -> None:

@@ -115,7 +115,7 @@ class ToyConfig(Config):
     """Steps after which the weights are also kept."""
     random: SeedPart = SeedPart()
     device: DevicePart = DevicePart(device="cpu")
-    threads: ThreadsPart = ThreadsPart()
+    threads: ThreadsPart = ThreadsPart(threads=1)
 
     @property
     def architecture(self) -> ToyArchitecture:
@@ -281,4 +281,4 @@ class ToyStudyConfig(Config):
     """Optimizer steps. Default: the study's."""
     random: SeedPart = SeedPart()
     device: DevicePart = DevicePart(device="cpu")
-    threads: ThreadsPart = ThreadsPart()
+    threads: ThreadsPart = ThreadsPart(threads=1)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mi_superposition.neurons.compiled import compiled
 from mi_superposition.neurons.config import N_INTERVALS
 
 # Tokens taken at a time, and the tile of them (by units) that is turned at a time: a line of the cache holds 16 floats.
@@ -81,7 +81,7 @@ class Slots(NamedTuple):
     vector: NDArray[np.float32]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _extremes(line, start, end):
     """Smallest and largest, by four at a time, which need not wait for each other. A NaN shows in the sums."""
     least = least_1 = least_2 = least_3 = most = most_1 = most_2 = most_3 = line[start]
@@ -102,7 +102,7 @@ def _extremes(line, start, end):
     return min(min(least, least_1), min(least_2, least_3)), max(max(most, most_1), max(most_2, most_3))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _before(rank, document, position, other_rank, other_document, other_position):
     """Whether an example is better than another one."""
     if rank != other_rank:
@@ -112,7 +112,7 @@ def _before(rank, document, position, other_rank, other_document, other_position
     return position < other_position
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _worst(slots, unit, first, last):
     """The slot to be given up next: an empty one, or else the one with the worst example."""
     ranks = slots.rank[unit]
@@ -135,7 +135,7 @@ def _worst(slots, unit, first, last):
     return worst
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _slot_for(slots, unit, group, rank, document, position, content, alone):
     """Where an example goes among the slots of its group, or -1 when it is not kept.
 
@@ -157,7 +157,7 @@ def _slot_for(slots, unit, group, rank, document, position, content, alone):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _keep(slots, unit, slot, rank, document, content, line, start, end, t, from_token, batch, vectors):
     """``line`` holds the activations from token ``from_token`` of the batch on; ``start``, ``end`` and ``t`` count in it."""
     slots.rank[unit, slot] = rank
@@ -173,7 +173,7 @@ def _keep(slots, unit, slot, rank, document, content, line, start, end, t, from_
         slots.vector[unit, slot, axis] = vectors[batch.at[from_token + t], axis]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _raise_floor(slots, unit, group):
     """After an example was kept: the rank of the one to be given up next."""
     size = slots.rank.shape[1] // slots.floor.shape[1]
@@ -181,7 +181,7 @@ def _raise_floor(slots, unit, group):
     slots.floor[unit, group] = slots.rank[unit, worst]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _scan_extremes(line, unit, first_span, last_span, from_token, batch, vectors, sums, top, bottom):
     """The largest and the smallest activation of each span, for the best examples of both kinds."""
     for span in range(first_span, last_span):
@@ -195,7 +195,7 @@ def _scan_extremes(line, unit, first_span, last_span, from_token, batch, vectors
             _offer_first(line, unit, span, start, end, least, -least, from_token, batch, vectors, bottom)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _offer_first(line, unit, span, start, end, value, rank, from_token, batch, vectors, slots):
     """Offer the first token of a span with this activation."""
     t = start
@@ -208,7 +208,7 @@ def _offer_first(line, unit, span, start, end, value, rank, from_token, batch, v
         _raise_floor(slots, unit, 0)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _find_bins(line, low, high, n_bins, bin_of):
     """The bin of every activation: 0 below the range, ``n_bins + 1`` above it."""
     scale, most = np.float32(n_bins) / (high - low), np.float32(n_bins)
@@ -219,14 +219,14 @@ def _find_bins(line, low, high, n_bins, bin_of):
         bin_of[t] = b - (b > n_bins and line[t] <= high)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _draw(numbers, salt, rank_of):
     """A rank for every token and this unit: their random numbers mixed, the upper 53 bits."""
     for t in range(len(numbers)):
         rank_of[t] = ((numbers[t] ^ salt) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _scan_bins(
     line, unit, first_span, last_span, from_token, batch, vectors, bins, sums, drawn, tenth_of, bin_of, rank_of, tables
 ):
@@ -276,7 +276,7 @@ def _scan_bins(
             sums.histogram[unit, b] += tables[table, b]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _turn(activations, first, last, at, token, lines, by_token):
     """Turn the activations at some tokens, so that each unit's stand in a line, and add them to the sums by token."""
     for tile in range(0, len(at), _TILE_TOKENS):
@@ -294,7 +294,7 @@ def _turn(activations, first, last, at, token, lines, by_token):
 
 
 # Sums may be taken in any order, so that several are taken at once.
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 def _moments(line, centre, active_above):
     """Sums of the powers 1 to 3 of the distance from the centre, and how many are above a threshold."""
     one = two = three = 0.0
@@ -308,7 +308,7 @@ def _moments(line, centre, active_above):
     return one, two, three, active
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def scan_units(activations, vectors, first, last, active_above, batch, bins, sums, top, bottom, drawn):
     """Take up the activations ``[position, unit]`` of units ``first`` to ``last - 1`` into the sums and slots."""
     n_spans = len(batch.span_start)
@@ -347,7 +347,7 @@ def scan_units(activations, vectors, first, last, active_above, batch, bins, sum
         first_span = last_span
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def merge_slots(into, other, alone):
     """Offer every example of ``other`` to ``into``."""
     size = into.rank.shape[1] // into.floor.shape[1]
@@ -369,7 +369,7 @@ def merge_slots(into, other, alone):
                 _raise_floor(into, unit, group)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def choose_different(signatures, rows, order, how_many, n_chosen, too_alike):
     """Of each unit's first ``how_many`` slots in their ``order`` the first ``n_chosen`` whose documents, by their
     signatures (``rows`` of them), have fewer than ``too_alike`` numbers in common with a better one's. -1 where there are

@@ -122,10 +122,11 @@ def test_pramodith_is_taken_at_his_printed_weights(functions):
     torch.testing.assert_close(
         script["signed_interference"](printed)[0], torch.tensor(0.1810), atol=1e-3, rtol=0
     )  # features 0 and 3, the others are orthogonal
-    assert float(script["nearest_angles"](printed[None])) < script["SAME"]
+    assert float(script["nearest_angles"](printed[None], axes=True)) < script["SAME"]
     pentagon = torch.arange(5) * 2 * torch.pi / 5
-    nearest = script["nearest_angles"](torch.stack([pentagon.cos(), pentagon.sin()])[None])
-    torch.testing.assert_close(nearest, torch.tensor([36.0]), atol=1e-2, rtol=0)
+    for axes, expected in ((True, 36.0), (False, 72.0)):
+        nearest = script["nearest_angles"](torch.stack([pentagon.cos(), pentagon.sin()])[None], axes=axes)
+        torch.testing.assert_close(nearest, torch.tensor([expected]), atol=1e-2, rtol=0)
     np.testing.assert_allclose(script["probabilities"](400_000), (0.05**3, 1 - 0.9**2), atol=2e-3)
 
 
@@ -248,7 +249,20 @@ def test_concept_words_at_a_small_size(run, tmp_path):
     sentences = [f"film {words[7 + n % 15]} {other[n % 60]} {other[7 * n % 60]}" for n in range(120)]
     table = pd.DataFrame({"sentence": sentences, "label": [n % 2 for n in range(120)]})
     table.to_parquet(tmp_path / "texts.parquet")
-    options = ["--model", "encoder", "--texts", "texts.parquet", "--length", 16, "--draws", 3, "--picture", "p.html"]
+    options = [
+        "--model",
+        "encoder",
+        "--texts",
+        "texts.parquet",
+        "--length",
+        16,
+        "--other-length",
+        32,
+        "--draws",
+        3,
+        "--picture",
+        "p.html",
+    ]
     rows, record = run("distilbert_words.py", *options)
     assert rows["padded: positive"]["source"] == pytest.approx(0.33541)
     assert np.shape(record["details"]["trained, masked"]["random_lists"]) == (3, 3)

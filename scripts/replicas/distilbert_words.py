@@ -23,6 +23,8 @@ from replica import STRINGER, Number, Row, Verdict, report, spread
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from mi_superposition.concepts import pool_texts
@@ -77,7 +79,7 @@ def concept_vectors(vectors: Mapping[str, Tensor], lists: Lists) -> Float[Tensor
 
 def accuracy(points: np.ndarray, labels: np.ndarray) -> float:
     """Balanced accuracy of a linear classifier of points, five folds."""
-    model = LogisticRegression(class_weight="balanced")
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     return float(cross_val_score(model, points, labels, cv=5, scoring="balanced_accuracy").mean())
 
 
@@ -86,6 +88,7 @@ def main(
     texts: Path,
     documents: int = 1000,
     length: int = 128,
+    other_length: int = 512,
     draws: int = 100,
     out: Path | None = None,
     picture: Path | None = None,
@@ -96,7 +99,8 @@ def main(
         model: Encoder: a folder in Hugging Face layout.
         texts: Parquet file of SST-2's training sentences.
         documents: Sentences, from the first; the source's are 1,000.
-        length: Positions of every sentence, padding included; the source's are 128 and 512.
+        length: Positions of every sentence, padding included; 128 in one version of the source.
+        other_length: The same in its other version, for the trained encoder: 512.
         draws: Random word lists.
         out: JSON file of all numbers.
         picture: HTML file of the sentences on two principal components.
@@ -143,6 +147,12 @@ def main(
         apart_told = " and ".join(f"{trained[key][concept]:+.3f}" for concept in ("positive", "negative"))
         control = " and ".join(f"{fresh[key][concept]:+.3f}" for concept in ("positive", "negative"))
         rows.append(Row(f"{way}: correlation with positive and with negative, of positive less negative sentences", None, apart_told, f"untrained {control}", "ours"))  # fmt: skip
+    vectors = dict(zip(every, padded_means(encoder, every, None), strict=True))
+    longer = padded_means(encoder, sentences, other_length)
+    elsewhere = correlations(longer, concept_vectors(vectors, CONCEPTS), False).mean(dim=0).tolist()
+    here = list(details["trained, padded"]["correlation"].values())
+    details[f"trained, padded to {other_length}"] = dict(zip(CONCEPTS, elsewhere, strict=True))
+    rows.append(Row(f"positive and negative are the same to 16 digits with {other_length} positions", "the same", " and ".join(f"{value:.4f}" for value in elsewhere[:2]), " and ".join(f"{value:.4f}" for value in here[:2]) + f" with {length}", "confirmed" if elsewhere[:2] == here[:2] else "refuted", "more padding is another mean: of its two versions one was not run as it is printed"))  # fmt: skip
     clear = all(as_high["padded", concept] <= 0.05 * draws for concept in CONCEPTS)
     said = ", ".join(f"{as_high['padded', concept]} for {concept}" for concept in CONCEPTS)
     two, before = details["trained, accuracy"], details["untrained, accuracy"]
@@ -150,7 +160,12 @@ def main(
         Row("high correlations mean that the concepts are encoded", "yes", f"random lists as high, of {draws}: {said}", None, "confirmed" if clear else "refuted", "" if clear else "words of no concept correlate as highly, as every text shares one mean direction"),
         Row("clusters of sentiment on two components (balanced accuracy)", "clusters", two["two components"], f"untrained {before['two components']:.3f}, chance 0.5", "confirmed" if two["two components"] > 0.75 else "not confirmed", f"all dimensions of the masked mean {two['all dimensions, masked']:.3f} (untrained {before['all dimensions, masked']:.3f})"),
     ]  # fmt: skip
-    settings = {"model": Path(model).name, "sentences": len(sentences), "positions": length, "random lists": draws}
+    settings = {
+        "model": Path(model).name,
+        "sentences": len(sentences),
+        "positions": f"{length}, {other_length}",
+        "random lists": draws,
+    }
     report("fifteen concept words and SST-2", STRINGER, settings, rows, details, out)
 
 

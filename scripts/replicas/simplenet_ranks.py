@@ -96,7 +96,7 @@ def main(data: Path, seeds: int = 10, epochs: int = 5, out: Path | None = None) 
         # The source is one seed more: is it as near the mean as ours are to each other?
         near = min(mine) - 2 <= PRINTED[name] <= max(mine) + 2
         rows += [
-            Row(f"{name}: rank of the weights, its count, of {width}", printed, counts["trained"], controls.format(counts["untrained"], counts["random"]), "confirmed" if near else "not confirmed", "within two of our range, as far as its two numbers are from each other"),
+            Row(f"{name}: rank of the weights, its count, of {width}", printed, counts["trained"], controls.format(counts["untrained"], counts["random"]), "confirmed" if near else "not confirmed", "within two of our range; its own two numbers for fc1 differ by three"),
             Row(f"{name}: energy rank, ours", None, energy["trained"], controls.format(energy["untrained"], energy["random"]), "ours", "one more than its count, which leaves out the value that reaches 99 %"),
             Row(f"{name}: ratio to the width, its count", RATIO[name], spread([count / width for count in mine]), controls.format(*(spread([one.source / width for one in by_state[state]]) for state in ("untrained", "random"))), "confirmed" if near else "not confirmed"),
         ]  # fmt: skip

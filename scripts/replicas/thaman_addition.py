@@ -1,7 +1,7 @@
 """The hackathon's addition model: statements of its report as numbers, on the bundled model.
 
     python scripts/replicas/thaman_addition.py --out addition.json
-    mi-superposition addition train --answer autoregressive --epochs 100 --out runs/autoregressive
+    mi-superposition addition train --answer autoregressive --epochs 60 --out runs/autoregressive
     python scripts/replicas/thaman_addition.py --autoregressive runs/autoregressive --out addition.json
 
 "Both input numbers project to nearly identical points": a head's keys and values of a digit at position p of the first number and at

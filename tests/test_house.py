@@ -18,7 +18,7 @@ FLOORS = [
     {"errors"},
     {"config", "progress", "results"},
     {"parts", "subjects"},
-    {"files"},
+    {"files", "schemas", "room"},
     {"runs", "engine", "storing"},
     {"training"},
     {"models", "notebook", "linalg", "streaming"},

@@ -24,6 +24,8 @@ _OUTPUT, _ERROR = 1, 2
 _GONE = (errno.EPIPE, errno.EIO)
 # Seconds between two lines of progress where nobody sees the bar move.
 _SELDOM = 10
+# Seconds after which it is known how long the whole takes.
+_FIRST = 60
 
 
 class StoppedByUser(Exception):
@@ -43,11 +45,13 @@ class TerminalProgress(Progress):
         self._unit = "stage"
         self._total: int | None = None
         self._bar: tqdm | None = None
+        # Whether the time that it takes was looked at.
+        self._told = False
 
     def begin(self, unit: str, total: int | None = None) -> None:
         """A new bar."""
         self.close()
-        self._unit, self._total = unit, total
+        self._unit, self._total, self._told = unit, total, False
 
     def advance(self, by: int = 1, state: str = "") -> None:
         """Move the bar."""
@@ -65,6 +69,17 @@ class TerminalProgress(Progress):
             )
         self._bar.set_postfix_str(state, refresh=False)
         self._bar.update(by)
+        self._say_how_long(self._bar)
+
+    def _say_how_long(self, bar: tqdm) -> None:
+        """Once, of what takes more than a day at the speed of its first minute."""
+        seconds = bar.format_dict["elapsed"]
+        if self._told or not bar.total or not bar.n or seconds < _FIRST:
+            return
+        self._told = True
+        days = seconds * bar.total / bar.n / 86_400
+        if days > 1:
+            self.note(f"at this speed it takes {days:,.1f} days in all; stopped, it goes on later")
 
     def note(self, line: str) -> None:
         """A line of its own."""

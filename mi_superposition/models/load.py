@@ -12,7 +12,7 @@ import torch
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
-from mi_superposition.errors import RequestError
+from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import content_hash
 from mi_superposition.models.attention_only import MODEL_CONFIG, load_attention_only, weights_of
 from mi_superposition.models.catalogue import hub_id, model_folder
@@ -87,8 +87,17 @@ def load_model(
         model = load_hugging_face(
             folder, asked, dtype=precision, n_ctx=n_ctx, process_weights=processing, gguf_file=gguf_file
         )
+    _check_finite(model, asked)
     # Without TransformerLens's word on it to standard output.
     return model.to(place, print_details=False).eval()
+
+
+def _check_finite(model: HookedModel, name: str) -> None:
+    """Raise ``WorkError`` for weights that hold a NaN or an infinity."""
+    for parameter, weights in weights_of(model).items():
+        # A sum shows both, and reads each number once.
+        if not bool(weights.sum(dtype=torch.float64).isfinite()):
+            raise WorkError(f"the weights of {name!r} hold a NaN or an infinity: {parameter}")
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

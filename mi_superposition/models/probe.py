@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_superposition.errors import WorkError
+
 # Positions compared of every model, and how many more than the first that a window or a scaled rotary embedding changes.
 _POSITIONS, _BEYOND = 32, 16
 # Positions times parameters above which later positions are left out.
@@ -41,13 +43,14 @@ class LoadCheck:
     def passed(self, dtype: torch.dtype) -> bool:
         """Whether the differences are those of rounding in this precision."""
         # Of a difference that is no number this is false.
-        return self.position_difference <= _TOLERANCE[dtype] * (0 if math.isnan(self.logit_sd) else self.logit_sd)
+        return self.position_difference <= _TOLERANCE[dtype] * self.logit_sd
 
 
 class Probe:
     """What transformers says of a few tokens, to be compared with what a loaded model says of them.
 
-    ``network`` is transformers' model, on the CPU and in eval mode; ``n_ctx`` is the longest text that the loaded model reads.
+    ``network`` is transformers' model, on the CPU and in eval mode; ``n_ctx`` is the longest text that the loaded model reads. Raises
+    ``WorkError`` for logits of transformers that are not finite.
     """
 
     def __init__(self, network: Any, n_ctx: int):
@@ -60,7 +63,11 @@ class Probe:
         generator = torch.Generator().manual_seed(0)
         self.tokens: Int[Tensor, "1 pos"] = torch.randint(n_tokens, (1, n_positions), generator=generator)
         self._expected = self._logits(lambda tokens: network(tokens).logits)
-        self.logit_sd = float(torch.stack([row.double().std() for row in self._expected]).nanmean())
+        if not bool(self._expected.isfinite().all()):
+            weight = next((name for name, one in network.named_parameters() if not bool(one.isfinite().all())), None)
+            where = "they overflow" if weight is None else f"{weight} holds such numbers"
+            raise WorkError(f"transformers reads NaN or infinity as the model's logits: {where}")
+        self.logit_sd = float(torch.stack([row.double().std() for row in self._expected]).mean())
 
     def check(self, model: Callable[[Tensor], Tensor], implementation: str) -> LoadCheck:
         """How near ``model``, on the CPU, comes."""
@@ -73,8 +80,6 @@ class Probe:
             if ours.shape != theirs.shape:
                 break
             differences = ours.double().log_softmax(dim=0) - theirs.double().log_softmax(dim=0)
-            # Weights that are not numbers give nothing else in transformers.
-            differences[ours.isnan() & theirs.isnan()] = 0
             largest.append(float(differences.abs().max()))
             at_position.append(float(differences.square().mean().sqrt()))
         # The maximum of torch keeps what is no number, that of Python need not.

@@ -53,6 +53,8 @@ def measure(config: OrderConfig, out: Path, progress: Progress = SILENT) -> Outc
     model = load_model(config.model.name, device=config.device.device)
     config = _resolved(config, model)
     source, corpus = _source(model, config)
+    if source.n_neurons < 2:
+        raise RequestError(f"layer {config.layer} has {source.n_neurons} neuron: an order needs two at least")
     if config.window > source.n_neurons:
         raise RequestError(f"window = {config.window}: must be 2 to the number of neurons, {source.n_neurons}")
     # The matrix, its squares, and one of a control, while they are ordered.

@@ -30,6 +30,9 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 # What a table of claims shows of each, in this order.
 COLUMNS = ("where", "claim", "reported", "ours", "control", "verdict")
 
+# Of a claim for which nothing was done.
+NOTHING = "nothing yet"
+
 FOLDER = Path(__file__).parent / "bundled" / "sources"
 CLAIMS, REPLICAS = "claims.toml", "replicas.json"
 
@@ -87,7 +90,7 @@ class Claim:
     @property
     def cells(self) -> tuple[str, str, str, str, str, str]:
         """What a table shows of it, by ``COLUMNS``; commands stand between backticks."""
-        ours = f"{self.ours}{'' if self.ours.endswith('.') else '.'} How: {self.did}"
+        ours = self.ours if self.did == NOTHING else f"{self.ours}. How: {self.did}"
         return self.where, self.claim, self.reported, ours, self.control, f"{self.verdict}: {self.why}"
 
 

@@ -10,6 +10,7 @@ import pytest
 from mi_superposition.errors import WorkError
 from mi_superposition.pages.request import ChapterRequest
 from mi_superposition.pages.sources.chapter import section
+from mi_superposition.site import write_site
 from mi_superposition.sources import (
     CLAIMS,
     FOLDER,
@@ -146,3 +147,15 @@ def test_the_chapter_has_every_claim(claims):
     assert [page.title for page in found.more] == list(SOURCES.values())
     assert found.page.items[0].rows[-1][-1] == str(len(claims))
     assert found.number.endswith(f" of {len(claims)}")
+
+
+@pytest.mark.browser
+def test_a_row_of_sentences_is_a_block_on_a_narrow_screen(tmp_path, visit):
+    write_site([section({}, ChapterRequest(["sources"]))], tmp_path / "site", title="t", lead="l")
+    for width, display in ((1440, "table-cell"), (390, "block")):
+        page, problems, _ = visit(tmp_path / "site" / "sources-arena.html", width=width)
+        assert problems == []
+        cell = page.locator("table.prose td").nth(1)
+        assert cell.evaluate("cell => getComputedStyle(cell).display") == display
+        assert cell.get_attribute("data-column") == "reported"
+        assert page.evaluate("document.querySelector('.scroll').scrollWidth") <= width

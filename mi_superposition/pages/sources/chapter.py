@@ -59,6 +59,7 @@ def _counted(claims: Sequence[Claim]) -> TableRecord:
         ),
         columns=["source", *VERDICTS, "all"],
         rows=rows,
+        prose=(28, *[12] * (len(VERDICTS) + 1)),
     )
 
 
@@ -70,9 +71,11 @@ def _page_of(source: str, claims: Sequence[Claim]) -> Page:
     table = TableRecord(
         id="claims",
         title="Claims",
-        look_at=f"In the order of the source: {len(claims)} claims. The last column has the verdict and what it rests on.",
+        look_at="In the order of the source. The verdict comes last, with what it rests on.",
         columns=COLUMNS,
         rows=[[cell.replace("`", "") for cell in claim.cells] for claim in claims],
-        prose=True,
+        prose=(14, 19, 11, 23, 13, 20),
     )
-    return Page(_address(source), SOURCES[source], f"{TITLE}: {SOURCES[source]}.", [table])
+    found = Counter(claim.verdict for claim in claims)
+    told = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS)
+    return Page(_address(source), SOURCES[source], f"{len(claims)} claims, numbers and exercises: {told}.", [table])

@@ -149,7 +149,9 @@ def _completed(written: _Written, replicas: Mapping[str, Replica]) -> Claim:
         if ours is not None or control is not None or not written.rows:
             raise ValueError(f"{place}: with a replica it has its rows, and neither ours nor control")
         rows = [_named(replicas, written.replica, row, place) for row in written.rows]
-        ours, control = _told(rows, [row.ours for row in rows]), _told(rows, [row.control for row in rows])
+        ours = _told(rows, [row.ours for row in rows])
+        # Of one row it follows ours, which says what it is of.
+        control = _shown(rows[0].control) if len(rows) == 1 else _told(rows, [row.control for row in rows])
     return Claim(
         written.source, written.where, written.claim, written.reported, written.did, ours, control, written.verdict,
         written.why, written.evidence, written.replica, written.rows,
@@ -164,9 +166,7 @@ def _named(replicas: Mapping[str, Replica], name: str, claim: str, place: str) -
 
 
 def _told(rows: Sequence[ReplicaRow], values: Sequence[_Value]) -> str:
-    """The values of a replica's rows; of several rows with what each is of."""
-    if len(rows) == 1:
-        return _shown(values[0])
+    """The values of a replica's rows, with what each is of."""
     told = [f"{row.claim}: {_shown(value)}" for row, value in zip(rows, values, strict=True) if value is not None]
     return "; ".join(told) or _shown(None)
 

@@ -108,7 +108,7 @@ def test_numbers_come_from_the_replica(folder):
         CLAIM + 'replica = "one"\nrows = ["a"]\n' + CLAIM + 'replica = "one"\nrows = ["a", "b"]\n'
     )
     one, two = load_claims(folder)
-    assert (one.ours, one.control) == ("0.1235", "none")
+    assert (one.ours, one.control) == ("a: 0.1235", "none")
     assert (two.ours, two.control) == ("a: 0.1235; b: as much", "b: 2 untrained")
     assert one.cells[-1] == "confirmed: It is."
 

@@ -294,6 +294,20 @@ SUBJECTS: tuple[Subject, ...] = (
         python=("ms.concept_directions", "ms.probe_accuracy"),
         docs=("concepts.md",),
     ),
+    Subject(
+        name="sources",
+        question="What became of the claims of the sources?",
+        chapters=(
+            Chapter(
+                "sources",
+                "The sources, claim by claim",
+                "Last, the documents from which all this started: each of their claims, numbers and exercises, beside what was measured here.",
+                "claims and numbers of R. A. Stringer; K. Thaman, A. Rigg, N. Oozeer, J. David; ARENA (C. McDougall); Pramodith B.",
+                "mi_superposition.pages.sources.chapter",
+            ),
+        ),
+        docs=("sources.md",),
+    ),
 )
 
 

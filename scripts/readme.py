@@ -133,6 +133,7 @@ def entry_points_table() -> str:
     rows += [
         (subject.question, [one.command for one in (*subject.studies, *subject.tools)], subject.python)
         for subject in subjects()
+        if subject.studies
     ]
     return "\n".join(
         [

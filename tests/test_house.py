@@ -19,7 +19,7 @@ FLOORS = [
     {"config", "progress", "results"},
     {"parts", "subjects"},
     {"files", "schemas", "room"},
-    {"runs", "engine", "storing"},
+    {"runs", "engine", "storing", "sources"},
     {"training"},
     {"models", "notebook", "linalg", "streaming"},
     {"corpora"},

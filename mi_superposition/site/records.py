@@ -56,7 +56,8 @@ class Link:
 class TableRecord:
     """A small table; the first column names the row. A cell is text, a link, or several of them in a row.
 
-    ``words`` names the columns that hold words and not numbers. ``further`` leads on from the table.
+    ``words`` names the columns that hold words and not numbers. ``further`` leads on from the table. ``prose``: of a table of
+    sentences the widths of its columns in per cent; its cells break, and on a narrow screen each row is a block of its own.
     """
 
     id: str
@@ -66,10 +67,12 @@ class TableRecord:
     rows: Sequence[Sequence[str | Link | Sequence[str | Link]]]
     words: Collection[str] = ()
     further: Link | None = None
+    prose: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
             assert len(row) == len(self.columns), (self.id, row)
+        assert not self.prose or len(self.prose) == len(self.columns), (self.id, self.prose)
 
 
 @dataclass(frozen=True)

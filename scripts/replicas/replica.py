@@ -15,15 +15,13 @@ from scipy.stats import binomtest
 from mi_superposition.figures.style import styled
 from mi_superposition.files import write_file, write_json
 from mi_superposition.runs import versions
+from mi_superposition.sources import SOURCES
 
 # "ours" is a number to which no claim of the source corresponds.
 Verdict = Literal["confirmed", "not confirmed", "refuted", "cannot be tested here", "ours"]
 Number = float | str | None
 
-STRINGER = "R. A. Stringer, Unravelling Superposition"
-PRAMODITH = "Pramodith B., Mechanistic Interpretability: What's Superposition?"
-ARENA = "C. McDougall, Toy models of superposition (ARENA)"
-THAMAN = "K. Thaman, A. Rigg, N. Oozeer and J. David, Experiments in Superposition"
+STRINGER, THAMAN, ARENA, PRAMODITH = SOURCES.values()
 
 _BEGAN = time.perf_counter()
 

@@ -1,0 +1,1 @@
+"""What became of the sources' claims, as pages."""

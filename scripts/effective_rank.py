@@ -47,11 +47,18 @@ def main(config: SpectraConfig, out: Path | None = None, bundle: str | None = No
             print(f"bundled in {bundled}", file=sys.stderr)
     print(result.told())
     for kind in result.kinds:
-        means = ", ".join(f"{state} {result.mean_ratio(state, kind):.3f}" for state in result.all_spectra)
-        print(f"{kind}: energy rank / maximum, mean over layers: {means}")
-        depth = {state: result.depth_correlation(state, kind) for state in STATES}
-        if None not in depth.values():
-            print(f"  Spearman correlation with depth: {', '.join(f'{state} {depth[state]:+.2f}' for state in depth)}")
+        for of_channels in (False, True) if result.bounded(kind) else (False,):
+            means = ", ".join(
+                f"{state} {result.mean_ratio(state, kind, of_channels=of_channels):.3f}" for state in result.all_spectra
+            )
+            print(
+                f"{kind}: energy rank / {'channels' if of_channels else 'largest possible'}, mean over layers: {means}"
+            )
+            depth = {state: result.depth_correlation(state, kind, of_channels=of_channels) for state in STATES}
+            if None not in depth.values():
+                print(
+                    f"  Spearman correlation with depth: {', '.join(f'{state} {depth[state]:+.2f}' for state in depth)}"
+                )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def rank_measures(ranks: EffectiveRanks) -> go.Figure:
 
 
 def energy_ratios(states: Mapping[str, LayerSpectra], energy: float) -> go.Figure:
-    """Energy rank divided by the maximum possible rank: a panel for weights and one for activations, a line for each state of a
+    """Energy rank divided by the largest possible rank: a panel for weights and one for activations, a line for each state of a
     network (such as trained and untrained), a point for each layer.
     """
     first = next(iter(states.values()))
@@ -53,7 +53,7 @@ def energy_ratios(states: Mapping[str, LayerSpectra], energy: float) -> go.Figur
         panels,
         names={kind: list(first.of(kind)) for kind in kinds},
         x_title="layer, in network order",
-        y_title="energy rank / maximum",
+        y_title="energy rank / largest possible",
     )
 
 

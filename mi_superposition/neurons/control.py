@@ -49,6 +49,7 @@ class Control(Result):
 
     For each sample: its score, the sorted magnitudes of its neighbours' similarities (``profiles``), and of the mean squared
     similarities of the windows of its order their mean, variance and maximum. ``example`` is the order of the first sample.
+    ``bounds`` are proven: no order of a sample scores more (``None`` where they were not asked for, and in older files).
     """
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.figures.neuron_order:control_curve"
@@ -60,6 +61,17 @@ class Control(Result):
     window_variance: Float[Tensor, " sample"]
     window_max: Float[Tensor, " sample"]
     example: NeuronOrder
+    bounds: Float[Tensor, " sample"] | None = None
+
+    @property
+    def highest(self) -> float:
+        """The largest score that any order of any of the samples can have; infinite where it was not computed."""
+        return math.inf if self.bounds is None else float(self.bounds.max())
+
+    def gain(self, score: float) -> float:
+        """By how much ``score`` exceeds the mean of the samples' scores, relative to it (0 for a mean of 0)."""
+        mean = float(self.scores.mean())
+        return score / mean - 1 if mean > 0 else 0.0
 
     @property
     def name(self) -> str:
@@ -73,7 +85,8 @@ class Control(Result):
     def to_frame(self) -> pd.DataFrame:
         """One row per sample."""
         columns = {name: getattr(self, name).tolist() for name in ("window_mean", "window_variance", "window_max")}
-        return pd.DataFrame({"score": self.scores.tolist(), **columns}).rename_axis("sample")
+        bounds = {} if self.bounds is None else {"upper_bound": self.bounds.tolist()}
+        return pd.DataFrame({"score": self.scores.tolist(), **bounds, **columns}).rename_axis("sample")
 
     def z_score(self, score: float) -> float:
         """Standard deviations by which ``score`` exceeds the mean of the control; infinite where that never varies."""
@@ -159,15 +172,17 @@ def measure_control(
     seconds: float,
     window: int = OrderConfig.window,
     threads: int = ThreadsPart().number,
+    bound: bool = True,
 ) -> Control:
-    """Order every sample as the trained matrix was ordered, and measure its windows of ``window`` neurons.
+    """Order every sample as the trained matrix was ordered, bound the score of any order of it unless told not to, and measure its windows of
+    ``window`` neurons.
 
     ``threads`` samples are ordered at the same time while the next is drawn; no others are in memory. Raises
     ``RequestError`` when there are no samples.
     """
 
     def measure(similarity: Float[Tensor, "neuron neuron"]) -> tuple[NeuronOrder, Tensor]:
-        order = order_neurons(similarity, seed=seed, seconds=seconds, bound=False)
+        order = order_neurons(similarity, seed=seed, seconds=seconds, bound=bound)
         return order, window_similarity(similarity, order.order, min(window, len(similarity)))
 
     measured = []
@@ -190,4 +205,5 @@ def measure_control(
         window_variance=windows.var(dim=1, correction=0),
         window_max=windows.amax(dim=1),
         example=orders[0],
+        bounds=torch.tensor([order.upper_bound for order in orders], dtype=torch.float64) if bound else None,
     )

@@ -13,6 +13,7 @@ from .ranks import activation_spectrum as activation_spectrum
 from .ranks import effective_ranks as effective_ranks
 from .ranks import gaussian_spectrum as gaussian_spectrum
 from .ranks import marchenko_pastur_edge as marchenko_pastur_edge
+from .ranks import random_edge as random_edge
 from .ranks import weight_spectrum as weight_spectrum
 from .result import LayerSpectra as LayerSpectra
 from .result import Spectrum as Spectrum

@@ -23,6 +23,8 @@ from mi_superposition.results import Result
 from mi_superposition.spectra.config import ENERGY
 from mi_superposition.training import derived_seed
 
+# Of the law for real matrices (Tracy & Widom 1996).
+_TRACY_WIDOM_99 = 2.0234
 # Fields of ``EffectiveRanks``.
 MEASURES = ("energy_rank", "sum_rank", "entropy_rank", "participation_ratio", "stable_rank")
 
@@ -52,7 +54,7 @@ class EffectiveRanks(Result):
 
     @property
     def energy_ratio(self) -> float:
-        """``energy_rank`` divided by the maximum possible rank: the number of singular values, min(rows, columns) of a matrix."""
+        """``energy_rank`` divided by the number of singular values, min(rows, columns) of a matrix."""
         return self.energy_rank / self.n
 
     def summary(self) -> str:
@@ -63,7 +65,7 @@ class EffectiveRanks(Result):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per rank measure: its value, and relative to the maximum possible rank."""
+        """One row per rank measure: its value, and relative to the number of singular values."""
         values = pd.Series({name: getattr(self, name) for name in MEASURES}, dtype=float)
         return pd.DataFrame({"rank": values, "relative_to_maximum": values / self.n}).rename_axis("measure")
 
@@ -121,6 +123,16 @@ def marchenko_pastur_edge(rows: int, columns: int, deviation: float) -> float:
     ``deviation * (sqrt(rows) + sqrt(columns))`` (Marchenko & Pastur 1967; Bai & Yin 1993 for the largest).
     """
     return deviation * (math.sqrt(rows) + math.sqrt(columns))
+
+
+def random_edge(rows: int, columns: int, deviation: float) -> float:
+    """What the largest singular value of a matrix with independent entries of that standard deviation exceeds in one draw of a hundred.
+
+    The Marchenko–Pastur edge is where the spectrum ends on average over large matrices; single draws cross it. This is the 99 % point of the
+    Tracy–Widom law about that edge (Johnstone 2001, with the centring of Ma 2012), exact for large matrices with normal entries.
+    """
+    n, d = math.sqrt(rows - 0.5), math.sqrt(columns - 0.5)
+    return deviation * math.sqrt((n + d) ** 2 + _TRACY_WIDOM_99 * (n + d) * (1 / n + 1 / d) ** (1 / 3))
 
 
 def gaussian_spectrum(rows: int, columns: int, seed: int) -> Float[Tensor, " value"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, TypedDict, get_args
 
@@ -24,7 +24,7 @@ from mi_superposition.spectra.ranks import (
     activation_spectrum,
     effective_ranks,
     gaussian_spectrum,
-    marchenko_pastur_edge,
+    random_edge,
     weight_spectrum,
 )
 from mi_superposition.streaming import CovarianceAccumulator
@@ -54,19 +54,20 @@ class Spectrum(Result):
         """The effective ranks at that fraction of energy. Raises as ``effective_ranks`` does."""
         return effective_ranks(self.values, energy=energy)
 
-    def random(self, seed: int) -> Spectrum:
-        """The control: the spectrum of independent normal entries of the same standard deviation in a matrix of the same shape."""
+    def random(self, seed: int, columns: int | None = None) -> Spectrum:
+        """The control: the spectrum of independent normal entries of the same standard deviation in a matrix of the same shape, or of only so
+        many columns.
+        """
         # Centring takes one degree of freedom.
         rows = self.rows - 1 if self.kind == "activations" else self.rows
-        unit = gaussian_spectrum(max(rows, 1), self.columns, seed)[: len(self.values)]
-        return Spectrum(
-            (unit * self.deviation / self._scale).float(), self.rows, self.columns, self.deviation, self.kind
-        )
+        columns = columns or self.columns
+        unit = gaussian_spectrum(max(rows, 1), columns, seed)[: len(self.values)]
+        return Spectrum((unit * self.deviation / self._scale).float(), self.rows, columns, self.deviation, self.kind)
 
     @property
     def edge(self) -> float:
-        """Where the values of such a random matrix end if it is large (Marchenko & Pastur 1967)."""
-        return marchenko_pastur_edge(self.rows, self.columns, self.deviation) / self._scale
+        """What no value of such a random matrix exceeds in 99 of 100 draws, if it is large (see ``random_edge``)."""
+        return random_edge(self.rows, self.columns, self.deviation) / self._scale
 
     @property
     def above_edge(self) -> int:
@@ -103,47 +104,90 @@ class Row(TypedDict):
 
 @dataclass(frozen=True, repr=False)
 class LayerSpectra(Result):
-    """Spectra by layer, in network order, of weights and of activations."""
+    """Spectra by layer, in network order, of weights and of activations.
+
+    ``within``, of random ones: activations drawn anew within the largest possible rank, of layers where that is below the number of channels.
+    """
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.figures.spectra:energy_ratios_of_layers"
 
     weights: Mapping[str, Spectrum]
     activations: Mapping[str, Spectrum]
+    within: Mapping[str, Spectrum] = field(default_factory=dict)
 
     def of(self, kind: Kind) -> Mapping[str, Spectrum]:
         """Those of that kind."""
         return self.weights if kind == "weights" else self.activations
 
     def random(self, seed: int) -> LayerSpectra:
-        """The control: random spectra of the same shapes."""
+        """The control: random spectra of the same shapes, and of activations also within the largest possible rank."""
         weights, activations = (
             {name: spectrum.random(seed + index) for index, (name, spectrum) in enumerate(self.of(kind).items())}
             for kind in KINDS
         )
-        return LayerSpectra(weights, activations)
+        possible = self.possible("activations")
+        within = {
+            name: spectrum.random(seed + index, possible[name])
+            for index, (name, spectrum) in enumerate(self.activations.items())
+            if possible[name] < len(spectrum.values)
+        }
+        return LayerSpectra(weights, activations, within)
 
-    def ratios(self, kind: Kind, energy: float = ENERGY) -> dict[str, float]:
-        """Energy rank divided by the maximum possible rank, by layer."""
-        return {name: spectrum.ranks(energy).energy_ratio for name, spectrum in self.of(kind).items()}
+    def possible(self, kind: Kind) -> dict[str, int]:
+        """The largest possible rank, by layer: for weights the smaller of rows and columns.
+
+        Activations have at most as many dimensions as channels, and one fewer than samples. Where they are the output of a linear map or
+        convolution whose weights are known, they have no more than its matrix: a convolution from 64 to 256 channels with a kernel of 1 × 1
+        reaches 64 dimensions at most.
+        """
+        possible = {}
+        for name, spectrum in self.of(kind).items():
+            possible[name] = len(spectrum.values)
+            weights = self.weights.get(name)
+            # One that gives patches (transposed convolutions) has more rows than channels, and another bound.
+            if kind == "activations" and weights is not None and weights.rows == spectrum.columns:
+                possible[name] = min(possible[name], weights.rows, weights.columns)
+        return possible
+
+    def ratios(self, kind: Kind, energy: float = ENERGY, *, of_channels: bool = False) -> dict[str, float]:
+        """Energy rank divided by the largest possible rank, by layer; ``of_channels``: by the number of singular values (for activations that
+        of channels, where there are samples enough).
+        """
+        if of_channels:
+            return {name: spectrum.ranks(energy).energy_ratio for name, spectrum in self.of(kind).items()}
+        spectra = dict(self.of(kind)) | (dict(self.within) if kind == "activations" else {})
+        possible = self.possible(kind)
+        return {name: spectrum.ranks(energy).energy_rank / possible[name] for name, spectrum in spectra.items()}
 
     def summary(self) -> str:
         """The ratios of ranks, mean over layers."""
         means = [
-            f"{sum(ratios) / len(ratios):.2f} of the maximum for {kind} of {len(ratios)} layers"
+            f"{sum(ratios) / len(ratios):.2f} of the largest possible for {kind} of {len(ratios)} layers"
             for kind in KINDS
             if (ratios := self.ratios(kind).values())
         ]
         return f"energy rank {', '.join(means) or 'of no layer'} (means)"
 
     def to_frame(self, energy: float = ENERGY) -> pd.DataFrame:
-        """One row per layer and kind: rows and columns of the matrix, the maximum possible rank, and every rank measure."""
+        """One row per layer and kind: rows and columns of the matrix, the number of singular values (``maximum``), the largest possible rank,
+        and every rank measure.
+        """
         rows = [
-            (name, kind, spectrum.rows, spectrum.columns, ranks.n, *(getattr(ranks, measure) for measure in MEASURES))
+            (
+                name,
+                kind,
+                spectrum.rows,
+                spectrum.columns,
+                ranks.n,
+                possible[name],
+                *(getattr(ranks, measure) for measure in MEASURES),
+            )
             for kind in KINDS
+            for possible in [self.possible(kind)]
             for name, spectrum in self.of(kind).items()
             for ranks in [spectrum.ranks(energy)]
         ]
-        columns = ["layer", "kind", "rows", "columns", "maximum", *MEASURES]
+        columns = ["layer", "kind", "rows", "columns", "maximum", "possible", *MEASURES]
         return pd.DataFrame(rows, columns=columns).set_index(["layer", "kind"])
 
 

@@ -59,8 +59,8 @@ def table(seed: int, images: Path | None) -> tuple[pd.DataFrame, study.SpectraRe
     """A row for each layer, and the bundled run. ``possible``: of our ranks, where a narrower layer comes before."""
     run = study.load(study.BUNDLED / "resnet50-cifar100")
     ranks = run.to_frame()
-    possible = ranks["maximum"].groupby(level="layer").min()
     activations = ranks.xs("activations", level="kind")
+    possible = activations["possible"]
     frame = pd.read_csv(SOURCE, index_col="ours")
     columns = BATCH * frame["positions"]
     frame["noise"] = [counted(gaussian_spectrum(*shape, seed).numpy()) for shape in zip(columns, frame["channels"], strict=True)]  # fmt: skip
@@ -104,7 +104,7 @@ def main(images: Path | None = None, seed: int = 0, out: Path | None = None) -> 
     # Ours with the classifier, in the network's own order.
     ranks = run.to_frame()
     full = ranks.xs("activations", level="kind")
-    possible = ranks["maximum"].groupby(level="layer").min().reindex(full.index)
+    possible = full["possible"]
     narrow = int((possible < full["maximum"]).sum())
     for what, most, why in (
         ("channels", full["maximum"], ""),

@@ -179,6 +179,26 @@ def test_z_score_and_percentile_by_hand():
     assert still.z_score(3.0) == math.inf
 
 
+def test_no_order_of_a_sample_scores_above_its_bound():
+    """Every order of six neurons is tried; what is not bounded says so."""
+    samples = [NeuronVectors((torch.randn(6, 3, generator=generator(seed)),)).similarity() for seed in range(3)]
+    control = measure_control("gaussian", iter(samples), seed=0, seconds=0.02, window=3)
+    for sample, bound in zip(samples, control.bounds.tolist(), strict=True):
+        weights = sample.double().square()
+        best = max(float(weights[list(path[:-1]), list(path[1:])].sum()) for path in itertools.permutations(range(6)))
+        assert best <= bound + 1e-6
+        assert bound < 1.2 * best
+    assert control.highest == float(control.bounds.max())
+    without = measure_control("gaussian", iter(samples), seed=0, seconds=0.02, window=3, bound=False)
+    assert without.highest == math.inf
+    assert without.scores.tolist() == control.scores.tolist()
+
+
+def test_the_gain_is_relative_to_the_mean():
+    assert control_of([1.0, 2.0, 3.0]).gain(3.0) == pytest.approx(0.5)
+    assert control_of([0.0, 0.0]).gain(1.0) == 0
+
+
 def test_window_similarity_is_the_mean_over_pairs():
     similarity = NeuronVectors((torch.randn(9, 4, generator=generator()),)).similarity()
     order = torch.randperm(9, generator=generator())

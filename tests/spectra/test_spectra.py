@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.models import layer_hooks, load_model
+from mi_superposition.models.classifiers import build_classifier
 from mi_superposition.spectra import (
     LayerSpectra,
     activation_covariances,
@@ -24,6 +25,7 @@ from mi_superposition.spectra import (
     hooked_weight_matrices,
     marchenko_pastur_edge,
     matching,
+    random_edge,
     samples_by_channel,
     spectrum_of_activations,
     spectrum_of_weights,
@@ -166,6 +168,51 @@ def test_channels_are_the_variables():
 def test_where_a_random_spectrum_ends(shape):
     largest = float(weight_spectrum(0.3 * gaussian(*shape))[0])
     assert largest == pytest.approx(marchenko_pastur_edge(*shape, 0.3), rel=0.05)
+
+
+def test_one_draw_in_a_hundred_crosses_the_edge():
+    """And more than one in ten that without the margin; docs/effective-rank.md has these numbers."""
+    largest = torch.tensor([float(gaussian_spectrum(64, 128, seed)[0]) for seed in range(5000)])
+    assert float((largest > marchenko_pastur_edge(64, 128, 1.0)).double().mean()) == pytest.approx(0.134, abs=0.005)
+    assert float((largest > random_edge(64, 128, 1.0)).double().mean()) == pytest.approx(0.0096, abs=0.003)
+    untrained = [
+        spectrum_of_weights(matrix)
+        for seed in range(40)
+        for _, matrix in weight_matrices(build_classifier("simplenet", shape=(1, 28, 28), n_classes=10, seed=seed))
+    ]
+    assert sum(spectrum.above_edge > 0 for spectrum in untrained) <= 2
+    planted = gaussian(64, 128)
+    planted += 20 * torch.outer(gaussian(64, seed=1) / 8, gaussian(128, seed=2) / 128**0.5)
+    assert spectrum_of_weights(planted).above_edge == 1
+
+
+def test_activations_cannot_have_more_dimensions_than_their_weights():
+    """A narrow convolution before a wide one; a transposed one, whose matrix is to a patch, is bounded by its channels alone."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 32, 1), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.ConvTranspose2d(8, 16, 2)
+    )
+    names = ["0", "1", "2", "3", "4"]
+    seen = activation_covariances(network, [torch.randn(64, 3, 6, 6)], names)
+    spectra = LayerSpectra(
+        {name: spectrum_of_weights(matrix) for name, matrix in weight_matrices(network)},
+        {name: spectrum_of_activations(one) for name, one in seen.items()},
+    )
+    assert spectra.possible("activations") == {"0": 3, "1": 4, "2": 32, "3": 8, "4": 16}
+    assert spectra.possible("weights") == {"0": 3, "1": 4, "3": 8, "4": 8}
+    for name, most in spectra.possible("activations").items():
+        values = spectra.activations[name].values
+        assert int((values > 1e-5 * values[0]).sum()) <= most
+    one = spectra.activations["1"]
+    assert spectra.ratios("activations")["1"] == one.ranks().energy_rank / 4
+    assert spectra.ratios("activations", of_channels=True)["1"] == one.ranks().energy_rank / 32
+    frame = spectra.to_frame().loc[("1", "activations")]
+    assert (frame["maximum"], frame["possible"]) == (32, 4)
+    random = spectra.random(0)
+    assert set(random.within) == {"0", "1"}
+    assert all(ratio <= 1 for ratio in random.ratios("activations").values())
+    assert random.ratios("activations")["1"] == 1
+    assert random.ratios("activations", of_channels=True)["1"] > 0.9
 
 
 def test_covariances_of_layers_are_those_of_all_their_outputs():

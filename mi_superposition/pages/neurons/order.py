@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mi_superposition.neurons.config import OrderConfig
-from mi_superposition.pages.neurons.order_items import Linked, items, percent
+from mi_superposition.pages.neurons.order_items import Linked, bounded, items, without_close
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import PAGE
 from mi_superposition.site import Page, Section
@@ -33,7 +33,7 @@ def sections(folder: Path, page_folder: Path | None = None) -> list[Section]:
         title=f"The order of neurons in {result.config.model.name}",
         intro=(
             f"{described(result.config)}. The order maximises the sum of squared similarities of neighbours; controls show how high that "
-            "sum gets without any structure. After K. Thaman, A. Rigg, N. Oozeer and J. David, “Experiments in Superposition” (Alignment "
+            f"sum gets without any structure.{unprocessed(result.config)} After K. Thaman, A. Rigg, N. Oozeer and J. David, “Experiments in Superposition” (Alignment "
             "Jam 10), which ordered the neurons of TinyStories-2L; the controls are ours."
         ),
         items=items(result, _linked_pages(result, page_folder or folder / PAGE)),
@@ -43,7 +43,7 @@ def sections(folder: Path, page_folder: Path | None = None) -> list[Section]:
 
 def order_section(result: OrderResult, page: Page) -> Section:
     """The card and the page."""
-    z = result.strictest.z_score(result.order.score)
+    hardest, strictest = result.hardest, result.strictest
     what = "activations" if result.config.weights == ACTIVATIONS else "weights"
     return Section(
         slug=SLUG,
@@ -52,9 +52,16 @@ def order_section(result: OrderResult, page: Page) -> Section:
             f"Is there a meaningful order of neurons in the {what} alone? Any matrix looks ordered after it is ordered, so the score is "
             "compared with random matrices ordered by the same search."
         ),
-        number=f"z = {z:+.1f}",
-        number_is=f"score of the trained order relative to its strictest control ({result.strictest.name})",
-        control=f"0 ± 1 by chance; no other order can score more than {percent(result.order.gap)} % higher",
+        number=f"{100 * result.gain:+.1f} %",
+        number_is=f"score of the trained order relative to the mean of its hardest control ({hardest.name})",
+        control="; ".join(
+            [
+                *bounded(result),
+                *without_close(result),
+                f"z = {strictest.z_score(result.order.score):+.1f}"
+                + ("" if strictest is hardest else f" ({strictest.name})"),
+            ]
+        ),
         page=page,
     )
 
@@ -68,6 +75,15 @@ def described(config: OrderConfig) -> str:
     if config.weights in NEURON_WEIGHTS:
         of = f"{directions[config.weights]} directions of layer {config.layer}"
     return f"{'Cosine' if config.measure == 'cosine' else 'Inner product'} of the {of}"
+
+
+def unprocessed(config: OrderConfig) -> str:
+    """That the weights are those of the file, where weights are ordered."""
+    return (
+        ""
+        if config.weights == ACTIVATIONS
+        else " Weights are as the model was trained: no layer norm is folded into them, nothing centred."
+    )
 
 
 def _linked_pages(result: OrderResult, page_folder: Path) -> Linked:

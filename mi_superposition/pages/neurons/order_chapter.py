@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mi_superposition.neurons.config import OrderConfig
-from mi_superposition.pages.neurons.order import SLUG, TITLE, order_section
+from mi_superposition.pages.neurons.order import SLUG, TITLE, order_section, unprocessed
 from mi_superposition.pages.neurons.order_items import MATRIX_ID, items
 from mi_superposition.pages.request import ChapterRequest, Job, Runs
 from mi_superposition.parts import DevicePart
@@ -31,8 +31,8 @@ def section(runs: Runs, request: ChapterRequest) -> Section:
         title=TITLE,
         intro=(
             f"The {n_neurons:,} neurons of layer {layer} of the bundled story model, ordered so that neighbouring neurons have parallel or "
-            "antiparallel output directions (large squared cosine). The method follows K. Thaman, A. Rigg, N. Oozeer and J. David, "
-            "“Experiments in Superposition” (Alignment Jam 10); the controls are ours."
+            f"antiparallel output directions (large squared cosine).{unprocessed(result.config)} The method follows K. Thaman, A. Rigg, "
+            "N. Oozeer and J. David, “Experiments in Superposition” (Alignment Jam 10); the controls are ours."
         ),
         items=items(result, pages),
     )

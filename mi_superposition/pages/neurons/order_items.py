@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import plotly.graph_objects as go
@@ -34,7 +35,7 @@ def items(result: OrderResult, pages: Linked) -> list[Item]:
     """Everything on the page; neurons in ``pages`` are linked."""
     every_layer = [_every_layer(result)] if result.every_layer else []
     return [
-        _scores(result), _controls(result), *every_layer, _neighbours(result), _matrix(result, pages), _spots(result, pages),
+        _scores(result), _controls(result), *_thinned(result), *every_layer, _neighbours(result), _matrix(result, pages), _spots(result, pages),
     ]  # fmt: skip
 
 
@@ -45,25 +46,51 @@ def verdict(result: OrderResult) -> str:
     # As many comparisons as controls, so each must be surer by as much.
     if p * len(result.controls) > _SURE:
         return f"Not different from chance: {z:+.1f} standard deviations from the strictest control ({control.name}), p = {p:.2g}."
-    gain = 100 * (score / float(control.scores.mean()) - 1)
     sure = (
-        f"{abs(z):.1f} standard deviations {'above' if z > 0 else 'below'} the strictest control ({control.name}), {abs(gain):.0f} % of "
-        f"its score; p = {p:.1g} if scores are normally distributed"
+        f"{abs(z):.1f} standard deviations from {'it' if control is result.hardest or z < 0 else control.name}, p = {p:.1g} if scores are "
+        f"normally distributed (both depend on the spread of {len(control.scores)} samples)"
     )
     if z < 0:
+        gain = f"{-100 * control.gain(score):.1f} % below the strictest control ({control.name})"
         spread = "" if _of_activations(result) else " The directions are spread more evenly than random ones."
-        return f"Neighbours are less {_alike(result)} than in an ordered random matrix: {sure}.{spread}"
-    return f"Neighbours are more {_alike(result)} than ordering alone produces: {sure}. {_groups(result)}"
+        return f"Neighbours are less {_alike(result)} than in an ordered random matrix: {gain}, {sure}.{spread}"
+    gain = f"{100 * result.gain:.1f} % above the mean of the hardest control ({result.hardest.name})"
+    facts = "".join(f" {fact[0].upper()}{fact[1:]}." for fact in [*bounded(result), *without_close(result)])
+    return (
+        f"Neighbours are more {_alike(result)} than ordering alone produces: {gain}, {sure}.{facts} {_groups(result)}"
+    )
+
+
+def bounded(result: OrderResult) -> list[str]:
+    """The trained score beside what no order of any control sample can exceed; nothing where that was not computed."""
+    highest, score = result.highest_control, result.order.score
+    if not math.isfinite(highest):
+        return []
+    samples = sum(len(control.scores) for control in result.controls)
+    above = "above" if score > highest else "not above"
+    return [
+        f"{score:.2f} is {above} {highest:.2f}, the most that any order of any of the {samples} control samples can score (proven bound)"
+    ]
+
+
+def without_close(result: OrderResult) -> list[str]:
+    """What is left of the difference without close pairs; nothing where none were taken out."""
+    said = [
+        f"{100 * one.gain:+.1f} % without the {one.n_removed} in pairs above {one.above:g}" for one in result.thinned
+    ]
+    return [f"without neurons in close pairs (|{_entry(result)}|), ordered again: {', '.join(said)}"] if said else []
 
 
 def _groups(result: OrderResult) -> str:
-    n_clusters, controls = result.clusters.n_clusters, result.example_clusters.values()
+    n_clusters = result.clusters.n_clusters
+    controls = [count for control in result.controls for count in result.clusters_in(control.kind)]
     few, many = min(controls), max(controls)
     evidence = "There is less evidence for groups" if n_clusters <= many else "There is evidence for groups, too"
     by_chance = f"{few}" if few == many else f"{few} to {many}"
     return (
         f"{evidence}: {_windows(len(result.best_spots))} more similar than every window of the control, and HDBSCAN "
-        f"finds {n_clusters} clusters, compared with {by_chance} in the controls."
+        f"finds {n_clusters} clusters, compared with {by_chance} in "
+        f"{len(controls)} control samples."
     )
 
 
@@ -103,26 +130,77 @@ def _controls(result: OrderResult) -> TableRecord:
             "Score: sum of squared similarities of neighbours. Every sample was ordered by the same search with the "
             "same number of steps. z and p: the trained score compared with the samples (two-sided, Student's t for "
             "one new sample). Percentile: percentage of samples with a lower score. Clusters: number of HDBSCAN "
-            "clusters in one sample."
+            "clusters, in the controls over the samples that were clustered. Upper bound: no order of any sample can score more "
+            "(Held & Karp 1971). z and p depend on the spread of the samples and p on how many there are; gain and bound do not."
         ),
-        columns=["matrix", "samples", "score", "standard deviation", "z of trained", "p", "percentile", "clusters"],
+        columns=[
+            "matrix", "samples", "score", "standard deviation", "gain of trained", "upper bound", "z of trained", "p", "percentile", "clusters",
+        ],
         rows=[
-            ["trained", "1", f"{score:.2f}", "", "", "", "", f"{result.clusters.n_clusters}"],
+            ["trained", "1", f"{score:.2f}", "", "", f"{result.order.upper_bound:.2f}", "", "", "", f"{result.clusters.n_clusters}"],
             *(
                 [
                     control.name,
                     f"{len(control.scores)}",
                     f"{float(control.scores.mean()):.2f}",
                     f"{float(control.scores.std()):.3f}",
+                    f"{100 * control.gain(score):+.1f} %",
+                    f"{control.highest:.2f}" if math.isfinite(control.highest) else "–",
                     f"{control.z_score(score):+.1f}",
                     f"{control.p_value(score):.1g}",
                     f"{control.percentile(score):.0f}",
-                    f"{result.example_clusters[control.kind]}",
+                    _counts(result.clusters_in(control.kind)),
                 ]
                 for control in result.controls
             ),
         ],
-    )
+    )  # fmt: skip
+
+
+def _counts(counts: list[int]) -> str:
+    few, many = min(counts), max(counts)
+    return (
+        f"{few}" if few == many else f"{few} to {many}"
+    ) + f" ({len(counts)} sample{'s' if len(counts) > 1 else ''})"
+
+
+def _thinned(result: OrderResult) -> list[TableRecord]:
+    """Orders without close pairs; nothing where none were taken out."""
+    if not result.thinned:
+        return []
+    name = KINDS[result.thinned[0].kind]
+    return [
+        TableRecord(
+            id="without-close",
+            title="Without close pairs",
+            look_at=(
+                f"How much of the difference is made by a few close pairs? Neurons with a |{_entry(result)}| above the threshold to any other "
+                f"are taken out, and the rest is ordered again, as are samples of the control that is hardest for all neurons ({name}), drawn "
+                "anew for the rest. The samples keep the close pairs that they have by chance, so the comparison is against the trained order."
+            ),
+            columns=[
+                "without pairs above",
+                "neurons taken out",
+                "score",
+                "control",
+                "standard deviation",
+                "gain",
+                "control's upper bound",
+            ],
+            rows=[
+                [
+                    f"{one.above:g}",
+                    f"{one.n_removed}",
+                    f"{one.score:.2f}",
+                    f"{one.mean:.2f}",
+                    f"{one.deviation:.2f}",
+                    f"{100 * one.gain:+.1f} %",
+                    f"{one.highest:.2f}",
+                ]
+                for one in result.thinned
+            ],
+        )
+    ]
 
 
 def _neighbours(result: OrderResult) -> FigureRecord:

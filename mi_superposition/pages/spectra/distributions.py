@@ -28,10 +28,10 @@ def whole_spectra(result: SpectraResult) -> FigureRecord:
         id="spectra",
         title="Singular value spectra",
         look_at=(
-            "Singular values by rank, on logarithmic axes; the slider selects the layer. Dotted: the "
-            "Marchenko–Pastur edge (Marchenko & Pastur 1967), the largest singular value of a large random matrix "
-            "with independent entries of the same standard deviation. Values above it indicate structure, if the "
-            "entries are otherwise independent. Samples at different spatial positions of one image are not "
+            "Singular values by rank, on logarithmic axes; the slider selects the layer. Dotted: the edge, which the "
+            "largest singular value of a large random matrix with independent entries of the same standard deviation "
+            "crosses in one draw of a hundred (Marchenko & Pastur 1967, with the margin of Tracy and Widom: Johnstone 2001). "
+            "Values above it indicate structure, if the entries are otherwise independent. Samples at different spatial positions of one image are not "
             "independent, so for convolutional activations this is a weak test. For activations the values are "
             "standard deviations along principal directions."
         ),

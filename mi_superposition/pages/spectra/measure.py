@@ -31,7 +31,7 @@ def sections(folder: Path) -> list[Section]:
             title=title,
             summary="Effective rank of weights and activations per layer, compared with the untrained network and random matrices.",
             number=f"{result.mean_ratio('trained', kind):.2f}",
-            number_is=f"energy rank of {kind} divided by the maximum possible rank, mean over layers",
+            number_is=f"energy rank of {kind} divided by the largest possible rank, mean over layers",
             control=f"{result.mean_ratio('untrained', kind):.2f} untrained, {result.mean_ratio(RANDOM, kind):.2f} random matrices",
             page=Page(slug="spectra", title=title, intro=f"{intro(result)} {CAUTION}", items=items(result)),
         )

@@ -27,7 +27,7 @@ def evenly(items: Sequence[_Item], limit: int) -> list[_Item]:
 
 
 def ratio_figure(result: SpectraResult) -> go.Figure:
-    """Energy rank divided by the maximum possible rank, by layer."""
+    """Energy rank divided by the largest possible rank, by layer."""
     return energy_ratios(result.all_spectra, result.config.energy)
 
 
@@ -36,7 +36,13 @@ def depth_correlations(result: SpectraResult, kind: Kind) -> str:
     values = {state: result.depth_correlation(state, kind) for state in STATES}
     if None in values.values():
         return ""
-    return f"{kind} {values['trained']:+.2f} trained, {values['untrained']:+.2f} untrained"
+    said = f"{kind} {values['trained']:+.2f} trained, {values['untrained']:+.2f} untrained"
+    if not result.bounded(kind):
+        return said
+    trained, untrained = (result.depth_correlation(state, kind, of_channels=True) for state in STATES)
+    assert trained is not None
+    assert untrained is not None
+    return f"{said} (divided by channels {trained:+.2f} and {untrained:+.2f})"
 
 
 def by_layer(result: SpectraResult) -> FigureRecord:
@@ -46,18 +52,31 @@ def by_layer(result: SpectraResult) -> FigureRecord:
     def means(state: str) -> str:
         return ", ".join(f"{result.mean_ratio(state, kind):.2f} {kind}" for kind in result.kinds)
 
+    bounded = result.bounded("activations")
+    channels = (
+        ", ".join(f"{result.mean_ratio(state, 'activations', of_channels=True):.2f} {state}" for state in STATES)
+        if bounded
+        else ""
+    )
+
     return FigureRecord(
         id="ranks-by-layer",
         title="Effective rank by layer",
         look_at=(
             "For each layer, in the order of the network: the energy rank, the number of singular directions that "
-            f"explain {100 * result.config.energy:g} % of the sum of squared singular values, divided by the maximum "
-            "possible rank (the smaller of rows and columns). Activations of a layer with fewer inputs than outputs "
-            "cannot have a higher rank than its number of "
-            "inputs." + (f" Spearman correlation with depth: {depth}." if depth else "")
+            f"explain {100 * result.config.energy:g} % of the sum of squared singular values, divided by the largest "
+            "possible rank: of weights the smaller of rows and columns; of activations the number of channels (or of samples), or the rank of the "
+            "layer's weights where that is smaller, after a narrower layer."
+            + (
+                f" {bounded} of {len(result.spectra['trained'].activations)} layers cannot reach their number of channels; divided by channels the "
+                f"means of activations are {channels}."
+                if bounded
+                else ""
+            )
+            + (f" Spearman correlation with depth: {depth}." if depth else "")
         ),
         number=f"{means('trained')} (mean over layers)",
-        control=f"untrained {means('untrained')}; random matrices of the same shapes {means(RANDOM)}",
+        control=f"untrained {means('untrained')}; random matrices of the same shapes and possible ranks {means(RANDOM)}",
         figure=ratio_figure(result),
     )
 
@@ -71,7 +90,7 @@ def during_training(result: SpectraResult) -> list[FigureRecord]:
     steps = [float(row["step"] or 0.5) for row in rows]
     records = []
     for kind in result.kinds:
-        maximum = {name: len(spectrum.values) for name, spectrum in result.spectra["trained"].of(kind).items()}
+        maximum = result.spectra["trained"].possible(kind)
         shown = evenly(list(maximum), _LAYERS_IN_TRAINING)
         first, last = ([row[kind][name][0] / maximum[name] for name in shown] for row in (rows[0], rows[-1]))
         watched = f" Activations on the first {result.numbers.get('watched_images', 0):,} test images."
@@ -88,7 +107,7 @@ def during_training(result: SpectraResult) -> list[FigureRecord]:
                 figure=lines(
                     {name: Line(steps, [row[kind][name][0] / maximum[name] for row in rows]) for name in shown},
                     x_title="step (leftmost: before training)",
-                    y_title="energy rank / maximum",
+                    y_title="energy rank / largest possible",
                     log_x=True,
                 ),
             )
@@ -104,12 +123,14 @@ def rank_tables(result: SpectraResult) -> list[TableRecord]:
 def _table(result: SpectraResult, kind: Kind) -> TableRecord:
     energy = result.config.energy
     rows = []
+    possible = result.spectra["trained"].possible(kind)
     for name, spectrum in result.spectra["trained"].of(kind).items():
         ranks = {state: spectra.of(kind)[name].ranks(energy) for state, spectra in result.all_spectra.items()}
         rows.append(
             [
                 name,
                 f"{spectrum.rows:,} × {spectrum.columns:,}",
+                f"{possible[name]:,}",
                 *(f"{one.energy_rank:,}" for one in ranks.values()),
                 f"{ranks['trained'].sum_rank:,}",
                 *(f"{one.entropy_rank:,.1f}" for one in ranks.values()),
@@ -127,7 +148,7 @@ def _table(result: SpectraResult, kind: Kind) -> TableRecord:
             + ("Rows are samples: images × spatial positions, or tokens." if kind == "activations" else "Rows are outputs.")
         ),
         columns=[
-            "layer", "rows × columns", "energy, trained", "untrained", "random", "sum", "entropy, trained", "untrained", "random",
+            "layer", "rows × columns", "largest possible rank", "energy, trained", "untrained", "random", "sum", "entropy, trained", "untrained", "random",
             "participation ratio", "stable rank",
         ],
         rows=rows,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from mi_superposition.corpora import Corpus, check_readable, corpus_of
 from mi_superposition.errors import RequestError
@@ -26,7 +27,7 @@ from mi_superposition.progress import SILENT, Progress
 from mi_superposition.room import check_memory
 from mi_superposition.runs import Outcome, open_run, read_config
 from mi_superposition.storing import read_record, write_record
-from mi_superposition.studies.neurons.order_result import OrderResult, ShortOrder, strictest_of
+from mi_superposition.studies.neurons.order_result import OrderResult, ShortOrder, Thinned, hardest_of, strictest_of
 from mi_superposition.studies.neurons.order_sources import Source, activation_source, weight_source
 from mi_superposition.studies.neurons.packed import PackedSimilarity
 from mi_superposition.training import Stopped
@@ -41,6 +42,10 @@ _EVERY = ("in", "out", "both")
 # Above so many neurons a sample takes seconds, so fewer are drawn; so too where each is a pass over a corpus.
 MANY_NEURONS = 2048
 _CONTROLS, FEW_CONTROLS = 20, 5
+# Samples of each control that are clustered too.
+_CLUSTERED, _CLUSTERED_FEW = 5, 2
+# With fewer neurons left without close pairs, there is no order to speak of.
+_FEWEST_LEFT = 10
 # Of every layer, whose scores are only to be compared in sign with those of their controls.
 _SHORT_SEARCH = 0.05
 _Item = TypeVar("_Item")
@@ -99,15 +104,14 @@ def order_study(source: Source, config: OrderConfig, progress: Progress = SILENT
     progress.advance(1, "trained")
     controls: list[Control] = []
     examples: dict[str, PackedSimilarity] = {}
-    example_clusters: dict[str, int] = {}
+    control_clusters: dict[str, list[int]] = {}
     for kind, samples_of in source.samples.items():
         samples = _watched(samples_of(n_samples), f"{KINDS[kind]}, sample", progress)
         first = next(samples)
         examples[kind] = PackedSimilarity.of(first)
-        example_clusters[kind] = cluster_neurons(first, seed=seed, search_seconds=0.0).n_clusters
-        controls.append(
-            measure_control(kind, chain([first], samples), seed=seed, seconds=seconds, window=config.window)
-        )
+        counts = control_clusters[kind] = []
+        clustered = _clustered(chain([first], samples), counts, _CLUSTERED_FEW if few else _CLUSTERED, seed)
+        controls.append(measure_control(kind, clustered, seed=seed, seconds=seconds, window=config.window))
     spot_control = max(controls, key=lambda control: float(control.window_max.mean()))
     return OrderResult(
         config=config,
@@ -115,12 +119,53 @@ def order_study(source: Source, config: OrderConfig, progress: Progress = SILENT
         own_order_score=path_score(similarity.square(), torch.arange(len(similarity))),
         clusters=clusters,
         controls=controls,
-        example_clusters=example_clusters,
+        example_clusters={kind: counts[0] for kind, counts in control_clusters.items()},
+        control_clusters=control_clusters,
         spots=find_spots(similarity, order.order, spot_control, window=config.window),
         spot_kind=spot_control.kind,
         similarity=PackedSimilarity.of(similarity),
         example=examples[strictest_of(controls, order.score).kind],
+        thinned=list(_without_close(source, similarity, hardest_of(controls).kind, n_samples, config, progress)),
     )
+
+
+def _clustered(samples: Iterable[Tensor], counts: list[int], most: int, seed: int) -> Iterator[Tensor]:
+    """The samples, the number of clusters in each of the first ones written down as they pass."""
+    for sample in samples:
+        if len(counts) < most:
+            counts.append(cluster_neurons(sample, seed=seed, search_seconds=0.0).n_clusters)
+        yield sample
+
+
+def _without_close(
+    source: Source, similarity: Tensor, kind: str, n_samples: int, config: OrderConfig, progress: Progress
+) -> Iterator[Thinned]:
+    """Orders without the neurons of close pairs, where there are such and enough neurons are left."""
+    if source.part is None:
+        return
+    seed, seconds = config.random.seed, config.seconds
+    nearest = similarity.abs().fill_diagonal_(0).amax(dim=1)
+    for above in config.without_above:
+        kept = (nearest <= above).nonzero().flatten()
+        if len(kept) == len(similarity) or len(kept) < _FEWEST_LEFT:
+            continue
+        rest = source.part(kept)
+        what = f"without |similarity| above {above:g}"
+        progress.begin("order", 1 + n_samples)
+        order = order_neurons(rest.trained(), seed=seed, seconds=seconds, bound=False)
+        progress.advance(1, what)
+        samples = _watched(rest.samples[kind](n_samples), f"{what}: {KINDS[kind]}, sample", progress)
+        control = measure_control(kind, samples, seed=seed, seconds=seconds, window=config.window)
+        yield Thinned(
+            above=above,
+            n_removed=len(similarity) - len(kept),
+            score=order.score,
+            kind=kind,
+            samples=n_samples,
+            mean=float(control.scores.mean()),
+            deviation=float(control.scores.std()),
+            highest=control.highest,
+        )
 
 
 def _resolved(config: OrderConfig, model: HookedModel) -> OrderConfig:
@@ -159,7 +204,7 @@ def _short_orders(model: HookedModel, config: OrderConfig, progress: Progress) -
         order = order_neurons(source.trained(), seed=seed, seconds=_SHORT_SEARCH)
         z = {
             kind: measure_control(
-                kind, samples(FEW_CONTROLS), seed=seed, seconds=_SHORT_SEARCH, window=config.window
+                kind, samples(FEW_CONTROLS), seed=seed, seconds=_SHORT_SEARCH, window=config.window, bound=False
             ).z_score(order.score)
             for kind, samples in source.samples.items()
         }

@@ -25,13 +25,36 @@ class ShortOrder:
     z: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Thinned:
+    """What is left without the ``n_removed`` neurons that are more similar to another (in magnitude) than ``above``, ordered, and samples of
+    the control ``kind`` drawn anew for the rest, ordered. ``highest``: no order of any sample can score more.
+
+    The samples keep their own close pairs, so the comparison is against the trained order.
+    """
+
+    above: float
+    n_removed: int
+    score: float
+    kind: str
+    samples: int
+    mean: float
+    deviation: float
+    highest: float
+
+    @property
+    def gain(self) -> float:
+        """By how much the score exceeds the mean of the samples', relative to it (0 for a mean of 0)."""
+        return self.score / self.mean - 1 if self.mean > 0 else 0.0
+
+
 @dataclass(frozen=True, repr=False)
 class OrderResult(Result):
     """An order of neurons with everything it is compared with.
 
     ``own_order_score`` is the score of the neurons in the model's own order. ``example_clusters``: how many clusters the same
-    clustering finds in the first sample of each kind of control. ``spots`` are judged by the kind ``spot_kind``, that with the most
-    similar windows. ``similarity`` is the trained matrix, ``example`` the first sample of the strictest control.
+    clustering finds in the first sample of each kind of control, ``control_clusters`` in the first few. ``spots`` are judged by the kind ``spot_kind``, that with the most
+    similar windows. ``thinned`` are orders without close pairs. ``similarity`` is the trained matrix, ``example`` the first sample of the strictest control.
     """
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.pages.neurons.order_items:figure"
@@ -47,6 +70,27 @@ class OrderResult(Result):
     similarity: PackedSimilarity
     example: PackedSimilarity
     every_layer: list[ShortOrder] = field(default_factory=list)
+    control_clusters: dict[str, list[int]] = field(default_factory=dict)
+    thinned: list[Thinned] = field(default_factory=list)
+
+    @property
+    def hardest(self) -> Control:
+        """The control that scores highest on average once it is ordered."""
+        return hardest_of(self.controls)
+
+    @property
+    def gain(self) -> float:
+        """By how much the trained score exceeds the mean score of the hardest control, relative to it."""
+        return self.hardest.gain(self.order.score)
+
+    @property
+    def highest_control(self) -> float:
+        """The largest score that any order of any sample of any control can have; infinite where it was not computed."""
+        return max(control.highest for control in self.controls)
+
+    def clusters_in(self, kind: str) -> list[int]:
+        """How many clusters there are in the samples of a kind that were clustered."""
+        return self.control_clusters.get(kind) or [self.example_clusters[kind]]
 
     @property
     def strictest(self) -> Control:
@@ -74,34 +118,48 @@ class OrderResult(Result):
         return float((self.order.neighbours < 0).float().mean())
 
     def summary(self) -> str:
-        """The score, its bound and its strictest control."""
-        of, strictest, z = self.config, self.strictest, self.strictest.z_score(self.order.score)
+        """The score, its bound, how far it is from its hardest control, and the z of the strictest."""
+        of, hardest, strictest = self.config, self.hardest, self.strictest
+        highest = (
+            f", no order of any sample above {self.highest_control:.2f}" if math.isfinite(self.highest_control) else ""
+        )
         return (
             f"{len(self.order.order):,} neurons of {of.model.name} by {of.weights!r}: score {self.order.score:.2f} (upper bound "
-            f"{self.order.upper_bound:.2f}), z = {z:+.1f} relative to the strictest control ({strictest.name}: "
-            f"{float(strictest.scores.mean()):.2f} ± {float(strictest.scores.std()):.2f})"
+            f"{self.order.upper_bound:.2f}), {100 * self.gain:+.1f} % relative to the hardest control ({hardest.name}: "
+            f"{float(hardest.scores.mean()):.2f} ± {float(hardest.scores.std()):.2f}{highest}), z = "
+            f"{strictest.z_score(self.order.score):+.1f} relative to the strictest ({strictest.name})"
         )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per matrix: the trained one, and the samples of each kind of control."""
         score = self.order.score
-        rows = {"trained": {"samples": 1, "score": score, "clusters": self.clusters.n_clusters}} | {
+        rows = {
+            "trained": {
+                "samples": 1,
+                "score": score,
+                "upper_bound": self.order.upper_bound,
+                "clusters": self.clusters.n_clusters,
+            }
+        } | {
             control.kind: {
                 "samples": len(control.scores),
                 "score": float(control.scores.mean()),
                 "standard_deviation": float(control.scores.std()),
+                "gain": control.gain(score),
+                "upper_bound": control.highest,
                 "z": control.z_score(score),
                 "p": control.p_value(score),
                 "percentile": control.percentile(score),
-                "clusters": self.example_clusters[control.kind],
+                "clusters": sum(counts) / len(counts),
             }
             for control in self.controls
+            for counts in [self.clusters_in(control.kind)]
         }
-        columns = ["samples", "score", "standard_deviation", "z", "p", "percentile", "clusters"]
+        columns = ["samples", "score", "standard_deviation", "gain", "upper_bound", "z", "p", "percentile", "clusters"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("matrix")
 
     def metrics(self) -> dict[str, float | int]:
-        """All numbers, flat. A z-score that is infinite (a control that never varies) is left out."""
+        """All numbers, flat. What is infinite is left out: the z of a control that never varies, bounds that were not computed."""
         score = self.order.score
         metrics: dict[str, float | int] = {
             "n_neurons": len(self.order.order),
@@ -113,6 +171,8 @@ class OrderResult(Result):
             "clusters": self.clusters.n_clusters,
             "spots_above_control": len(self.best_spots),
             "spots_above_control_p": self.smallest_p,
+            "gain": self.gain,
+            "highest_control": self.highest_control,
         }
         for control in self.controls:
             metrics |= {
@@ -121,14 +181,32 @@ class OrderResult(Result):
                 f"{control.kind}_score_sd": float(control.scores.std()),
                 f"{control.kind}_p": control.p_value(score),
                 f"{control.kind}_percentile": control.percentile(score),
+                f"{control.kind}_gain": control.gain(score),
+                f"{control.kind}_upper_bound": control.highest,
                 f"{control.kind}_clusters": self.example_clusters[control.kind],
+                f"{control.kind}_clusters_max": max(self.clusters_in(control.kind)),
                 f"{control.kind}_z": control.z_score(score),
             }
         for short in self.every_layer:
             name = f"layer{short.layer}_{short.weights}"
             metrics |= {f"{name}_score": short.score, f"{name}_gap": short.gap}
             metrics |= {f"{name}_{kind}_z": z for kind, z in short.z.items()}
-        return {name: value for name, value in metrics.items() if not (name.endswith("_z") and math.isinf(value))}
+        for one in self.thinned:
+            name = f"without_above_{one.above:g}"
+            metrics |= {
+                f"{name}_removed": one.n_removed,
+                f"{name}_score": one.score,
+                f"{name}_{one.kind}_score_mean": one.mean,
+                f"{name}_{one.kind}_score_sd": one.deviation,
+                f"{name}_{one.kind}_upper_bound": one.highest,
+                f"{name}_gain": one.gain,
+            }
+        return {name: value for name, value in metrics.items() if not math.isinf(value)}
+
+
+def hardest_of(controls: list[Control]) -> Control:
+    """The control with the largest mean score."""
+    return max(controls, key=lambda control: float(control.scores.mean()))
 
 
 def strictest_of(controls: list[Control], score: float) -> Control:

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.corpora import Content, model_batches
@@ -29,32 +29,45 @@ Samples = Callable[[int], Iterator[Float[Tensor, "neuron neuron"]]]
 class Source:
     """The trained similarity, and as many samples as are asked for of each kind of control.
 
-    ``costly``: each sample is a pass over a corpus.
+    ``costly``: each sample is a pass over a corpus. ``part`` gives the same of some of the neurons, with controls that are drawn from these
+    alone; ``None`` where that cannot be done.
     """
 
     n_neurons: int
     trained: Callable[[], Float[Tensor, "neuron neuron"]]
     samples: dict[str, Samples]
     costly: bool = False
+    part: Callable[[Int[Tensor, " some"]], Source] | None = None
 
 
 def weight_source(model: HookedModel, layer: int, weights: str, measure: Measure, seed: int) -> Source:
     """Similarity of directions in the weights. Raises as ``neuron_vectors`` does."""
     vectors = neuron_vectors(model, layer, weights)
 
-    def untrained(sample_seed: int) -> NeuronVectors:
-        return neuron_vectors(untrained_copy(model, sample_seed), layer, weights)
+    def source_of(some: Int[Tensor, " some"]) -> Source:
+        chosen = _rows(vectors, some)
 
-    def samples_of(kind: str) -> Samples:
-        return lambda n: (
-            sample.similarity(measure) for sample in control_vectors(vectors, kind, n, seed=seed, untrained=untrained)
+        def untrained(sample_seed: int) -> NeuronVectors:
+            return _rows(neuron_vectors(untrained_copy(model, sample_seed), layer, weights), some)
+
+        def samples_of(kind: str) -> Samples:
+            return lambda n: (
+                sample.similarity(measure)
+                for sample in control_vectors(chosen, kind, n, seed=seed, untrained=untrained)
+            )
+
+        return Source(
+            n_neurons=len(some),
+            trained=lambda: chosen.similarity(measure),
+            samples={kind: samples_of(kind) for kind in WEIGHT_KINDS},
+            part=lambda fewer: source_of(some[fewer]),
         )
 
-    return Source(
-        n_neurons=len(vectors.parts[0]),
-        trained=lambda: vectors.similarity(measure),
-        samples={kind: samples_of(kind) for kind in WEIGHT_KINDS},
-    )
+    return source_of(torch.arange(len(vectors.parts[0])))
+
+
+def _rows(vectors: NeuronVectors, some: Int[Tensor, " some"]) -> NeuronVectors:
+    return NeuronVectors(tuple(part[some.to(part.device)] for part in vectors.parts))
 
 
 def activation_source(

@@ -45,7 +45,7 @@ class SpectraResult(Result):
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.pages.spectra.measure:figure"
     COLUMNS_PRINTED: ClassVar[tuple[str, ...]] = (
-        "maximum", "energy_rank", "energy_rank_untrained", "energy_rank_random",
+        "maximum", "possible", "energy_rank", "energy_rank_untrained", "energy_rank_random",
     )  # fmt: skip
 
     config: SpectraConfig
@@ -69,20 +69,27 @@ class SpectraResult(Result):
         """Weights, and activations where they were measured."""
         return [kind for kind in KINDS if self.spectra["trained"].of(kind)]
 
-    def ratios(self, state: str, kind: Kind) -> dict[str, float]:
-        """Energy rank divided by the maximum possible rank, by layer."""
-        return self.all_spectra[state].ratios(kind, self.config.energy)
+    def ratios(self, state: str, kind: Kind, *, of_channels: bool = False) -> dict[str, float]:
+        """Energy rank divided by the largest possible rank, by layer; ``of_channels``: by the number of singular values. See
+        ``LayerSpectra.ratios``.
+        """
+        return self.all_spectra[state].ratios(kind, self.config.energy, of_channels=of_channels)
 
-    def mean_ratio(self, state: str, kind: Kind) -> float:
+    def mean_ratio(self, state: str, kind: Kind, *, of_channels: bool = False) -> float:
         """The mean of ``ratios`` over layers."""
-        ratios = self.ratios(state, kind).values()
+        ratios = self.ratios(state, kind, of_channels=of_channels).values()
         return sum(ratios) / len(ratios)
 
-    def depth_correlation(self, state: str, kind: Kind) -> float | None:
+    def bounded(self, kind: Kind) -> int:
+        """How many layers cannot have as many dimensions as they have singular values (channels), because their input is narrower."""
+        spectra = self.spectra["trained"]
+        return sum(most < len(spectra.of(kind)[name].values) for name, most in spectra.possible(kind).items())
+
+    def depth_correlation(self, state: str, kind: Kind, *, of_channels: bool = False) -> float | None:
         """Spearman correlation of a layer's position in the network with its ratio (-1 if the ratio falls all the way); ``None``
         for few layers or where all ratios are equal.
         """
-        ratios = list(self.ratios(state, kind).values())
+        ratios = list(self.ratios(state, kind, of_channels=of_channels).values())
         if len(ratios) < _DEPTH or len(set(ratios)) < 2:
             return None
         return float(spearmanr(range(len(ratios)), ratios).statistic)
@@ -94,7 +101,7 @@ class SpectraResult(Result):
             f"{self.mean_ratio(RANDOM, kind):.2f})"
             for kind in self.kinds
         )
-        return f"{self.subject}: energy rank at {100 * self.config.energy:g} % / maximum, mean over layers: {ratios}"
+        return f"{self.subject}: energy rank at {100 * self.config.energy:g} % / largest possible, mean over layers: {ratios}"
 
     @property
     def subject(self) -> str:
@@ -110,11 +117,11 @@ class SpectraResult(Result):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per layer and kind: rows and columns, the maximum possible rank, and every rank measure of the trained network,
+        """One row per layer and kind: rows and columns, the number of singular values (``maximum``), the largest possible rank, and every rank measure of the trained network,
         of the untrained one (``_untrained``) and of random matrices (``_random``).
         """
         frames = {state: spectra.to_frame(self.config.energy) for state, spectra in self.all_spectra.items()}
-        frame = frames["trained"][["rows", "columns", "maximum"]].copy()
+        frame = frames["trained"][["rows", "columns", "maximum", "possible"]].copy()
         for measure in MEASURES:
             for state, ranks in frames.items():
                 frame[measure if state == "trained" else f"{measure}_{state}"] = ranks[measure]
@@ -127,13 +134,16 @@ class SpectraResult(Result):
         metrics: dict[str, float | int] = dict(self.numbers)
         for state, spectra in self.all_spectra.items():
             for kind in KINDS:
+                possible, ratios = spectra.possible(kind), spectra.ratios(kind, self.config.energy)
                 for layer, spectrum in spectra.of(kind).items():
                     ranks = spectrum.ranks(self.config.energy)
                     prefix = f"{layer}.{kind}." + ("" if state == "trained" else f"{state}.")
                     metrics |= {prefix + name: getattr(ranks, name) for name in ("n", *MEASURES, "energy_ratio")}
-                correlation = self.depth_correlation(state, kind)
-                if correlation is not None:
-                    metrics[f"depth_correlation.{kind}.{state}"] = correlation
+                    metrics |= {f"{prefix}possible": possible[layer], f"{prefix}possible_ratio": ratios[layer]}
+                for name, of_channels in (("depth_correlation", False), ("depth_correlation_of_channels", True)):
+                    correlation = self.depth_correlation(state, kind, of_channels=of_channels)
+                    if correlation is not None:
+                        metrics[f"{name}.{kind}.{state}"] = correlation
         return metrics
 
 

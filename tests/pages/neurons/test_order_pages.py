@@ -1,6 +1,7 @@
 """The page of an order of neurons: its words, its links, and its verdict, which can go either way."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from mi_superposition.cli import main
 from mi_superposition.neurons import NeuronVectors, OrderConfig, control_vectors
 from mi_superposition.neurons.control import KINDS, WEIGHT_KINDS
 from mi_superposition.pages.neurons import order_chapter
+from mi_superposition.pages.neurons.order import order_section
 from mi_superposition.pages.neurons.order_items import verdict
 from mi_superposition.pages.request import ChapterRequest
+from mi_superposition.site import Page
 from mi_superposition.site.records import MatrixRecord, TableRecord
 from mi_superposition.site.unit_records import neuron_address
 from mi_superposition.studies.neurons.order import order_study
@@ -50,7 +53,33 @@ def test_the_page_is_there_and_names_its_controls(run):
 def test_the_strictest_control_is_the_one_with_the_smallest_z(run):
     numbers = json.loads((run / "metrics.json").read_text())
     smallest = min(WEIGHT_KINDS, key=lambda kind: numbers[f"{kind}_z"])
-    assert f"strictest control ({KINDS[smallest]})" in (run / "page" / "index.html").read_text()
+    assert ms.load_run(run).strictest.kind == smallest
+    assert f"z = {numbers[f'{smallest}_z']:+.1f}" in (run / "page" / "index.html").read_text()
+
+
+def test_the_card_leads_with_the_effect_and_follows_the_numbers(run):
+    result = ms.load_run(run)
+    page = Page(slug="order", title="", intro="", items=[])
+    card = order_section(result, page)
+    assert card.number == f"{100 * result.gain:+.1f} %"
+    assert KINDS[result.hardest.kind] in card.number_is
+    # The words change where the score does.
+    for score, said in ((1.5 * result.highest_control, "is above"), (0.99 * result.highest_control, "is not above")):
+        moved = replace(result, order=replace(result.order, score=score))
+        assert f"{score:.2f} {said} {result.highest_control:.2f}, the most" in order_section(moved, page).control
+    older = replace(result, thinned=[], controls=[replace(control, bounds=None) for control in result.controls])
+    assert "bound" not in order_section(older, page).control
+
+
+def test_what_is_left_without_close_pairs_is_told():
+    generator = torch.Generator().manual_seed(5)
+    vectors = torch.randn(100, 40, generator=generator)
+    vectors[90:] = vectors[:10] + 0.1 * torch.randn(10, 40, generator=generator)
+    result = study_of(vectors)
+    [one] = [one for one in result.thinned if one.above == 0.7]
+    assert one.n_removed == 20
+    assert abs(one.gain) < result.gain / 2
+    assert f"{100 * one.gain:+.1f} % without the 20 in pairs above 0.7" in verdict(result)
 
 
 def test_neuron_pages_are_linked_where_they_are(tiny_gpt2, tmp_path, site):
@@ -100,8 +129,10 @@ def test_the_chapter_is_made_of_its_run(run, chapters):
     assert torch.equal(matrix.views[0].order, result.order.order)
     pages = {neuron: neuron_address(1, neuron) for neuron in range(48)} if "neuroscope" in chapters else {}
     assert matrix.pages == pages
+    close = ["without-close"] if result.thinned else []
     assert [item.id for item in section.page.items if isinstance(item, TableRecord)] == [
         "controls",
+        *close,
         "every-layer",
         "spots",
     ]
@@ -113,14 +144,22 @@ def test_the_job_of_the_chapter_orders_every_layer():
     assert job.config == OrderConfig().replace(seconds=0.2, every_layer=True, device="cpu")
 
 
-def study_of(vectors, kinds=("gaussian", "spectrum")):
+def source_of(vectors, kinds):
     held = NeuronVectors((vectors,))
 
     def samples_of(kind):
         return lambda n: (sample.similarity() for sample in control_vectors(held, kind, n, seed=0))
 
-    source = Source(len(vectors), held.similarity, {kind: samples_of(kind) for kind in kinds})
-    return order_study(source, OrderConfig(controls=10, seconds=0.05))
+    return Source(
+        len(vectors),
+        held.similarity,
+        {kind: samples_of(kind) for kind in kinds},
+        part=lambda some: source_of(vectors[some], kinds),
+    )
+
+
+def study_of(vectors, kinds=("gaussian", "spectrum")):
+    return order_study(source_of(vectors, kinds), OrderConfig(controls=10, seconds=0.05, without_above=(0.7,)))
 
 
 def test_the_verdict_on_noise_is_not_different_from_chance():
@@ -135,6 +174,7 @@ def test_the_verdict_on_planted_pairs_is_more_than_ordering():
     result = study_of(vectors)
     said = verdict(result)
     assert said.startswith("Neighbours are more parallel or antiparallel than ordering alone produces")
+    assert f"{100 * result.gain:.1f} % above the mean of the hardest control" in said
     assert "less evidence for groups" in said
     assert result.strictest.z_score(result.order.score) > 3
 

@@ -46,6 +46,7 @@ def test_pages_of_what_is_bundled(name):
     assert all(isinstance(item.figure, go.Figure) for item in items.values() if isinstance(item, FigureRecord))
     # Depth says something of many layers alone.
     assert ("Spearman" in items["ranks-by-layer"].look_at) == (name != "simplenet-mnist")
+    assert ("21 of 54 layers cannot reach" in items["ranks-by-layer"].look_at) == (name == "resnet50-cifar100")
 
 
 def test_the_chapter(digits):
@@ -59,8 +60,9 @@ def test_the_chapter(digits):
     items = items_of(section.page)
     assert (section.number, section.control) == ("118 of 128", "125 untrained, 125 random matrix")
     assert len(items["networks"].rows) == 4
-    # Stringer's ranks are of weights.
-    assert [row[2] for row in items["reproduction"].rows] == ["110 (113)", "54", "–", "–"]
+    # Stringer's ranks are of weights, and one fewer than ours of the same weights.
+    assert "; 117 by Stringer's count" in section.number_is
+    assert [row[2:5] for row in items["reproduction"].rows] == [["110 (113)", "117", "118"], ["54", "55", "56"]]
     linear, relu = items["same-rank"].rows
     assert (linear[1], relu[1]) == ("2", "5")
     assert linear[2] == relu[2] == "2 of 2"

@@ -18,6 +18,7 @@ from mi_superposition.errors import RequestError
 from mi_superposition.files import write_json, write_tensors
 from mi_superposition.models import untrained_copy
 from mi_superposition.neurons import (
+    NeuronVectors,
     OrderConfig,
     control_vectors,
     cosine_similarity,
@@ -109,6 +110,43 @@ def test_the_example_of_a_control_is_its_first_sample(run, tiny_gpt2):
     assert float(result.strictest.scores[0]) == example.score
     assert result.example.largest == float(first.abs().fill_diagonal_(0).max())
     assert (result.example.unpacked() - first).abs().max() <= 0.5 / 127 + 1e-6
+
+
+def test_effect_sizes_stand_beside_what_no_sample_can_score(run):
+    result, numbers = ms.load_run(run), metrics(run)
+    means = {kind: numbers[f"{kind}_score_mean"] for kind in WEIGHT_KINDS}
+    hardest = max(means, key=means.get)
+    assert result.hardest.kind == hardest
+    assert numbers["gain"] == pytest.approx(numbers["score"] / means[hardest] - 1)
+    assert numbers["highest_control"] == max(numbers[f"{kind}_upper_bound"] for kind in WEIGHT_KINDS)
+    for control in result.controls:
+        assert (control.bounds >= control.scores).all()
+        counts = result.clusters_in(control.kind)
+        assert len(counts) == 3
+        assert counts[0] == result.example_clusters[control.kind]
+
+
+def test_close_pairs_are_taken_out_and_the_controls_drawn_anew(tiny_gpt2, tmp_path):
+    """The same by hand: rows, their control, its score."""
+    similarity = neuron_vectors(tiny_gpt2.hooked, 1, "out").similarity()
+    nearest = similarity.abs().fill_diagonal_(0).amax(dim=1)
+    above = round(float(nearest.quantile(0.75)), 3)
+    assert order(tmp_path / "run", tiny_gpt2.folder, "--without-above", above, 1.0) == 0
+    [thinned] = ms.load_run(tmp_path / "run").thinned
+    kept = (nearest <= above).nonzero().flatten()
+    assert 0 < thinned.n_removed == 48 - len(kept)
+    rest = NeuronVectors((neuron_vectors(tiny_gpt2.hooked, 1, "out").parts[0][kept],))
+    assert thinned.score == order_neurons(rest.similarity(), seconds=0.02, bound=False).score
+
+    def untrained(seed):
+        return NeuronVectors((neuron_vectors(untrained_copy(tiny_gpt2.hooked, seed), 1, "out").parts[0][kept],))
+
+    samples = control_vectors(rest, thinned.kind, 3, seed=0, untrained=untrained)
+    scores = torch.tensor([order_neurons(one.similarity(), seconds=0.02).score for one in samples])
+    assert thinned.mean == pytest.approx(float(scores.mean()), rel=1e-6)
+    assert thinned.highest >= float(scores.max())
+    numbers = metrics(tmp_path / "run")
+    assert numbers[f"without_above_{above:g}_gain"] == pytest.approx(thinned.score / thinned.mean - 1)
 
 
 def test_again_is_finished_and_otherwise_refused(run, tiny_gpt2, capsys):
@@ -228,6 +266,7 @@ def test_a_run_of_version_0_1_is_refused_in_one_line(run, tmp_path):
     old = tmp_path / "old"
     shutil.copytree(run, old)
     manifest = json.loads((old / "manifest.json").read_text())
+    del manifest["files"]
     names = ("layer", "weights", "measure", "controls", "window", "seed", "seconds")
     config = {name: manifest["config"][name] for name in names}
     write_json(old / "manifest.json", manifest | {"format": 1, "config": config})

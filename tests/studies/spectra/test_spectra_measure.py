@@ -320,7 +320,9 @@ def test_what_is_bundled_is_what_its_page_says():
     for layer in ("fc1", "fc2"):
         for kind in ("weights", "activations"):
             ranks = [metrics[f"{layer}.{kind}.{state}energy_rank"] for state in ("", "untrained.", "random.")]
-            assert f"| {' | '.join(map(str, ranks))} |" in docs
+            # By Stringer's count too, of the weights.
+            stringers = [ranks[0] - 1] if kind == "weights" else [metrics[f"{layer}.activations.n"]]
+            assert f"| {' | '.join(map(str, [*stringers, *ranks]))} |" in docs
     for kind, name in (("weights", "fc1"), ("activations", "fc2")):
         assert str(metrics[f"{name}.{kind}.sum_rank"]) in docs
     resnet = load(BUNDLED / "resnet50-cifar100")
@@ -329,5 +331,11 @@ def test_what_is_bundled_is_what_its_page_says():
         means = [f"{resnet.mean_ratio(state, kind):.3f}" for state in (*STATES, RANDOM)]
         depth = [f"{resnet.depth_correlation(state, kind):+.2f}" for state in STATES]
         assert f"| {kind} | {' | '.join([*means, *depth])} |" in docs
+    means = [f"{resnet.mean_ratio(state, 'activations', of_channels=True):.3f}" for state in (*STATES, RANDOM)]
+    depth = [f"{resnet.depth_correlation(state, 'activations', of_channels=True):+.2f}" for state in STATES]
+    assert f"| activations, divided by channels | {' | '.join([*means, *depth])} |" in docs
+    assert f"{resnet.bounded('activations')} of the {len(resnet.ratios('trained', 'activations'))} layers" in docs
+    for name in ("resnet50-cifar100", "simplenet-mnist", "stories"):
+        assert load(BUNDLED / name).metrics() == pytest.approx(read_json(BUNDLED / name / "metrics.json"), rel=1e-6)
     model = read_json(BUNDLED / "stories" / "manifest.json")["inputs"]["model"]
     assert model["sha256"] == content_hash(weights_of(load_model("stories", device="cpu")))

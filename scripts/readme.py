@@ -255,16 +255,17 @@ def _contexts(axis: Axes, runs: Path) -> None:
     edges = torch.linspace(1, 20, 39).tolist()
     axis.hist(found.permuted, edges, color=GREY, alpha=0.35, label="permuted")
     axis.hist(found.untrained, edges, color=GREY, alpha=0.8, label="untrained")
-    # As many directions as neurons would give.
-    weight = len(found.contexts) / len(found.random)
-    axis.hist(
-        found.random,
-        edges,
-        weights=[weight] * len(found.random),
-        color=_INK,
-        histtype="step",
-        label="random directions",
-    )
+    # As many directions as neurons would give, of every kind.
+    for number, some in enumerate(found.directions.values()):
+        axis.hist(
+            some,
+            edges,
+            weights=[len(found.contexts) / len(some)] * len(some),
+            color=_INK,
+            histtype="step",
+            lw=0.7,
+            label=None if number else "random directions",
+        )
     axis.hist(found.contexts, edges, color=BLUE, alpha=0.8)
     axis.set(yticks=[], xlim=(1, 20), xticks=[1, 5, 10, 15, 20])
     axis.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper left")

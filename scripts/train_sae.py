@@ -4,6 +4,10 @@
 
 trains one for each number of active features in one pass over the text and prints the held-out table, baselines included.
 Options of `mi-superposition sae train` change the training.
+
+    python scripts/train_sae.py --bundle-real RUN
+
+writes the finished run of `mi-superposition sae evaluate --sae stories` on real stories into the package.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from mi_superposition.pages.render import write_page
 from mi_superposition.parts import TextPart
 from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.sae import SaeEvaluateConfig, SaeTrainConfig, load_sae, save_sae
-from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
+from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER, REAL_EVALUATION_FOLDER
 from mi_superposition.storing import write_record
 from mi_superposition.studies.sae import evaluate, train
 from mi_superposition.studies.sae.features import learned_features
@@ -38,13 +42,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs 'saes' and 'evaluation'")
+    parser.add_argument("--out", type=Path, help="folder of the runs 'saes' and 'evaluation'")
+    parser.add_argument("--bundle-real", type=Path, help="run of the bundled one's evaluation on real stories")
     parser.add_argument("--evaluate-on", default="stories", help="text whose held-out documents they are evaluated on")
     parser.add_argument("--bundled-k", type=int, default=32, help="active features of the one that is bundled")
     parser.add_argument(
         "--bundle", action="store_true", help="write it, in half precision, and the table into the package"
     )
     options, words = parser.parse_known_args()
+    if options.bundle_real is not None:
+        bundle_run(options.bundle_real, BUNDLED_SAES[NAME] / REAL_EVALUATION_FOLDER)
+        print(f"bundled: {options.bundle_real}")
+        return
+    if options.out is None:
+        parser.error("--out: give a folder")
     config = training_config(words)
 
     saes, evaluation = options.out / "saes", options.out / "evaluation"
@@ -76,19 +87,28 @@ def bundle(saes: Path, evaluation: Path, name: str) -> None:
     folder = BUNDLED_SAES[NAME]
     save_sae(load_sae(saes / name), folder, dtype=torch.float16)
     into = folder / EVALUATION_FOLDER
-    into.mkdir(exist_ok=True)
-    for file in (METRICS, evaluate.EVALUATION):
-        shutil.copy(evaluation / file, into / file)
+    bundle_run(evaluation, into)
     # Of the one that is bundled, as it is bundled.
     sae = load_sae(NAME)
     write_record(
         into / evaluate.FEATURES,
         learned_features(load_model(sae.cfg.metadata.model_name, device="cpu"), sae, name, sae.cfg.metadata.hook_name),
     )
-    manifest = read_json(evaluation / MANIFEST)
-    # Nothing of the machine it was made on.
-    for option in ("sae", "control_corpus"):
-        manifest["config"][option] = Path(manifest["config"][option]).name
+
+
+def bundle_run(evaluation: Path, into: Path) -> None:
+    """Copy the numbers of an evaluation, with nothing of the machine it was made on."""
+    into.mkdir(exist_ok=True)
+    for file in (METRICS, evaluate.EVALUATION):
+        shutil.copy(evaluation / file, into / file)
+    # Not the hashes of what stays behind.
+    manifest = {name: value for name, value in read_json(evaluation / MANIFEST).items() if name != "files"}
+    for option in ("sae", "corpus", "control_corpus"):
+        if manifest["config"][option] is not None:
+            manifest["config"][option] = Path(manifest["config"][option]).name
+    manifest["inputs"]["corpus"]["name"] = Path(manifest["inputs"]["corpus"]["name"]).name
+    content = read_json(into / evaluate.EVALUATION)
+    write_json(into / evaluate.EVALUATION, content | {"corpus": Path(content["corpus"]).name})
     write_json(into / MANIFEST, manifest)
     seal(into)
 

@@ -10,6 +10,7 @@ from .control import measure_control as measure_control
 from .control import randomised as randomised
 from .effects import TokenEffects as TokenEffects
 from .effects import direction_effects as direction_effects
+from .effects import input_directions as input_directions
 from .effects import input_effects as input_effects
 from .effects import logit_effects as logit_effects
 from .order import NeuronOrder as NeuronOrder
@@ -17,7 +18,9 @@ from .order import neighbour_similarity as neighbour_similarity
 from .order import order_neurons as order_neurons
 from .scan import NeuronScan as NeuronScan
 from .scan import UnitExamples as UnitExamples
+from .scan import along as along
 from .scan import along_random_directions as along_random_directions
+from .scan import drawn_directions as drawn_directions
 from .scan import neuron_on_text as neuron_on_text
 from .scan import scan_neurons as scan_neurons
 from .similarity import NeuronVectors as NeuronVectors

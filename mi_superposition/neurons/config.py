@@ -136,7 +136,7 @@ class ContextsConfig(ScanConfig):
     """Hooks to measure, such as blocks.0.hook_resid_pre. Default: the MLP neurons of all layers."""
     text: TextPart = TextPart(documents=500)
     random_directions: AtLeast1 = 512
-    """Number of random directions in the activations that the units of each hook read (control)."""
+    """Number of random directions of every kind in the activations that the units of each hook read (control)."""
 
 
 @dataclass(frozen=True)

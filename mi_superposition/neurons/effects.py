@@ -57,10 +57,18 @@ def input_effects(model: HookedModel, layer: int, k: int = 10) -> TokenEffects:
     if norm is not None:
         centred = embedding - embedding.mean(dim=1, keepdim=True) if _centres(norm, embedding.shape[1]) else embedding
         embedding = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-    mlp = model.blocks[layer].mlp
-    gate = getattr(mlp, "W_gate", None)
-    read = _folded(norm, (mlp.W_in if gate is None else gate).detach().float().cpu())
-    return _extremes(read.T, embedding.T, k)
+    return _extremes(input_directions(model, layer).T, embedding.T, k)
+
+
+@torch.no_grad()
+def input_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_model neuron"]:
+    """The input weights of a layer's neurons (in a gated MLP those of ``W_gate``), the weight and the centring of the normalisation
+    before them folded in. Float32, on the CPU.
+    """
+    check_layer(model, layer)
+    block = model.blocks[layer]
+    gate = getattr(block.mlp, "W_gate", None)
+    return _folded(getattr(block, "ln2", None), (block.mlp.W_in if gate is None else gate).detach().float().cpu())
 
 
 def _folded(norm: nn.Module | None, matrix: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:

@@ -1,13 +1,17 @@
 from .activations import ActivationSource as ActivationSource
 from .activations import ActivationStream as ActivationStream
 from .baselines import largest_dimensions as largest_dimensions
+from .baselines import largest_projections as largest_projections
+from .baselines import matching_pursuit as matching_pursuit
 from .baselines import principal_components as principal_components
+from .baselines import pursued as pursued
 from .baselines import random_dictionary as random_dictionary
 from .config import SaeConfig as SaeConfig
 from .config import SaeEvaluateConfig as SaeEvaluateConfig
 from .config import SaeJob as SaeJob
 from .config import SaeRecoverConfig as SaeRecoverConfig
 from .config import SaeTrainConfig as SaeTrainConfig
+from .evaluate import activation_sample as activation_sample
 from .evaluate import activation_statistics as activation_statistics
 from .evaluate import evaluate_reconstructions as evaluate_reconstructions
 from .evaluate import evaluate_sae as evaluate_sae

@@ -211,7 +211,8 @@ class SaeEvaluateConfig(Config):
     """Evaluate sparse autoencoders on held-out text next to their baselines.
 
     Baselines use the same number of features per token: principal components, the dimensions furthest from their mean, random
-    directions, and an autoencoder trained with the same settings on a model with shuffled weights (evaluated on both models).
+    directions and training activations as dictionaries (also searched by orthogonal matching pursuit), and an autoencoder trained with the
+    same settings on a model with shuffled weights (evaluated on both models).
     """
 
     sae: str
@@ -225,6 +226,8 @@ class SaeEvaluateConfig(Config):
     """Training text for the control autoencoder. Default: --corpus."""
     control_tokens: AtLeast0 | None = None
     """Training tokens for the control autoencoder; 0 for no control. Default: as many as the evaluated one."""
+    pursuit_tokens: AtLeast0 = 2**14
+    """Held-out tokens for orthogonal matching pursuit, rounded up to whole batches; 0 for none."""
     forward: BatchPart = BatchPart()
     context: AtLeast2 | None = None
     """Tokens per sequence; longer documents continue in the next sequence. Default: as recorded at training."""

@@ -18,6 +18,7 @@ from mi_superposition.sae.fidelity import Fidelity
 from mi_superposition.sae.files import check_sae, target_of
 from mi_superposition.sae.sums import Predictions, ReconstructionSums, TextSums
 from mi_superposition.streaming import CovarianceAccumulator
+from mi_superposition.training import seeded_generator
 
 # Activations of tokens to their reconstructions, and to what each feature contributed (0: nothing).
 Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -89,6 +90,34 @@ def activation_statistics(
     if statistics is None:
         raise RequestError("the text gives no tokens: there is nothing to evaluate on")
     return statistics
+
+
+@torch.no_grad()
+def activation_sample(
+    model: HookedModel, batches: Iterable[TokenBatch], hook: str, n: int, *, most_tokens: int, seed: int
+) -> Float[Tensor, "token d"]:
+    """A hook's activations at ``n`` tokens that count, drawn without replacement from the first ``most_tokens`` or somewhat more; all
+    where there are fewer. Float32, on the CPU.
+
+    Raises ``RequestError`` for a text without tokens.
+    """
+    generator = seeded_generator(seed, "sample of activations")
+    kept, numbers, seen = torch.zeros(0, 0), torch.zeros(0, dtype=torch.float64), 0
+    for batch in batches:
+        for piece in batch.pieces(model.W_E.device):
+            x = _counted(model, piece, {hook})[hook].cpu()
+            if len(x) == 0:
+                continue
+            # Those with the smallest of as many random numbers.
+            drawn = torch.rand(len(x), generator=generator, dtype=torch.float64)
+            kept, numbers = torch.cat((kept, x)) if seen else x, torch.cat((numbers, drawn))
+            chosen = numbers.topk(min(n, len(numbers)), largest=False).indices
+            kept, numbers, seen = kept[chosen], numbers[chosen], seen + len(x)
+        if seen >= most_tokens:
+            break
+    if not seen:
+        raise RequestError("the text gives no tokens: there is nothing to evaluate on")
+    return kept
 
 
 @torch.no_grad()

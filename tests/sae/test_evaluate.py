@@ -1,9 +1,11 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sae_lens import SkipTranscoder, SkipTranscoderConfig, Transcoder, TranscoderConfig
+from sklearn.linear_model import orthogonal_mp
 
 from mi_superposition import load_model
 from mi_superposition.corpora import token_batches
@@ -18,8 +20,19 @@ from mi_superposition.sae import (
     save_sae,
     train_sae,
 )
-from mi_superposition.sae.baselines import brought_to, largest_dimensions, principal_components, random_dictionary
-from mi_superposition.sae.evaluate import activation_statistics, reconstruct_with
+from mi_superposition.sae.baselines import (
+    brought_to,
+    encoding_cost,
+    largest_dimensions,
+    largest_projections,
+    matching_pursuit,
+    principal_components,
+    pursued,
+    pursuit_cost,
+    random_dictionary,
+    random_unit_directions,
+)
+from mi_superposition.sae.evaluate import activation_sample, activation_statistics, reconstruct_with
 from mi_superposition.sae.files import trained_on
 from mi_superposition.streaming import CovarianceAccumulator
 from mi_superposition.training import seeded_generator
@@ -198,6 +211,66 @@ def test_the_random_dictionary_has_the_best_coefficients_for_its_choice(model, b
     assert (acts.gather(1, most) != 0).all()
     different, _ = random_dictionary(statistics, 64, 4, seed=1)(x)
     assert not torch.allclose(different, made)
+
+
+@pytest.mark.parametrize(("d", "n", "k"), [(16, 64, 5), (24, 24, 24), (32, 200, 1)])
+def test_matching_pursuit_against_scikit_learn(d, n, k):
+    atoms = random_unit_directions(n, d)
+    # More than are taken up at once.
+    x = torch.randn(1100, d, generator=seeded_generator(0, "pursued"))
+    made, acts = pursued(torch.full((d,), 0.5), 3 * atoms, k)(x + 0.5)
+    wanted = orthogonal_mp(atoms.double().T.numpy(), x.double().T.numpy(), n_nonzero_coefs=k).T
+    assert np.array_equal(acts.numpy() != 0, wanted != 0)
+    np.testing.assert_allclose(acts.numpy(), wanted, atol=2e-3)
+    np.testing.assert_allclose(made.numpy() - 0.5, wanted @ atoms.numpy(), atol=1e-3)
+
+
+def test_matching_pursuit_of_what_it_has_and_of_copies():
+    atoms = random_unit_directions(20, 12)
+    twice = torch.cat((atoms, atoms))
+    x = torch.cat((4 * atoms[:3], torch.randn(50, 12, generator=seeded_generator(1, "pursued"))))
+    taken, weights, rest = matching_pursuit(x, twice, 6)
+    assert weights.isfinite().all()
+    torch.testing.assert_close((weights[:, :, None] * twice[taken]).sum(dim=1) + rest, x, atol=1e-4, rtol=1e-4)
+    # One that is an atom is that atom; of a pair of copies the other one adds nothing.
+    assert taken[:3, 0].remainder(20).tolist() == [0, 1, 2]
+    torch.testing.assert_close(weights[:3, 0], torch.full((3,), 4.0))
+    assert float(weights[:3, 1:].abs().max()) < 1e-4
+    _, _, alone = matching_pursuit(x, atoms, 6)
+    torch.testing.assert_close(rest, alone, atol=1e-3, rtol=1e-3)
+    assert pursued(torch.zeros(12), atoms, 6)(torch.zeros(2, 12))[1].abs().max() == 0
+
+
+def test_a_search_finds_more_than_the_largest_projections(model, batches, statistics):
+    x, _ = clean_rows(model, batches)
+    mean, sample = statistics.mean.float(), activation_sample(model, batches, HOOK, 64, most_tokens=10**6, seed=0)
+    left = {
+        make: float((make(mean, sample - mean, 4)(x)[0] - x).square().sum()) for make in (largest_projections, pursued)
+    }
+    assert left[pursued] < 0.9 * left[largest_projections]
+
+
+def test_a_sample_of_activations(model, batches):
+    x, _ = clean_rows(model, batches)
+    rows = {tuple(row) for row in x.round(decimals=3).tolist()}
+    drawn = [activation_sample(model, batches, HOOK, 20, most_tokens=10**6, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert {tuple(row) for row in drawn[0].round(decimals=3).tolist()} <= rows
+    # Without replacement, all where there are fewer, and of the first tokens alone when asked.
+    assert len(activation_sample(model, batches, HOOK, 10**6, most_tokens=10**6, seed=0)) == len(x)
+    n_first = int(batches[0].mask.sum())
+    first = activation_sample(model, batches, HOOK, 10**6, most_tokens=n_first, seed=0)
+    torch.testing.assert_close(first.sum(dim=0), x[:n_first].sum(dim=0), atol=1e-2, rtol=1e-3)
+    with pytest.raises(RequestError, match="gives no tokens"):
+        activation_sample(model, [], HOOK, 3, most_tokens=10, seed=0)
+
+
+def test_what_it_costs_to_find_features():
+    assert encoding_cost(256, 2048) == 256 * 2048
+    # The first products, and the first step of a triangular system; then for each more atom those of one more.
+    assert pursuit_cost(256, 2048, 1) == encoding_cost(256, 2048) + 1
+    assert pursuit_cost(256, 2048, 3) == encoding_cost(256, 2048) + 2048 * (1 + 2) + 1 + 4 + 9
 
 
 def test_a_reconstruction_for_other_activations_is_brought_to_these(model, batches, statistics):

@@ -1,6 +1,9 @@
 from .accumulator import ScanAccumulator as ScanAccumulator
 from .calibration import Calibration as Calibration
+from .controls import ENSEMBLES as ENSEMBLES
+from .controls import along as along
 from .controls import along_random_directions as along_random_directions
+from .controls import drawn_directions as drawn_directions
 from .examples import Examples as Examples
 from .examples import Excerpt as Excerpt
 from .examples import UnitExamples as UnitExamples

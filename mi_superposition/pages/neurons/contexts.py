@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_superposition.figures.neurons import distributions
 from mi_superposition.linalg import shares_by_bin
 from mi_superposition.models import FEATURES
-from mi_superposition.neurons.scan import UnitScan
+from mi_superposition.neurons.scan import ENSEMBLES, UnitScan
 from mi_superposition.neurons.scan.names import has_mlp_neurons, layer_name, unit_word
 from mi_superposition.pages.neurons.scanned import ScannedUnits, open_scan
 from mi_superposition.site import FigureRecord, Page, Section
@@ -35,7 +35,7 @@ def sections(folder: Path) -> list[Section]:
     page = Page(
         slug="contexts",
         title=f"Contexts of the neurons of {Path(config.model.name).name}",
-        intro=f"{result.n_documents:,} documents ({result.n_tokens:,} tokens) of {Path(config.text.corpus).name}: how many different contexts each neuron responds to, compared with random directions, an untrained model and permuted examples.",
+        intro=f"{result.n_documents:,} documents ({result.n_tokens:,} tokens) of {Path(config.text.corpus).name}: how many different contexts each neuron responds to, compared with random directions of several kinds, an untrained model and permuted examples.",
         items=items(result, scanned, linked=False),
     )
     return [section(result, page, title="Contexts")]
@@ -44,7 +44,8 @@ def sections(folder: Path) -> list[Section]:
 def section(result: ContextsResult, page: Page, *, title: str) -> Section:
     """The section of a page with the main numbers."""
     main = result.hooks[result.main]
-    controls = [f"{_median(main.random)} for random directions in the layer's input"]
+    comparison = main.against_directions()
+    controls = [f"random directions in the layer's input: {comparison.told()}"]
     if main.untrained is not None:
         controls.append(f"{_median(main.untrained)} in an untrained model")
     controls.append(f"{_median(main.permuted)} with examples permuted across {unit_word(result.main)}s")
@@ -53,25 +54,23 @@ def section(result: ContextsResult, page: Page, *, title: str) -> Section:
         title=title,
         summary=page.intro,
         number=f"{_median(main.contexts)} contexts",
-        number_is=f"median effective number of contexts among a {unit_word(result.main)}'s {result.config.kept.top_k} largest activations ({layer_name(result.main)})",
+        number_is=f"median effective number of contexts among a {unit_word(result.main)}'s {result.config.kept.top_k} largest activations ({layer_name(result.main)}), {comparison.survives()}",
         control="; ".join(controls),
         page=page,
     )
 
 
 def figure(result: ContextsResult) -> go.Figure:
-    """Distributions over the units of the last hooks, and over their controls."""
+    """Distributions over the units of the last hooks, and over the controls of the main one."""
     hooks = dict(list(result.hooks.items())[-_HOOKS_DRAWN:])
-    groups: dict[str, Float[Tensor, " unit"]] = {}
-    for hook, measured in hooks.items():
-        groups[f"{layer_name(hook)}, trained"] = measured.contexts
-        groups[f"{layer_name(hook)}, permuted across {unit_word(hook)}s"] = measured.permuted
-    for hook, measured in hooks.items():
-        if measured.untrained is not None:
-            groups[f"{layer_name(hook)}, untrained"] = measured.untrained
-    for hook, measured in hooks.items():
-        if hook == result.main or hook.endswith(FEATURES):
-            groups[f"{measured.space}, random directions"] = measured.random
+    groups: dict[str, Float[Tensor, " unit"]] = {
+        f"{layer_name(hook)}, trained": measured.contexts for hook, measured in hooks.items()
+    }
+    name, main = layer_name(result.main), result.hooks[result.main]
+    groups[f"{name}, permuted across {unit_word(result.main)}s"] = main.permuted
+    if main.untrained is not None:
+        groups[f"{name}, untrained"] = main.untrained
+    groups |= {f"{main.space}, random directions: {kind}": some for kind, some in main.directions.items()}
     return distributions(*shares_by_bin(groups), "effective number of contexts", "fraction of neurons")
 
 
@@ -87,6 +86,7 @@ def items(result: ContextsResult, scanned: ScannedUnits, *, linked: bool) -> lis
             control=_control(result),
             figure=figure(result),
         ),
+        _every_ensemble(result),
         _many_words(scanned, linked=linked),
         _most_contexts(scanned, linked=linked),
     ]
@@ -105,29 +105,47 @@ def _look_at(result: ContextsResult) -> str:
     return (
         f"For each neuron: the effective number of different contexts among its {k} largest activations, from the model's own "
         f"representation (1: all look the same to the model; {k}: all different). One feature that occurs in varied text also counts as "
-        f"several contexts. {features if _features(result) else ''}The most informative control is random directions: the largest "
-        "activations along any direction have something in common."
+        f"several contexts. {features if _features(result) else ''}The largest activations along any direction have something in common, "
+        "and how much depends on how directions are drawn: a number of units means something only where it differs from all of these."
     )
 
 
 def _number(result: ContextsResult) -> str:
     main, k = result.hooks[result.main], result.config.kept.top_k
-    number = f"{_median(main.contexts)} contexts: median of {layer_name(result.main)} ({k} examples per {unit_word(result.main)})"
+    number = f"{_median(main.contexts)} contexts: median of {layer_name(result.main)} ({k} examples per {unit_word(result.main)}), {main.against_directions().survives()}"
     for measured in _features(result).values():
-        number += f"; {_median(measured.contexts[measured.often])} for the {int(measured.often.sum()):,} features that are active in at least {k} documents"
+        number += f"; {_median(measured.contexts[measured.often])} for the {int(measured.often.sum()):,} features that are active in at least {k} documents, {measured.against_directions(often=True).survives()}"
     return number
 
 
 def _control(result: ContextsResult) -> str:
     main = result.hooks[result.main]
     read = "the residual stream that" if has_mlp_neurons(result.main) else "what"
-    random = f"{_median(main.random)} for random directions of {read} {layer_name(result.main)} reads"
+    random = f"random directions of {read} {layer_name(result.main)} reads: {main.against_directions().told()}"
     for measured in _features(result).values():
-        random += f", {_median(measured.random)} at the features' hook"
+        random += f"; at the features' hook: {measured.against_directions().told()}"
     others = [f"{_median(main.permuted)} with examples permuted across {unit_word(result.main)}s"]
     if main.untrained is not None:
         others.insert(0, f"{_median(main.untrained)} in the untrained model")
     return "; ".join([random, *others])
+
+
+def _every_ensemble(result: ContextsResult) -> TableRecord:
+    """The median of every hook next to random directions of every ensemble."""
+    told = "; ".join(f"{name}: {meaning}" for name, meaning in ENSEMBLES.items())
+    rows = []
+    for hook, measured in result.hooks.items():
+        compared = measured.against_directions(often=hook.endswith(FEATURES))
+        controls = [_median(measured.directions.get(name, torch.zeros(0))) for name in ENSEMBLES]
+        rows.append([layer_name(hook), f"{compared.value:.1f}", *controls, compared.survives()])
+    return TableRecord(
+        id="ensembles",
+        title="Random directions, drawn in several ways",
+        look_at=f"Median number of contexts of the units of each hook (of features: those with as many examples as were asked for) and along {result.config.random_directions:,} random directions of what they read. {told}.",
+        columns=["hook", "units", *ENSEMBLES, "the units have"],
+        rows=rows,
+        words={"the units have"},
+    )
 
 
 def _median(values: Float[Tensor, " unit"]) -> str:

@@ -7,13 +7,13 @@ from mi_superposition.pages.request import ChapterRequest, Job, Runs
 from mi_superposition.pages.sae import evaluate, recover
 from mi_superposition.parts import DoubleDevicePart, TextPart
 from mi_superposition.sae import SaeEvaluateConfig, SaeRecoverConfig
-from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
+from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER, REAL_EVALUATION_FOLDER
 from mi_superposition.site import Page, Section
 from mi_superposition.site.records import UNITS, Item, Link, TableRecord
 from mi_superposition.studies.sae import evaluate as evaluation_study
 from mi_superposition.studies.sae import recover as recovery_study
 from mi_superposition.studies.sae.evaluate import SaeEvaluation
-from mi_superposition.studies.sae.rows import AUTOENCODER, PCA, RANDOM, SHUFFLED
+from mi_superposition.studies.sae.rows import AUTOENCODER, SHUFFLED
 
 TITLE = "Features from a sparse autoencoder"
 NAME = "stories"
@@ -21,24 +21,33 @@ _FULL_DOCUMENTS = 1000
 
 
 def jobs(request: ChapterRequest) -> dict[str, Job]:
-    """The evaluation that was made when the autoencoder was trained, or one on real stories; and toy models."""
-    evaluation = Job("sae evaluate", bundled=BUNDLED_SAES[NAME] / EVALUATION_FOLDER)
+    """The evaluation of several sparsities that was made when the autoencoder was trained, and that of the bundled one on real stories,
+    or one measured anew on real stories; and toy models.
+    """
+    folder, recovery = BUNDLED_SAES[NAME], Job("sae recover", SaeRecoverConfig())
     if request.real is not None:
         corpus, split = request.real.texts("tinystories", "train")
         text = TextPart(corpus=corpus, split=split, documents=_FULL_DOCUMENTS)
         config = SaeEvaluateConfig(sae=NAME, model=NAME, text=text, device=DoubleDevicePart("cpu"))
-        evaluation = Job("sae evaluate", config, kept=True)
-    return {"evaluation": evaluation, "recovery": Job("sae recover", SaeRecoverConfig())}
+        return {"evaluation": Job("sae evaluate", config, kept=True), "recovery": recovery}
+    return {
+        "evaluation": Job("sae evaluate", bundled=folder / EVALUATION_FOLDER),
+        "real": Job("sae evaluate", bundled=folder / REAL_EVALUATION_FOLDER),
+        "recovery": recovery,
+    }
 
 
 def section(runs: Runs, request: ChapterRequest) -> Section:
-    """The chapter, from the folders of its runs."""
-    evaluation = evaluation_study.load(runs["sae"]["evaluation"])
-    recovery = recovery_study.load(runs["sae"]["recovery"])
-    numbers, hook = evaluation.of(evaluation.main.sae), evaluation.main.hook
+    """The chapter, from the folders of its runs. Its number is that on real stories, which the bundled model did not write."""
+    folders = runs["sae"]
+    evaluation = evaluation_study.load(folders["evaluation"])
+    real = evaluation_study.load(folders["real"]) if "real" in folders else evaluation
+    recovery = recovery_study.load(folders["recovery"])
+    numbers, hook = real.of(real.main.sae), real.main.hook
     own = numbers[AUTOENCODER]
     explained = {kind: f"{one['explained_variance']:.3f}" for kind, one in numbers.items()}
-    items: list[Item] = [recover.table(recovery), *evaluate.items(evaluation)]
+    items: list[Item] = [] if real is evaluation else evaluate.real_items(real)
+    items += [*evaluate.items(evaluation), recover.table(recovery)]
     if "neuroscope" in request.chapters:
         items.append(_pages_table(f"{hook}{FEATURES}", int(own["features"])))
     return Section(
@@ -46,12 +55,12 @@ def section(runs: Runs, request: ChapterRequest) -> Section:
         title=TITLE,
         summary="A dictionary of directions of which only a few are active per token: how much of the residual stream they explain, how much of the model's loss they recover, and how they share dimensions and neurons.",
         number=f"{explained[AUTOENCODER]} explained",
-        number_is=f"of the held-out variance, with {own['l0']:.0f} of {own['features']:,} features per token",
-        control=f"{explained[SHUFFLED]} for an SAE of a weight-shuffled model, evaluated on that model; {explained[PCA]} for as many principal components, {explained[RANDOM]} for random directions",
+        number_is=f"of the variance of real held-out stories, with {own['l0']:.0f} of {own['features']:,} features per token",
+        control=f"{evaluate.strongest_baseline(real)}; {explained[SHUFFLED]} for an SAE of a weight-shuffled model, evaluated on that model",
         page=Page(
             slug="sae",
             title=TITLE,
-            intro=f"A top-k SAE (SAELens) on {hook} of the bundled story model. Explained variance does not prove that features are meaningful: an SAE of a model with shuffled weights explains {explained[SHUFFLED]} of the variance of that model's activations{_where_more(evaluation)}.",
+            intro=f"A top-k SAE (SAELens) on {hook} of the bundled story model. {evaluate.what_it_buys(numbers)} Explained variance does not prove that features are meaningful: an SAE of a model with shuffled weights explains {explained[SHUFFLED]} of the variance of that model's activations{_where_more(evaluation)}.",
             items=items,
         ),
     )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from jaxtyping import Float
 from sae_lens import SAE
+from torch import Tensor
 
 from mi_superposition.errors import RequestError
-from mi_superposition.models import FEATURES, Encode, hook_widths, load_model, untrained_copy
+from mi_superposition.models import FEATURES, Encode, load_model, untrained_copy
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons.config import ContextsConfig, ScanConfig
-from mi_superposition.neurons.scan import UnitReader, along_random_directions, mlp_hooks
+from mi_superposition.neurons.effects import input_directions
+from mi_superposition.neurons.scan import UnitReader, along, layer_of, mlp_hooks
 from mi_superposition.sae import check_sae, load_sae
 from mi_superposition.sae.files import processing_of
 
 State = Literal["trained", "untrained", "random directions"]
+# Random directions of what the units of each hook read, by its hook, of all ensembles one after another.
+Directions = Mapping[str, Float[Tensor, "d direction"]]
 
 
 def scanned_saes(name: str | None, model: HookedModel) -> dict[str, SAE[Any]]:
@@ -32,15 +37,19 @@ def model_of(config: ScanConfig) -> HookedModel:
     return load_model(config.model.name, device=config.device.device, process_weights=processing)
 
 
-def reader_of(model: HookedModel, config: ScanConfig, state: State = "trained") -> UnitReader:
-    """Reads the units asked for in the trained model, the same neurons in an untrained one, or random directions of what the units
-    of each hook read.
+def reader_of(
+    model: HookedModel, config: ScanConfig, state: State = "trained", directions: Directions | None = None
+) -> UnitReader:
+    """Reads the units asked for in the trained model, the same neurons in an untrained one, or the random ``directions``.
 
     Raises ``RequestError`` for a hook that is not there or is asked for twice, and as ``scanned_saes`` does.
     """
     precision, seed = config.forward.precision, config.kept.random.seed
     if state == "untrained":
         return UnitReader.of(untrained_copy(model, seed), _neuron_hooks(model, config), precision)
+    if state == "random directions":
+        assert directions is not None
+        return UnitReader.of(model, {space: along(some) for space, some in directions.items()}, precision)
     encoders: dict[str, Encode | None] = dict.fromkeys(_neuron_hooks(model, config))
     for features, sae in scanned_saes(config.sae, model).items():
         hook = features.removesuffix(FEATURES)
@@ -49,15 +58,20 @@ def reader_of(model: HookedModel, config: ScanConfig, state: State = "trained") 
                 f"hook {hook!r}: --sae already scans the features of this hook: scan its dimensions in another run"
             )
         encoders[hook] = sae.encode
-    reader = UnitReader.of(model, encoders, precision)
-    if state == "trained":
-        return reader
-    assert isinstance(config, ContextsConfig), config
-    widths = hook_widths(model, set(spaces(reader).values()))
-    directions: dict[str, Encode | None] = {
-        space: along_random_directions(width, config.random_directions, seed=seed) for space, width in widths.items()
-    }
-    return UnitReader.of(model, directions, precision)
+    return UnitReader.of(model, encoders, precision)
+
+
+def weights_of_readers(
+    model: HookedModel, reader: UnitReader, saes: Mapping[str, SAE[Any]]
+) -> dict[str, Float[Tensor, "d unit"]]:
+    """For each hook that units read the weights with which they do: of MLP neurons, or of features. Dimensions of a hook have none."""
+    found: dict[str, Tensor] = {}
+    for name, space in spaces(reader).items():
+        if name in saes:
+            found.setdefault(space, saes[name].W_enc.detach().float().cpu())
+        elif space != name:
+            found.setdefault(space, input_directions(model, layer_of(name)))
+    return found
 
 
 def _neuron_hooks(model: HookedModel, config: ScanConfig) -> Sequence[str]:

@@ -54,13 +54,14 @@ class Shard:
     state: State
     calibrations: dict[str, Calibration]
     model_sha256: str
+    directions: Path | None
     out: Path
 
 
 @dataclass(frozen=True)
 class ScanSource:
     """What a scan reads: how ``reader`` reads the units of a model (in the state given), and the texts as ``model`` reads them,
-    whose weights have the hash ``model_sha256``.
+    whose weights have the hash ``model_sha256``. ``directions``: the file of random directions, where these are read.
     """
 
     model: HookedModel
@@ -68,6 +69,7 @@ class ScanSource:
     corpus: Corpus
     reader: UnitReader
     state: State = "trained"
+    directions: Path | None = None
 
 
 def scan_in_shards(
@@ -120,7 +122,7 @@ def scan_shard(shard: Shard) -> tuple[int, Path]:
     """
     if not shard.out.exists():
         config = shard.config
-        model, reader, sha256 = _worker_reader(config, shard.state)
+        model, reader, sha256 = _worker_reader(config, shard.state, shard.directions)
         if sha256 != shard.model_sha256:
             raise WorkError(
                 f"{config.model.name!r}: the model on a worker differs from the one the scan was started with"
@@ -131,10 +133,11 @@ def scan_shard(shard: Shard) -> tuple[int, Path]:
 
 
 @functools.lru_cache(maxsize=1)
-def _worker_reader(config: ScanConfig, state: State) -> tuple[HookedModel, UnitReader, str]:
+def _worker_reader(config: ScanConfig, state: State, directions: Path | None) -> tuple[HookedModel, UnitReader, str]:
     """A worker loads its model once for all its shards; with the hash of its weights."""
     model = model_of(config)
-    return model, reader_of(model, config, state), content_hash(weights_of(model))
+    read = None if directions is None else read_tensors(directions)[0]
+    return model, reader_of(model, config, state, read), content_hash(weights_of(model))
 
 
 def _tidy(folder: Path) -> None:
@@ -246,6 +249,7 @@ class _Work:
                     state=self.source.state,
                     calibrations=self.calibrations,
                     model_sha256=self.source.model_sha256,
+                    directions=self.source.directions,
                     out=folder / f"{number:06d}.safetensors",
                 )
 

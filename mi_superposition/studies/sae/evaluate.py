@@ -11,13 +11,24 @@ from typing import Annotated, ClassVar, TypedDict
 import msgspec
 import pandas as pd
 
+from mi_superposition.corpora import TokenBatch, TokenBatches
 from mi_superposition.files import write_json
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_config
 from mi_superposition.sae import SaeEvaluateConfig, evaluate_reconstructions
-from mi_superposition.sae.baselines import brought_to, largest_dimensions, principal_components, random_dictionary
-from mi_superposition.sae.evaluate import Reconstruct, activation_statistics, reconstruct_with
+from mi_superposition.sae.baselines import (
+    brought_to,
+    encoding_cost,
+    largest_dimensions,
+    largest_projections,
+    principal_components,
+    pursued,
+    pursuit_cost,
+    random_dictionary,
+    random_unit_directions,
+)
+from mi_superposition.sae.evaluate import Reconstruct, activation_sample, activation_statistics, reconstruct_with
 from mi_superposition.sae.files import read_sae, sae_folders, sae_identity
 from mi_superposition.schemas import read_as
 from mi_superposition.storing import read_record, write_record
@@ -27,14 +38,22 @@ from mi_superposition.studies.sae.opened import OpenEvaluation, open_evaluation
 from mi_superposition.studies.sae.rows import (
     AUTOENCODER,
     COLUMNS,
+    COST,
     FOREIGN,
     KINDS,
     LARGEST,
     PCA,
+    PROJECTED,
+    PURSUED,
+    PURSUED_ACTIVATIONS,
+    PURSUED_DECODER,
+    PURSUED_RANDOM,
     RANDOM,
+    SAME_TOKENS,
     SHUFFLED,
     Row,
     cell,
+    strongest,
 )
 from mi_superposition.training import Stopped, fixed_arithmetic
 
@@ -43,6 +62,8 @@ EVALUATION = "evaluation.json"
 FEATURES = "features.safetensors"
 # Tokens of the text trained on from which the baselines are made.
 _BASELINE_TOKENS = 2**16
+# An autoencoder, and what stands in its activations' place.
+_Key = tuple[str, str]
 
 
 class _Table(TypedDict):
@@ -77,7 +98,10 @@ class SaeEvaluation(Result):
         """Explained variance next to its controls, and cross-entropy next to those of the model and of mean ablation."""
         main, numbers = self.main, self.of(self.main.sae)
         own = main.numbers
-        controls = [f"{cell(numbers[PCA], 'explained_variance')} by principal components"]
+        best = strongest(numbers)
+        controls = [f"{cell(best.numbers, 'explained_variance')} by {KINDS[best.kind]}"]
+        if best.autoencoder is not own:
+            controls[0] += f" where the SAE explains {cell(best.autoencoder, 'explained_variance')}"
         if SHUFFLED in numbers:
             controls.append(
                 f"{cell(numbers[SHUFFLED], 'explained_variance')} by an SAE of a weight-shuffled model, of that model"
@@ -171,33 +195,53 @@ def _rows(
     model, held_out = opened.text.model, opened.text.batches(held_out=True, documents=opened.config.text.documents)
     trained_on = opened.text.batches(held_out=False)
     statistics = activation_statistics(model, trained_on, hook, most_tokens=_BASELINE_TOKENS)
-    mean, saes = (
-        statistics.mean.float(),
-        {name: sae for name, sae in opened.saes.items() if opened.targets[name] == hook},
+    mean = statistics.mean.float()
+    saes = {name: sae for name, sae in opened.saes.items() if opened.targets[name] == hook}
+    seed = opened.config.random.seed
+    sample = activation_sample(
+        model, trained_on, hook, max(sae.cfg.d_sae for sae in saes.values()), most_tokens=_BASELINE_TOKENS, seed=seed
     )
-    ways: dict[tuple[str, str], Reconstruct] = {
-        (name, AUTOENCODER): reconstruct_with(sae) for name, sae in saes.items()
-    }
-    reads = {(name, AUTOENCODER): opened.hooks[name] for name in saes}
+    ways: dict[_Key, Reconstruct] = {(name, AUTOENCODER): reconstruct_with(sae) for name, sae in saes.items()}
+    reads = {(name, kind): opened.hooks[name] for name in saes for kind in (AUTOENCODER, SAME_TOKENS)}
     # How sparse they are decides how sparse the baselines have to be.
     alone = evaluate_reconstructions(
         model, held_out, hook, ways, mean, reads=reads, losses=False, on_tokens=lambda n: on_tokens(n, "autoencoders")
     )
-    own: dict[tuple[str, str], Reconstruct] = {}
+    own: dict[_Key, Reconstruct] = {}
+    searched: dict[_Key, Reconstruct] = {}
+    costs: dict[_Key, int] = {}
     if controls is not None:
         reread = activation_statistics(controls.model, trained_on, hook, most_tokens=_BASELINE_TOKENS)
     for name, sae in saes.items():
+        n_features, d = sae.cfg.d_sae, len(mean)
+        activations = sample[:n_features] - mean
         # Rounded up, and so never less than the autoencoder has.
-        k = min(max(math.ceil(alone[name, AUTOENCODER].l0), 1), len(mean))
+        k = min(max(math.ceil(alone[name, AUTOENCODER].l0), 1), d)
         ways[name, PCA] = principal_components(statistics, k)
         ways[name, LARGEST] = largest_dimensions(statistics, k)
-        ways[name, RANDOM] = random_dictionary(statistics, sae.cfg.d_sae, k, seed=opened.config.random.seed)
+        ways[name, RANDOM] = random_dictionary(statistics, n_features, k, seed=seed)
+        # Of a text with fewer tokens there are fewer activations.
+        ways[name, PROJECTED] = largest_projections(mean, activations, min(k, len(activations)))
         if controls is not None and name in controls.saes:
             ways[name, FOREIGN] = brought_to(reconstruct_with(controls.saes[name], k), statistics, reread)
             own[name, SHUFFLED] = reconstruct_with(controls.saes[name])
+        searched[name, PURSUED_ACTIVATIONS] = pursued(mean, activations, min(k, len(activations)))
+        searched[name, PURSUED_RANDOM] = pursued(mean, random_unit_directions(n_features, d, seed=seed), k)
+        searched[name, PURSUED_DECODER] = pursued(mean, sae.W_dec.detach().float(), k)
+        costs |= {(name, kind): pursuit_cost(d, n_features, k) for kind in PURSUED}
+        costs |= {(name, kind): encoding_cost(sae.cfg.d_in, n_features) for kind in (AUTOENCODER, SAME_TOKENS)}
+    some = _first(held_out, opened.config.pursuit_tokens)
+    every = sum(int(batch.mask.sum()) for batch in some) >= alone[next(iter(ways))].n_tokens
+    if every:
+        ways |= searched
     fidelities = evaluate_reconstructions(
         model, held_out, hook, ways, mean, reads=reads, on_tokens=lambda n: on_tokens(n, "autoencoders and baselines")
     )
+    if some and not every:
+        same = {(name, SAME_TOKENS): ways[name, AUTOENCODER] for name in saes}
+        fidelities |= evaluate_reconstructions(
+            model, some, hook, same | searched, mean, reads=reads, on_tokens=lambda n: on_tokens(n, "matching pursuit")
+        )
     if controls is not None and own:
         # What a shuffled model expects of text means nothing: no losses.
         fidelities |= evaluate_reconstructions(
@@ -205,8 +249,19 @@ def _rows(
             on_tokens=lambda n: on_tokens(n, "control, on its own model"),
         )  # fmt: skip
     return [
-        Row(*key, hook, fidelities[key].numbers())
+        Row(*key, hook, fidelities[key].numbers() | ({COST: costs[key]} if key in costs else {}))
         for name in saes
         for kind in KINDS
         if (key := (name, kind)) in fidelities
     ]
+
+
+def _first(batches: TokenBatches, n_tokens: int) -> list[TokenBatch]:
+    """The first batches with so many tokens that count together, or somewhat more."""
+    some: list[TokenBatch] = []
+    for batch in batches:
+        if n_tokens <= 0:
+            break
+        some.append(batch)
+        n_tokens -= int(batch.mask.sum())
+    return some

@@ -15,13 +15,14 @@ from sae_lens import TopKSAE, TopKSAEConfig
 import mi_superposition as ms
 from mi_superposition.cli import main
 from mi_superposition.corpora import model_batches
+from mi_superposition.files import read_tensors, write_tensors
 from mi_superposition.models import untrained_copy
 from mi_superposition.neurons import ContextsConfig, scan_neurons
-from mi_superposition.neurons.scan import along_random_directions
+from mi_superposition.neurons.scan import ENSEMBLES, along_random_directions, drawn_directions
 from mi_superposition.progress import Progress
 from mi_superposition.runs import read_config
 from mi_superposition.sae import save_sae
-from mi_superposition.studies.neurons.contexts import measure
+from mi_superposition.studies.neurons.contexts import RESULT, Comparison, measure
 from mi_superposition.training import Stopped
 
 WORDS = ["cat", "dog", "fox", "time", "there", "was", "liked", "to", "run", "play"]
@@ -85,10 +86,65 @@ def test_every_control_is_what_it_says(run, tiny_gpt2, documents):
         assert measured.often.all()
     assert result.hooks[HOOKS[1]].space == "blocks.1.hook_resid_mid"
     [wanted] = random.hooks.values()
-    torch.testing.assert_close(result.hooks[HOOKS[1]].random, wanted.contexts, rtol=1e-2, atol=1e-2)
+    measured = result.hooks[HOOKS[1]].directions
+    assert list(measured) == list(ENSEMBLES)
+    torch.testing.assert_close(measured["isotropic"], wanted.contexts, rtol=1e-2, atol=1e-2)
     assert result.hooks[features].untrained is None
     assert result.hooks[features].space == "blocks.1.hook_resid_pre"
-    assert len(result.hooks[features].random) == DIRECTIONS
+    assert {len(some) for some in result.hooks[features].directions.values()} == {DIRECTIONS}
+
+
+def test_directions_are_drawn_as_they_are_called():
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    # One direction along which nothing varies.
+    mixing[:, 0] = 0
+    mixing[0] = 0
+    covariance, weights = mixing @ mixing.T, torch.randn(6, 30, generator=generator) + 3
+    mean, tokens = torch.randn(6, generator=generator), torch.randn(50, 6, generator=generator)
+    n = 40_000
+    drawn = drawn_directions(n, covariance=covariance, tokens=tokens, mean=mean, weights=weights, seed=0)
+    wanted = {
+        "isotropic": torch.eye(6), "input covariance": covariance.float(), "weight covariance": torch.cov(weights, correction=0),
+        "whitened": torch.linalg.pinv(covariance, hermitian=True, rtol=1e-6).float(),
+    }  # fmt: skip
+    for name, expected in wanted.items():
+        found = drawn[name] @ drawn[name].T / n
+        assert float((found - expected).norm()) < 0.05 * float(expected.norm()), name
+    # Activations along whitened directions vary alike, whichever direction it is.
+    torch.testing.assert_close(drawn["tokens"], (tokens - mean).T)
+    torch.testing.assert_close(drawn["isotropic"], along_random_directions(6, n, seed=0)(torch.eye(6)))
+    without = drawn_directions(7, covariance=covariance, tokens=tokens, mean=mean, weights=None, seed=0)
+    assert list(without) == [name for name in ENSEMBLES if name != "weight covariance"]
+
+
+def test_what_survives_follows_from_the_numbers():
+    kinds = {"isotropic": 10.3, "whitened": 13.0, "input covariance": 6.95}
+    assert Comparison(8.2, kinds).survives().startswith("within the range")
+    assert Comparison(6.0, kinds).survives() == "fewer than along random directions of any kind"
+    assert Comparison(14.0, kinds).survives() == "more than along random directions of any kind"
+    # What looks the same is no difference.
+    assert Comparison(6.96, kinds).survives().startswith("within the range")
+    assert Comparison(8.2, kinds).told() == "7.0 (input covariance), 10.3 (isotropic), 13.0 (whitened)"
+
+
+def test_a_run_of_version_0_1_is_refused_in_one_line(run, tmp_path, capsys):
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    tensors, metadata = read_tensors(old / RESULT)
+    told = metadata.pop("record")
+    record = json.loads(told)
+    for measured in record["hooks"].values():
+        measured["random"] = measured.pop("directions") and None
+    write_tensors(old / RESULT, tensors, {"record": json.dumps(record)})
+    manifest = json.loads((old / "manifest.json").read_text())
+    manifest.pop("files", None)
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["page", str(old), "--out", str(tmp_path / "page")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "directions" in error
+    assert "run the command again in a new folder" in error
+    assert error.count("\n") == 0
 
 
 def test_a_run_shows_itself(run):
@@ -103,7 +159,7 @@ def test_a_run_shows_itself(run):
     figure = result.plot()
     assert isinstance(figure, go.Figure)
     names = {trace.name for trace in figure.data}
-    assert {"Layer 1, trained", "Layer 1, untrained", "blocks.1.hook_resid_mid, random directions"} <= names
+    assert {"Layer 1, trained", "Layer 1, untrained", "blocks.1.hook_resid_mid, random directions: whitened"} <= names
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["blocks.1.mlp.hook_post/contexts_untrained_median"] == frame.loc[HOOKS[1], "untrained"]
 
@@ -117,7 +173,8 @@ def test_again_it_is_finished_and_shown_as_before(run, request_of, tmp_path, cap
     assert main(["page", str(run), "--out", str(tmp_path / "page")]) == 0
     html = (tmp_path / "page" / "contexts.html").read_text()
     assert html == (run / "page" / "contexts.html").read_text()
-    assert "for random directions of the residual stream that Layer 1 reads" in html
+    assert "random directions of the residual stream that Layer 1 reads: " in html
+    assert "Random directions, drawn in several ways" in html
     # Nothing leads to pages that are not there.
     assert 'href="neurons/' not in html
 

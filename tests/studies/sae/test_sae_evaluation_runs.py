@@ -16,19 +16,80 @@ from mi_superposition.parts import TextPart, ThreadsPart
 from mi_superposition.progress import Progress
 from mi_superposition.sae import Documents, SaeConfig, SaeEvaluateConfig, evaluate_sae, load_sae, save_sae, train_sae
 from mi_superposition.studies.sae.evaluate import FEATURES, load, measure
-from mi_superposition.studies.sae.rows import AUTOENCODER, FOREIGN, KINDS, LARGEST, PCA, RANDOM, SHUFFLED
+from mi_superposition.studies.sae.rows import (
+    AUTOENCODER,
+    COST,
+    FOREIGN,
+    KINDS,
+    LARGEST,
+    PCA,
+    PROJECTED,
+    PURSUED,
+    PURSUED_ACTIVATIONS,
+    PURSUED_DECODER,
+    PURSUED_RANDOM,
+    RANDOM,
+    SAME_TOKENS,
+    SHUFFLED,
+    strongest,
+)
 from mi_superposition.training import Stopped
 
 
 def test_the_evaluation_has_every_baseline(evaluated_sae):
     rows = {row.kind: row.numbers for row in load(evaluated_sae).rows}
-    assert list(rows) == list(KINDS)
-    for kind in set(KINDS) - {AUTOENCODER}:
+    # All text is short enough for matching pursuit.
+    assert list(rows) == [kind for kind in KINDS if kind != SAME_TOKENS]
+    assert len({numbers["tokens"] for numbers in rows.values()}) == 1
+    for kind in set(rows) - {AUTOENCODER, *PURSUED}:
         assert rows[kind]["l0"] == pytest.approx(rows[AUTOENCODER]["l0"], abs=0.05)
     assert rows[AUTOENCODER]["explained_variance"] > rows[FOREIGN]["explained_variance"]
     # A shuffled model expects nothing sensible: no loss of its is told.
     assert "ce" not in rows[SHUFFLED]
     assert 0 < rows[SHUFFLED]["explained_variance"] < 1
+
+
+def test_a_search_is_compared_on_the_same_tokens(trained_sae, evaluated_sae, tmp_path):
+    whole = {row.kind: row.numbers for row in load(evaluated_sae).rows}
+    for searched, projected in ((PURSUED_RANDOM, RANDOM), (PURSUED_ACTIVATIONS, PROJECTED)):
+        assert whole[searched]["explained_variance"] > whole[projected]["explained_variance"]
+    assert whole[PURSUED_DECODER]["explained_variance"] > whole[AUTOENCODER]["explained_variance"]
+    assert whole[PURSUED_ACTIVATIONS][COST] > whole[AUTOENCODER][COST] == 16 * 48
+    more = ["--control-tokens", 0, "--forward-batch", 8, "--out"]
+    assert main(evaluation_of(trained_sae, "--pursuit-tokens", 50, *more, tmp_path / "some")) == 0
+    some = {row.kind: row.numbers for row in load(tmp_path / "some").rows}
+    tokens = {some[kind]["tokens"] for kind in (SAME_TOKENS, *PURSUED)}
+    assert len(tokens) == 1
+    assert 50 <= tokens.pop() < some[AUTOENCODER]["tokens"] == whole[AUTOENCODER]["tokens"]
+    # The first batches, as if there were no others.
+    sae = load_sae(trained_sae)
+    model = load_model(sae.cfg.metadata.model_name, device="cpu")
+    texts = Documents(load_corpus(corpus_of(trained_sae)), held_out=True)
+    batches = list(model_batches(model, texts, 8, context=sae.cfg.metadata.context_size))
+    first = [batch for n, batch in enumerate(batches) if sum(int(one.mask.sum()) for one in batches[:n]) < 50]
+    wanted = evaluate_sae(model, sae, first)
+    for name in ("tokens", "explained_variance", "ce"):
+        assert some[SAME_TOKENS][name] == pytest.approx(wanted.numbers()[name], rel=1e-5)
+    best = strongest(some)
+    assert best.autoencoder == some[SAME_TOKENS if best.kind in PURSUED else AUTOENCODER]
+    assert main(evaluation_of(trained_sae, "--pursuit-tokens", 0, *more, tmp_path / "none")) == 0
+    none = load(tmp_path / "none")
+    assert not {row.kind for row in none.rows} & {SAME_TOKENS, *PURSUED}
+    assert "matching pursuit" not in none.summary()
+
+
+def test_the_strongest_baseline_is_named():
+    numbers = {
+        AUTOENCODER: {"explained_variance": 0.9, COST: 10},
+        SAME_TOKENS: {"explained_variance": 0.8, COST: 10},
+        PCA: {"explained_variance": 0.5},
+        PURSUED_ACTIVATIONS: {"explained_variance": 0.7, COST: 25},
+        PURSUED_DECODER: {"explained_variance": 0.99, COST: 25},
+    }
+    best = strongest(numbers)
+    assert (best.kind, best.autoencoder, best.cost) == (PURSUED_ACTIVATIONS, numbers[SAME_TOKENS], 2.5)
+    best = strongest(numbers | {PCA: {"explained_variance": 0.75}})
+    assert (best.kind, best.autoencoder, best.cost) == (PCA, numbers[AUTOENCODER], None)
 
 
 def test_an_evaluation_is_not_done_twice(evaluated_sae, trained_sae, capsys):
@@ -42,9 +103,9 @@ def test_an_evaluation_is_not_done_twice(evaluated_sae, trained_sae, capsys):
 def test_the_result_of_an_evaluation(evaluated_sae):
     result = load_run(evaluated_sae)
     assert len(repr(result)) < 400
-    assert "by principal components" in result._repr_html_()
+    assert f"by {KINDS[strongest(result.of(result.main.sae)).kind]}" in result._repr_html_()
     assert result.to_frame().index.names == ["autoencoder", "reconstruction"]
-    assert len(result.to_frame()) == len(KINDS)
+    assert len(result.to_frame()) == len(KINDS) - 1
     assert isinstance(result.plot(), go.Figure)
     features = result.features
     assert features.n_features == 48
@@ -72,6 +133,8 @@ def test_an_evaluation_of_version_0_1_is_read(trained_sae, tmp_path, capsys):
         name: now[name] for name in ("sae", "hook", "documents", "control_corpus", "control_tokens", "threads", "seed")
     }
     old = {"text": text | {"column": "text", "batch": 32, "precision": "float32"}, **rest}
+    # Nor the hashes of what it wrote.
+    del manifest["files"]
     write_json(out / "manifest.json", manifest | {"format": 1, "config": old})
     (out / FEATURES).unlink()
     assert load(out).config == SaeEvaluateConfig.from_flat(now)
@@ -91,7 +154,7 @@ def test_a_whole_grid_is_evaluated(sae_grid, tmp_path):
     out = tmp_path / "evaluation"
     assert main(evaluation_of(sae_grid, "--control-tokens", 0, "--documents", 5, "--out", out)) == 0
     evaluation = load(out)
-    assert len(evaluation.rows) == 4 * (len(KINDS) - 2)
+    assert len(evaluation.rows) == 4 * (len(KINDS) - 3)
     assert {row.hook for row in evaluation.rows} == {HOOK, NEURONS}
     # The features are those of the one that explains most.
     ours = [row.numbers["explained_variance"] for row in evaluation.rows if row.kind == AUTOENCODER]
@@ -115,9 +178,9 @@ def test_other_architectures_are_evaluated_too(sae_command, options, tmp_path):
     assert main([word for word in arguments if not k or word != "--k"]) == 0
     assert main(evaluation_of(tmp_path / "run")) == 0
     rows = {row.kind: row.numbers for row in load(tmp_path / "run" / "evaluation").rows}
-    assert set(rows) == set(KINDS)
+    assert set(rows) == set(KINDS) - {SAME_TOKENS}
     wanted = min(np.ceil(rows[AUTOENCODER]["l0"]), 16)
-    for kind in (PCA, LARGEST, RANDOM):
+    for kind in (PCA, LARGEST, RANDOM, PROJECTED, PURSUED_RANDOM):
         assert rows[kind]["l0"] == pytest.approx(wanted, abs=0.05)
     assert rows[FOREIGN]["l0"] <= wanted + 1e-6
 

@@ -107,19 +107,19 @@ class Run:
 
     def rewind_history(self, step: int) -> None:
         """Drop every row after ``step``, a torn last row included. Raises as ``read_history``."""
-        rows = zip(read_history(self.path), _history_lines(self.path), strict=True)
+        rows = zip(read_history(self.path, Step), _history_lines(self.path), strict=True)
         write_file(self.path / HISTORY, b"".join(line + b"\n" for row, line in rows if row["step"] <= step))
 
     def finish(self, metrics: Mapping[str, float | int | list[float] | list[int]]) -> None:
         """Write ``metrics.json``, then mark the run finished; its checkpoint is of no use any more."""
         write_json(self.path / METRICS, dict(metrics))
-        self.manifest["files"] = {path.name: _result_hash(path) for path in _results_in(self.path)}
+        self.manifest["files"] = _hashes(self.path)
         self.manifest["status"] = "finished"
         write_json(self.path / MANIFEST, self.manifest)
         remove(self.path / CHECKPOINT)
 
 
-def read_history(path: Path, row: Any = Step) -> list[Any]:
+def read_history(path: Path, row: Any = dict[str, Any]) -> list[Any]:
     """The rows of a run's ``history.jsonl``, each as ``row`` declares it; empty where there are none.
 
     A last line that was cut off is left out: a killed process leaves one. Raises ``WorkError``, with the number of the line, for any
@@ -223,13 +223,24 @@ def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
         raise RequestError(f"{str(path)!r} is a run of {manifest.get('command')!r}: give one of {command!r}")
     if manifest.get("status") != "finished":
         raise RequestError(f"{str(path)!r} is not finished: run its command again to go on")
-    for name, digest in manifest.get("files", {}).items():
+    # Format 1 knew no hashes.
+    for name, digest in (manifest.get("files", {}) if manifest["format"] == FORMAT else {}).items():
         file = path / name
         if Path(name).name != name or not file.is_file():
             raise WorkError(f"{str(file)!r} is missing: the run wrote it; run its command again in a new folder")
         if _result_hash(file) != digest:
             raise WorkError(f"{str(file)!r} was changed since the run wrote it: run its command again in a new folder")
     return manifest
+
+
+def seal(path: Path) -> None:
+    """Take what is now in a finished run's folder for what the run wrote: for whoever copies a part of it."""
+    manifest = _read_manifest_file(path)
+    write_json(path / MANIFEST, manifest | {"files": _hashes(path)})
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    return {file.name: _result_hash(file) for file in _results_in(path)}
 
 
 def _result_hash(path: Path) -> str:

@@ -19,7 +19,7 @@ import tyro
 from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
 from mi_superposition.concepts import ConceptsConfig
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.runs import MANIFEST, METRICS
+from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.studies.concepts import measure as study
 
 
@@ -41,6 +41,7 @@ def main(config: ConceptsConfig, out: Path | None = None, bundle: str | None = N
             target.mkdir(parents=True, exist_ok=True)
             for name in (MANIFEST, METRICS, study.RESULT):
                 shutil.copy(folder / name, target / name)
+            seal(target)
             print(f"bundled in {target}", file=sys.stderr)
     print(result.told())
     for layer, random in result.random.items():

@@ -18,6 +18,7 @@ import tyro
 
 from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.runs import seal
 from mi_superposition.spectra import SpectraConfig
 from mi_superposition.studies.spectra import measure as study
 from mi_superposition.studies.spectra.network import STATES
@@ -42,6 +43,7 @@ def main(config: SpectraConfig, out: Path | None = None, bundle: str | None = No
             for name in study.KEPT:
                 if (folder / name).exists():
                     shutil.copy(folder / name, bundled / name)
+            seal(bundled)
             print(f"bundled in {bundled}", file=sys.stderr)
     print(result.told())
     for kind in result.kinds:

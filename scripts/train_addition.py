@@ -17,7 +17,7 @@ from mi_superposition.addition.problems import fresh_operands
 from mi_superposition.addition.train import evaluate_addition, train_addition
 from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS, MODEL_CONFIG, MODEL_WEIGHTS, SNAPSHOTS, load_model
-from mi_superposition.runs import HISTORY, MANIFEST, METRICS
+from mi_superposition.runs import HISTORY, MANIFEST, METRICS, seal
 from mi_superposition.training import seeded_generator
 
 PAPER_SEEDS = range(5)
@@ -63,6 +63,7 @@ def bundle(run: Path, place: Path) -> None:
     (place / SNAPSHOTS).mkdir(parents=True)
     for name in (MANIFEST, METRICS, HISTORY, MODEL_CONFIG, MODEL_WEIGHTS):
         shutil.copy(run / name, place / name)
+    seal(place)
     snapshots = sorted((run / SNAPSHOTS).glob("*.safetensors"))
     last = len(snapshots) - 1
     for index in sorted({round(frame * last / (BUNDLED_SNAPSHOTS - 1)) for frame in range(BUNDLED_SNAPSHOTS)}):

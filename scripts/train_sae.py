@@ -20,7 +20,7 @@ from mi_superposition.cli.terminal import terminal_progress
 from mi_superposition.files import read_json, write_json
 from mi_superposition.pages.render import write_page
 from mi_superposition.parts import TextPart
-from mi_superposition.runs import MANIFEST, METRICS
+from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.sae import SaeEvaluateConfig, SaeTrainConfig, load_sae, save_sae
 from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
 from mi_superposition.storing import write_record
@@ -90,6 +90,7 @@ def bundle(saes: Path, evaluation: Path, name: str) -> None:
     for option in ("sae", "control_corpus"):
         manifest["config"][option] = Path(manifest["config"][option]).name
     write_json(into / MANIFEST, manifest)
+    seal(into)
 
 
 if __name__ == "__main__":

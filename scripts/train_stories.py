@@ -27,7 +27,7 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import read_json
 from mi_superposition.models import BUNDLED_MODELS
 from mi_superposition.progress import Steps
-from mi_superposition.runs import HISTORY, MANIFEST, METRICS
+from mi_superposition.runs import HISTORY, MANIFEST, METRICS, seal
 from mi_superposition.stories.config import StoriesConfig
 from mi_superposition.stories.evaluate import bits_per_character
 from mi_superposition.stories.train import train_stories, untrained_story_model
@@ -96,6 +96,7 @@ def copy_into_package(run: Path, place: Path) -> None:
     names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     for name in (MANIFEST, METRICS, HISTORY, *names):
         shutil.copy(run / name, place / name)
+    seal(place)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import get_args
 import mi_superposition as ms
 from mi_superposition.cli import main as command_line
 from mi_superposition.files import read_json, write_json
-from mi_superposition.runs import MANIFEST, METRICS
+from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.toy import bundled_study
 from mi_superposition.toy.config import StudyName
 
@@ -51,6 +51,7 @@ def bundle(study: Path, into: Path) -> None:
         # What is true of the run wherever it lies.
         manifest = read_json(run / MANIFEST)
         write_json(target / MANIFEST, {key: manifest[key] for key in manifest if key != "git_commit"})
+        seal(target)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,13 @@ class Spectrum(Result):
 
 
 class Row(TypedDict):
-    """A row of the history of a training: the energy and entropy rank of each layer, by kind, and accuracy on watched images."""
+    """A row of the history of a training: the energy and entropy rank of each layer, by kind, and accuracy on watched images; the loss
+    is ``None`` before the first step.
+    """
 
     step: int
+    epoch: float
+    loss: float | None
     watched_accuracy: float
     weights: dict[str, tuple[int, float]]
     activations: dict[str, tuple[int, float]]

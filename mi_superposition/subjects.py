@@ -183,7 +183,7 @@ SUBJECTS: tuple[Subject, ...] = (
                 "addition",
                 "Addition by 32 heads",
                 "Next, a small transformer that is trained on one task: 32 attention heads with two dimensions each have to represent ten digits and their sums.",
-                "98.0 % of the digits of 2,000 test problems (Thaman, Rigg, Oozeer & David, Experiments in Superposition)",
+                "97.99, 97.95 and 98.13 % of the digits of 1,792 test problems in three notebooks (Thaman, Rigg, Oozeer & David, Experiments in Superposition)",
                 "mi_superposition.pages.addition.chapter",
             ),
         ),

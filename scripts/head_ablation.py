@@ -39,13 +39,14 @@ def main() -> None:
     maps, sets = study.maps, study.sets
     print(f"\nleaving out one head moves the right logit by {study.effects.share:.2f} of what all heads together do,")
     print(f"in untrained models by {study.untrained_effects.share:.2f}")
-    print("\nanswer digit  all heads  no head  small set  its accuracy  random sets: mean  best  percentile")
+    print("\nanswer digit  all heads  no head  small set  its accuracy  other sets   mean   best  less accurate  ties")
     for digit in range(len(sets.size)):
         print(
             f"{digit:12d} {_percent(maps.accuracy[maps.of('all'), digit])} {_percent(maps.accuracy[maps.of('none'), digit])}"
             f" {int(sets.size[digit]):6d} heads {_percent(sets.accuracy[digit]):>12}"
-            f" {_percent(sets.random_accuracy[digit].mean()):>18} {_percent(sets.random_accuracy[digit].amax()):>6}"
-            f" {100 * float(sets.percentile[digit]):10.1f}"
+            f" {'all' if sets.enumerated[digit] else 'random':>6} {sets.n_others[digit]:4d}"
+            f" {_percent(sets.mean_of_others[digit]):>6} {_percent(sets.best_of_others[digit]):>6}"
+            f" {sets.less_accurate[digit]:14d} {sets.as_accurate[digit]:5d}"
         )
 
 

@@ -1,5 +1,7 @@
 """Train the bundled addition models: five seeds of the `paper` preset, one of `exact`; bundle the best of each.
 
+With `--presets thaman` five seeds in the recipe of Thaman et al., which are not bundled.
+
     python scripts/train_addition.py --runs runs/addition            # trains; stop and go on as you like
     python scripts/train_addition.py --runs runs/addition --bundle   # also replaces the bundled models
 
@@ -22,6 +24,7 @@ from mi_superposition.training import seeded_generator
 
 PAPER_SEEDS = range(5)
 EXACT_SEEDS = (0,)
+BUNDLED = {"paper": "addition", "exact": "addition-exact"}
 N_FRESH = 1_000_000
 # Of some eighty snapshots so many go into the package: enough frames for the animation.
 BUNDLED_SNAPSHOTS = 14
@@ -31,28 +34,30 @@ def main() -> None:
     """Train what is missing, measure everything, bundle if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
-    parser.add_argument("--presets", nargs="+", default=["paper", "exact"], choices=["paper", "exact"])
+    parser.add_argument("--presets", nargs="+", default=["paper", "exact"], choices=list(AdditionConfig.PRESETS))
     parser.add_argument("--bundle", action="store_true", help="replace the bundled models")
     options = parser.parse_args()
 
     fresh = fresh_operands(N_FRESH, part="test", generator=seeded_generator(0, "fresh"))
-    print(f"{'run':10} {'test digits':>12} {'test sums':>10} {'fresh digits':>13} {'fresh sums':>11}   fresh, by digit")
+    print(
+        f"{'run':10} {'test digits':>12} {'test sums':>10} {'train digits':>13} {'fresh digits':>13} {'fresh sums':>11}   fresh, by digit"
+    )
     for preset in options.presets:
         scores = {}
-        for seed in PAPER_SEEDS if preset == "paper" else EXACT_SEEDS:
+        for seed in EXACT_SEEDS if preset == "exact" else PAPER_SEEDS:
             out = options.runs / f"{preset}-{seed}"
             train_addition(AdditionConfig.PRESETS[preset].replace(seed=seed), out)
             metrics = read_json(out / METRICS)
             accuracy = evaluate_addition(load_model(out, device="cpu"), fresh)
             scores[out] = accuracy.per_digit
             print(
-                f"{out.name:10} {100 * metrics['test_accuracy']:11.2f}% {100 * metrics['test_sum_accuracy']:9.2f}% "
+                f"{out.name:10} {100 * metrics['test_accuracy']:11.2f}% {100 * metrics['test_sum_accuracy']:9.2f}% {100 * metrics['train_accuracy']:12.2f}% "
                 f"{100 * accuracy.per_digit:12.3f}% {100 * accuracy.whole_sum:10.2f}%   "
                 + " ".join(f"{100 * float(digit):.2f}" for digit in accuracy.by_digit)
             )
-        if options.bundle:
+        if options.bundle and preset in BUNDLED:
             best = max(scores, key=lambda out: scores[out])
-            bundle(best, BUNDLED_MODELS["addition" if preset == "paper" else "addition-exact"])
+            bundle(best, BUNDLED_MODELS[BUNDLED[preset]])
             print(f"bundled {best.name}")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +27,7 @@ from mi_superposition.addition.problems import (
     with_answers,
 )
 from mi_superposition.errors import RequestError
-from mi_superposition.heads import ablate_heads, head_logits, head_outputs, keep_only, leave_out
+from mi_superposition.heads import head_logits, head_outputs, keep_only, leave_out
 from mi_superposition.heads.ablation import logits_and_head_changes
 from mi_superposition.heads.config import AblateConfig, Replacement
 from mi_superposition.parts import SeedPart
@@ -79,10 +82,11 @@ class CircuitCounts:
 
 @dataclass(frozen=True, repr=False)
 class HeadSets(Result):
-    """For each answer digit, a small set of heads that keeps most of its accuracy, against random sets.
+    """For each answer digit, a small set of heads that keeps most of its accuracy, against the other sets of that size.
 
     Sets are found by greedy backward elimination on one sample of problems (not proven smallest) and all accuracies
-    are measured on another. ``percentile`` is the share of random sets of the same size that are less accurate.
+    are measured on another. ``accuracy_of_others`` has for each digit that of other sets of the same size, all of them different:
+    every one where there are few, else random ones; none where the set has no heads or all.
     """
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.figures.addition:head_set_accuracy"
@@ -91,27 +95,75 @@ class HeadSets(Result):
     size: Int[Tensor, " digit"]
     accuracy: Float[Tensor, " digit"]
     accuracy_of_all: Float[Tensor, " digit"]
-    random_accuracy: Float[Tensor, "digit random_set"]
-    percentile: Float[Tensor, " digit"]
+    accuracy_of_others: tuple[Float[Tensor, " _"], ...]
+
+    @property
+    def n_others(self) -> list[int]:
+        """Other sets that each digit's is compared with, all of them different."""
+        return [len(others) for others in self.accuracy_of_others]
+
+    @property
+    def enumerated(self) -> list[bool]:
+        """Whether these are all other sets of that size."""
+        n_heads = self.heads.shape[1]
+        return [
+            compared == math.comb(n_heads, size) - 1
+            for compared, size in zip(self.n_others, self.size.tolist(), strict=True)
+        ]
+
+    @property
+    def less_accurate(self) -> list[int]:
+        """How many of the other sets are less accurate than the chosen one."""
+        pairs = zip(self.accuracy_of_others, self.accuracy, strict=True)
+        return [int((others < accuracy).sum()) for others, accuracy in pairs]
+
+    @property
+    def as_accurate(self) -> list[int]:
+        """How many of the other sets are exactly as accurate."""
+        pairs = zip(self.accuracy_of_others, self.accuracy, strict=True)
+        return [int((others == accuracy).sum()) for others, accuracy in pairs]
+
+    @property
+    def percentile(self) -> Float[Tensor, " digit"]:
+        """Share of the other sets that are less accurate; not a number where there is no other set."""
+        return torch.tensor(self.less_accurate).double() / torch.tensor(self.n_others)
+
+    @property
+    def mean_of_others(self) -> Float[Tensor, " digit"]:
+        """Mean accuracy of the other sets; the chosen set's own where there is no other."""
+        return self._of_others(torch.mean)
+
+    @property
+    def best_of_others(self) -> Float[Tensor, " digit"]:
+        """Highest accuracy of the other sets; the chosen set's own where there is no other."""
+        return self._of_others(torch.amax)
+
+    def _of_others(self, statistic: Callable[[Tensor], Tensor]) -> Float[Tensor, " digit"]:
+        pairs = zip(self.accuracy_of_others, self.accuracy, strict=True)
+        return torch.stack([statistic(others) if len(others) else own for others, own in pairs])
 
     def summary(self) -> str:
-        """Mean size and accuracy beside random sets."""
+        """Mean size and accuracy beside other sets."""
         return (
             f"{float(self.size.float().mean()):.1f} of {self.heads.shape[1]} heads per digit keep {100 * float(self.accuracy.mean()):.1f} % "
-            f"accuracy ({100 * float(self.random_accuracy.mean()):.1f} % for random sets of the same sizes)"
+            f"accuracy ({100 * float(self.mean_of_others.mean()):.1f} % for other sets of the same sizes)"
         )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per answer digit, ones first."""
         columns = {
-            "heads": self.size,
-            "accuracy": self.accuracy,
-            "accuracy_all_heads": self.accuracy_of_all,
-            "random_sets_mean": self.random_accuracy.mean(dim=1),
-            "random_sets_best": self.random_accuracy.amax(dim=1),
-            "percentile": 100 * self.percentile,
+            "heads": self.size.tolist(),
+            "accuracy": self.accuracy.tolist(),
+            "accuracy_all_heads": self.accuracy_of_all.tolist(),
+            "other_sets": self.n_others,
+            "other_sets_are_all": self.enumerated,
+            "other_sets_mean": self.mean_of_others.tolist(),
+            "other_sets_best": self.best_of_others.tolist(),
+            "other_sets_less_accurate": self.less_accurate,
+            "other_sets_as_accurate": self.as_accurate,
+            "percentile": (100 * self.percentile).tolist(),
         }
-        return pd.DataFrame({name: values.tolist() for name, values in columns.items()}).rename_axis("digit")
+        return pd.DataFrame(columns).rename_axis("digit")
 
 
 def one_digit_operands(n_digits: int) -> Int[Tensor, "problem operand_digit"]:
@@ -148,24 +200,54 @@ def ablation_maps(
     n_problems: int = AblateConfig.n_problems,
     seed: int = SeedPart.seed,
 ) -> AblationMaps:
-    """The maps and accuracies of every head kept alone and left out."""
+    """The maps and accuracies of every head kept alone and left out.
+
+    In the maps too, what replaces a head's output comes from random whole problems, ``n_problems`` of them, and not from the hundred
+    that are shown, which are alike in all digits but the first: its mean over them, or its output on one of them for each shown.
+    """
     n_digits = digits_of(model)
     names, keep = ablation_conditions(model.cfg.n_heads)
     operands = one_digit_operands(n_digits)
-    first = int(answer_places(model, n_digits)[0])
-    tokens = as_read(model, masked(with_answers(operands)))
-    logits = ablate_heads(model, tokens, keep, replace_with=replace_with, seed=seed, positions=slice(first, first + 1))[
-        :, :, 0
-    ]
-    right = answer_digits(operands)[:, 0].to(logits.device)
+    drawn = _random_operands(n_problems, n_digits, seed)
+    logits = _shown_logits(model, operands, drawn, keep, replace_with)
+    right = answer_digits(operands)[:, 0]
     correct = logits.gather(2, right.expand(len(keep), -1)[..., None])[..., 0]
-    problems = _HeadSum(model, _random_operands(n_problems, n_digits, seed), replace_with, seed)
+    problems = _HeadSum(model, drawn, replace_with, seed)
     return AblationMaps(
         names,
         rearrange(correct, "condition (a b) -> condition a b", a=10),
         rearrange(logits, "condition (a b) digit -> condition digit a b", a=10),
         torch.stack([problems.accuracy(digit, keep) for digit in range(n_digits + 1)], dim=1),
     )
+
+
+@torch.no_grad()
+def _shown_logits(
+    model: HookedTransformer,
+    shown: Int[Tensor, "shown operand_digit"],
+    drawn: Int[Tensor, "problem operand_digit"],
+    keep: Bool[Tensor, "condition head"],
+    replace_with: Replacement,
+) -> Float[Tensor, "condition shown d_vocab_out"]:
+    """Logits of the ones digit of the shown problems under each set of kept heads; replacements come from the drawn ones."""
+    first = int(answer_places(model, shown.shape[1] // 2)[0])
+
+    def tokens(operands: Tensor) -> Tensor:
+        return as_read(model, masked(with_answers(operands))).to(model.W_E.device)
+
+    def z_of(operands: Tensor) -> Tensor:
+        return head_outputs(model, tokens(operands))[:, first : first + 1]
+
+    z = z_of(shown)
+    if replace_with == "zero":
+        change = -z
+    elif replace_with == "mean":
+        change = z_of(drawn).mean(dim=0, keepdim=True) - z
+    else:
+        donors = torch.arange(len(shown)) % len(drawn)
+        change = z_of(drawn[donors]) - z
+    ablated = (~keep).to(z) @ head_logits(model, change)[:, :, 0].flatten(1)
+    return (ablated.view(len(keep), len(shown), -1) + model(tokens(shown))[:, first]).cpu()
 
 
 @torch.no_grad()
@@ -195,7 +277,8 @@ def smallest_head_sets(
     """Greedy backward elimination for each answer digit: drop the head whose going costs least accuracy (cross-entropy
     decides ties), and again, while accuracy stays at ``share`` of that of all heads.
 
-    Raises ``RequestError`` for a ``share`` outside (0, 1].
+    Each set is compared with ``n_random`` random other sets of its size, no two of them alike, or with every other set where there are no
+    more than that. Raises ``RequestError`` for a ``share`` outside (0, 1].
     """
     if not 0 < share <= 1:
         raise RequestError(f"share = {share}: must be above 0 and at most 1")
@@ -204,24 +287,43 @@ def smallest_head_sets(
     measured_on = _HeadSum(model, _random_operands(n_problems, n_digits, seed, "measure"), replace_with, seed)
     generator = seeded_generator(seed, "random-head-sets")
     everything = torch.ones(1, n_heads, dtype=torch.bool)
-    sets, of_all, of_set, of_random = [], [], [], []
+    sets, of_all, of_set, of_others = [], [], [], []
     for digit in range(n_digits + 1):
         keep = _eliminate(chosen_on, digit, share)
-        ranks = torch.rand(n_random, n_heads, generator=generator).argsort(dim=1)
-        random_sets = ranks < int(keep.sum())
+        # In one call: two equal sets would else differ in last bits.
+        together = torch.cat([keep[None], everything, other_sets(keep, n_random, generator)])
+        accuracy = measured_on.accuracy(digit, together)
         sets.append(keep)
-        of_all.append(measured_on.accuracy(digit, everything))
-        of_set.append(measured_on.accuracy(digit, keep[None]))
-        of_random.append(measured_on.accuracy(digit, random_sets))
-    heads, accuracy, random_accuracy = torch.stack(sets), torch.cat(of_set), torch.stack(of_random)
+        of_set.append(accuracy[0])
+        of_all.append(accuracy[1])
+        of_others.append(accuracy[2:].clone())
+    heads = torch.stack(sets)
     return HeadSets(
         heads=heads,
         size=heads.sum(dim=1),
-        accuracy=accuracy,
-        accuracy_of_all=torch.cat(of_all),
-        random_accuracy=random_accuracy,
-        percentile=(random_accuracy < accuracy[:, None]).double().mean(dim=1),
+        accuracy=torch.stack(of_set),
+        accuracy_of_all=torch.stack(of_all),
+        accuracy_of_others=tuple(of_others),
     )
+
+
+def other_sets(keep: Bool[Tensor, " head"], n_random: int, generator: torch.Generator) -> Bool[Tensor, "set head"]:
+    """``n_random`` other sets of as many heads, drawn uniformly and no two alike; every other set where there are no more."""
+    n_heads, size = len(keep), int(keep.sum())
+    n_others = math.comb(n_heads, size) - 1
+    if n_others <= 4 * n_random:
+        every = torch.zeros(n_others + 1, n_heads, dtype=torch.bool)
+        members = torch.tensor(list(itertools.combinations(range(n_heads), size)), dtype=torch.long)
+        every.scatter_(1, members.reshape(n_others + 1, size), True)
+        found = every[(every != keep).any(dim=1)]
+        return found if n_others <= n_random else found[torch.randperm(n_others, generator=generator)[:n_random]]
+    # At most a quarter of all sets is taken, so few rounds are needed. `unique` sorts, hence the shuffle before the surplus is cut off.
+    found = torch.zeros(0, n_heads, dtype=torch.bool)
+    while len(found) < n_random:
+        ranks = torch.rand(n_random + n_random // 8 + 8, n_heads, generator=generator).argsort(dim=1).argsort(dim=1)
+        found = torch.cat([found, ranks < size]).unique(dim=0)
+        found = found[(found != keep).any(dim=1)]
+    return found[torch.randperm(len(found), generator=generator)[:n_random]]
 
 
 @dataclass(frozen=True)

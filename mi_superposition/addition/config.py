@@ -23,7 +23,10 @@ class AdditionConfig(Config):
     """Train a one-layer attention-only transformer on addition. Run again to resume."""
 
     PRESETS: ClassVar[Mapping[str, AdditionConfig]]
-    PRESET_HELP = "Recipe that sets the other defaults: 'paper' trains on 25,000 fixed problems, 'exact' on new problems at every step."
+    PRESET_HELP = (
+        "Recipe that sets the other defaults: 'paper' trains on 25,000 fixed problems with our rates, 'thaman' on as many as Thaman et "
+        "al. did, 'exact' on new problems at every step."
+    )
 
     answer: Answer = "masked"
     """'masked': predict all answer digits at once at '=' positions. 'autoregressive': predict each digit from those before it."""
@@ -41,6 +44,8 @@ class AdditionConfig(Config):
     """Held-out problems."""
     batch_size: AtLeast1 = 256
     """Problems per step."""
+    drop_last: bool = False
+    """Leave out the last batch of an epoch where it is not full, and of the test problems those beyond the last full batch."""
     epochs: AtLeast1 = 1000
     """Passes over the fixed training problems, or blocks of steps on fresh ones."""
     steps_per_epoch: AtLeast1 | None = None
@@ -72,7 +77,13 @@ class AdditionConfig(Config):
     random: SeedPart = SeedPart()
 
     def check(self) -> None:
-        """A second descent changes the batch, which a fixed set of problems does not allow."""
+        """A second descent changes the batch, which a fixed set of problems does not allow; without part batches one must be full."""
+        for name in ("n_train", "n_test"):
+            number = getattr(self, name)
+            if self.drop_last and number is not None and number < self.batch_size:
+                raise RequestError(
+                    f"{name} = {number}: with drop_last there must be at least batch_size = {self.batch_size} problems"
+                )
         if self.restart_learning_rate and self.n_train is not None:
             raise RequestError(
                 f"restart_learning_rate = {self.restart_learning_rate}: a restart needs fresh problems (--preset exact)"
@@ -93,7 +104,14 @@ class AdditionConfig(Config):
         """Steps in an epoch."""
         if self.steps_per_epoch is not None:
             return self.steps_per_epoch
-        return _ENDLESS_EPOCH if self.n_train is None else -(-self.n_train // self.batch_size)
+        if self.n_train is None:
+            return _ENDLESS_EPOCH
+        return self.n_train // self.batch_size if self.drop_last else -(-self.n_train // self.batch_size)
+
+    @property
+    def n_tested(self) -> int:
+        """Held-out problems that are evaluated in training."""
+        return self.n_test // self.batch_size * self.batch_size if self.drop_last else self.n_test
 
     @property
     def n_steps(self) -> int:
@@ -111,6 +129,8 @@ class AdditionConfig(Config):
 
 AdditionConfig.PRESETS = {
     "paper": AdditionConfig(),
+    # Of Thaman et al.'s notebooks: AdamW as torch has it, no warm-up, loaders that drop the last batch.
+    "thaman": AdditionConfig(learning_rate=1e-3, beta2=0.999, warmup_steps=0, drop_last=True),
     "exact": AdditionConfig(
         n_train=None,
         n_test=10_000,

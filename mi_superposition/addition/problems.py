@@ -2,8 +2,8 @@
 
 One problem is ``a`` (n digits), ``b`` (n digits), ``a + b`` (n + 1 digits), all least significant digit
 first and without separators: 19 tokens for six digits. Tokens 0-9 are the digits, 10 is ``=`` and 11 is
-``^`` (in the vocabulary of the original study, in no sequence of ours). Format: the published notebooks of
-the original addition study.
+``^`` (in the vocabulary of Thaman et al., in no sequence of ours). Format: their notebooks to
+"Experiments in Superposition" (Alignment Jam 10).
 
 A model of other people's may have the digits of each number the other way round, as people write them (``DigitOrder``): problems are kept
 ones first, and turned round where such a model reads and answers them.

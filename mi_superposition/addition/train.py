@@ -151,7 +151,7 @@ def _problems(config: AdditionConfig) -> tuple[Tensor | None, Tensor]:
     """The fixed training problems, if any, and the test problems. Checks that there are so many."""
     test = sample_operands(
         config.n_test, n_digits=config.n_digits, part="test", generator=seeded_generator(config.random.seed, "test")
-    )
+    )[: config.n_tested]
     if config.n_train is None:
         return None, test
     generator = seeded_generator(config.random.seed, "train")

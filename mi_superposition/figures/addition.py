@@ -202,13 +202,13 @@ def push_counts(counts: CircuitCounts) -> go.Figure:
 
 
 def head_set_accuracy(sets: HeadSets) -> go.Figure:
-    """Accuracy of each answer digit's greedy head set, compared with random sets of the same size."""
+    """Accuracy of each answer digit's greedy head set, compared with other sets of the same size."""
     figure = go.Figure()
     names = [f"digit {digit}<br>{int(size)} heads" for digit, size in enumerate(sets.size)]
-    for name, values in zip(names, (100 * sets.random_accuracy).tolist(), strict=True):
+    for name, others in zip(names, sets.accuracy_of_others, strict=True):
         figure.add_box(
-            x=[name] * len(values), y=values, boxpoints=False, line_color=GREY, showlegend=name == names[0],
-            name="random sets of the same size", legendgroup="random",
+            x=[name] * len(others), y=(100 * others).tolist(), boxpoints=False, line_color=GREY, showlegend=name == names[0],
+            name="other sets of the same size", legendgroup="others",
         )  # fmt: skip
     for values, label, colour, symbol in [
         (sets.accuracy, "greedy set", BLUE, "circle"),

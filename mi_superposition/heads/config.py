@@ -19,12 +19,12 @@ class AblateConfig(Config):
 
     model: AdditionModelPart = AdditionModelPart()
     replace_with: Replacement = "zero"
-    """Replacement for an ablated head's output: 'zero', its 'mean' over problems, or its output on another problem ('resample')."""
+    """Replacement for an ablated head's output: 'zero', its 'mean' over random problems, or its output on another random problem ('resample')."""
     # Every head's logits for every problem are held at once.
     n_problems: Annotated[int, Interval(ge=2, le=20_000)] = 2000
     """Random problems on which accuracy is measured."""
     random_sets: Annotated[int, Interval(ge=1, le=100_000)] = 500
-    """Random head sets to compare each small set with."""
+    """Random head sets, all different, to compare each small set with; all sets of that size where there are no more."""
     random: SeedPart = SeedPart()
 
 

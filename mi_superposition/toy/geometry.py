@@ -76,6 +76,32 @@ def cosines(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many fe
     return gram(directions).clamp(-1, 1)
 
 
+def largest_cosine(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many"]:
+    """Largest cosine between the directions of two features: how far they keep from each other. -1 with fewer than two."""
+    if W.shape[-1] < 2:
+        return W.new_full(W.shape[:-2], -1.0)
+    return (cosines(W) - 2 * torch.eye(W.shape[-1], device=W.device)).amax(dim=(-2, -1))
+
+
+def coherence(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many"]:
+    """Largest absolute cosine between the directions of two features: 1 with an antipodal pair. 0 with fewer than two."""
+    if W.shape[-1] < 2:
+        return W.new_zeros(W.shape[:-2])
+    return (cosines(W).abs() - torch.eye(W.shape[-1], device=W.device)).amax(dim=(-2, -1))
+
+
+def frame_condition(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many"]:
+    """Largest over smallest eigenvalue of W W^T, the ratio of the bounds of the frame that the features are (Casazza & Kutyniok 2013,
+    Finite Frames): 1 for a tight frame, which treats all directions of the hidden space alike; infinite where features span less than
+    all dimensions.
+    """
+    if W.shape[-1] < W.shape[-2]:
+        return W.new_full(W.shape[:-2], torch.inf)
+    values = torch.linalg.svdvals(W)
+    largest, smallest = values[..., 0], values[..., -1]
+    return torch.where(smallest > 1e-6 * largest, (largest / smallest).square(), torch.inf)
+
+
 def angles(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many feature feature"]:
     """Angle between the directions of features, degrees."""
     return torch.rad2deg(torch.arccos(cosines(W)))

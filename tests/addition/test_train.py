@@ -1,3 +1,4 @@
+import inspect
 import itertools
 
 import pytest
@@ -7,6 +8,8 @@ from conftest import small_config
 from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.addition.problems import fresh_operands, masked, with_answers
 from mi_superposition.addition.train import (
+    _Batches,
+    _problems,
     answer_logits,
     build_addition_model,
     evaluate_addition,
@@ -15,7 +18,7 @@ from mi_superposition.addition.train import (
 )
 from mi_superposition.errors import RequestError
 from mi_superposition.models import BUNDLED_MODELS, load_model, load_snapshots, untrained_copy
-from mi_superposition.runs import read_config
+from mi_superposition.runs import read_config, read_metrics
 
 
 def test_presets_are_the_studys():
@@ -24,6 +27,41 @@ def test_presets_are_the_studys():
     assert (paper.n_heads, paper.d_head, paper.d_model, paper.n_digits) == (32, 2, 128, 6)
     assert exact.n_train is None
     assert paper.replace(batch_size=100).epoch_steps == 250
+
+
+def test_the_recipe_of_thaman_et_al():
+    """AdamW of torch but for the rate, cosine from the first step, and loaders that drop the last batch."""
+    thaman, paper = (AdditionConfig.PRESETS[name] for name in ("thaman", "paper"))
+    plain = inspect.signature(torch.optim.AdamW).parameters
+    assert (thaman.beta1, thaman.beta2) == plain["betas"].default
+    assert thaman.weight_decay == plain["weight_decay"].default
+    assert (thaman.learning_rate, thaman.warmup_steps, thaman.decay) == (1e-3, 0, "cosine")
+    assert (thaman.epoch_steps, thaman.n_steps, thaman.n_tested) == (97, 97_000, 1_792)
+    assert (paper.epoch_steps, paper.n_tested) == (98, 2_000)
+    # In data and sizes they are one, and our own recipe is no other than it was.
+    same = dict(learning_rate=5e-3, beta2=0.98, warmup_steps=500, drop_last=False)
+    assert thaman.replace(**same) == paper == AdditionConfig()
+
+
+def test_the_last_batch_is_left_out(tmp_path):
+    config = small_config(n_train=50, n_test=40, batch_size=16, steps_per_epoch=None, epochs=3, drop_last=True)
+    problems, test = _problems(config)
+    batches = [_Batches(config, problems)(step) for step in range(config.n_steps)]
+    assert [len(batch) for batch in batches] == [16] * 9
+    # Another two problems are left out in each epoch.
+    left_out = []
+    for epoch in range(3):
+        seen = {tuple(row) for batch in batches[3 * epoch : 3 * epoch + 3] for row in batch.tolist()}
+        left_out.append({tuple(row) for row in problems.tolist()} - seen)
+        assert len(left_out[-1]) == 2
+    assert len(set.union(*left_out)) > 2
+    assert len(test) == 32
+    train_addition(config, tmp_path / "run")
+    metrics = read_metrics(tmp_path / "run")
+    assert (metrics["n_test"], metrics["n_train"], metrics["steps"]) == (32, 50, 9)
+    for name in ("n_train", "n_test"):
+        with pytest.raises(RequestError, match=f"{name} = 15: with drop_last there must be at least batch_size = 16"):
+            small_config(**{"n_train": 50, "n_test": 40, "batch_size": 16, "drop_last": True, name: 15})
 
 
 def test_the_model_is_the_studys():

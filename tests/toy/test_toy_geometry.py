@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 
 from mi_superposition.toy.geometry import (
     angles,
+    coherence,
     dimensions_per_feature,
     feature_dimensionality,
     feature_norms,
+    frame_condition,
     gram,
     interference,
     known_shapes,
+    largest_cosine,
     relative_interference,
     represented,
     shape_counts,
@@ -129,3 +132,32 @@ def test_laws(n_hidden, n_features, seed):
     turned = torch.linalg.qr(turned)[0]
     torch.testing.assert_close(feature_dimensionality(turned @ W), share)
     torch.testing.assert_close(interference(turned @ W), interference(W))
+
+
+@pytest.mark.parametrize(("name", "largest", "absolute"), [
+    ("antipodal pair", -1.0, 1.0),
+    ("triangle", -1 / 2, 1 / 2),
+    ("tetrahedron", -1 / 3, 1 / 3),
+    ("pentagon", math.cos(math.radians(72)), math.cos(math.radians(36))),
+])  # fmt: skip
+def test_regular_shapes_are_tight_frames_with_known_cosines(name, largest, absolute):
+    W = known_shapes()[name].T
+    W = rotation(len(W), seed=2) @ W * 1.7
+    assert frame_condition(W) == pytest.approx(1, abs=1e-5)
+    assert float(largest_cosine(W)) == pytest.approx(largest, abs=1e-5)
+    assert float(coherence(W)) == pytest.approx(absolute, abs=1e-5)
+
+
+def test_the_frame_condition_is_that_of_the_frame_operator():
+    """Of two axes with 3 and 1 unit vectors, the eigenvalues of W W^T are 3 and 1."""
+    W = torch.tensor([[1.0, 1.0, -1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    assert float(frame_condition(W)) == pytest.approx(3)
+    values = torch.linalg.eigvalsh(W @ W.T)
+    assert float(frame_condition(rotation(2) @ W)) == pytest.approx(float(values[-1] / values[0]), rel=1e-5)
+    # A tight frame with a vector that is twice as long is none; neither is one that leaves out a dimension, or fewer than there are.
+    assert float(frame_condition(torch.eye(2) * torch.tensor([2.0, 1.0]))) == pytest.approx(4)
+    for too_few in (torch.ones(2, 4), torch.eye(3)[:, :2], torch.zeros(3, 0)):
+        assert frame_condition(too_few).isinf()
+    assert frame_condition(torch.stack([W, 2 * W])).tolist() == pytest.approx([3, 3])
+    for empty in (torch.zeros(3, 0), torch.ones(3, 1)):
+        assert (float(largest_cosine(empty)), float(coherence(empty))) == (-1, 0)

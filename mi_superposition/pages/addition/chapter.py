@@ -82,7 +82,10 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         title="Addition by 32 heads",
         summary="How 32 attention heads with two dimensions each add six-digit numbers: ablations and projections of every head.",
         number=f"{100 * paper.accuracy.per_digit:.1f} %",
-        number_is=f"of answer digits correct on {paper.accuracy.n_problems:,} fresh problems",
+        number_is=(
+            f"of answer digits correct on {paper.accuracy.n_problems:,} fresh problems, by the best of five seeds in our own recipe, so not like "
+            "for like with what was reported"
+        ),
         control=control_of(paper),
         page=page,
         more=[project.all_heads_page(projections)],

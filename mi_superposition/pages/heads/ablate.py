@@ -7,6 +7,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from torch import Tensor
 
+from mi_superposition.addition.ablation import HeadSets
 from mi_superposition.figures.addition import ablation_accuracy, ablation_animation, head_set_accuracy, push_counts
 from mi_superposition.figures.animation import ablation_gif
 from mi_superposition.site import FigureRecord, Page, Section
@@ -54,16 +55,21 @@ def items(study: HeadAblation) -> list[Item]:
     maps, sets, counts = study.maps, study.sets, study.counts
     n_heads = study.n_heads
     all_accuracy, none_accuracy = (float(maps.accuracy[maps.of(name)].mean()) for name in ("all", "none"))
-    replaced = {"zero": "zero", "mean": "their mean over problems", "resample": "their output on another problem"}
+    replaced = {
+        "zero": "zero",
+        "mean": "their mean over random problems",
+        "resample": "their output on another random problem",
+    }
     table = TableRecord(
         id="head-sets-table",
         title="Head sets per digit",
         look_at=(
             "Sets come from greedy backward elimination, which need not find the smallest set. Each set is chosen on one sample of "
-            "problems and evaluated on another."
+            "problems and evaluated on another. The other sets are all different: every one of that size, or as many random ones as "
+            "were asked for. Last columns: the share of them that is less accurate, and how many are exactly as accurate."
         ),
         columns=[
-            "answer digit", "heads", "accuracy", "accuracy, all heads", "random sets (mean)", "random sets (best)", "percentile",
+            "answer digit", "heads", "accuracy", "accuracy, all heads", "other sets", "their mean", "their best", "percentile", "ties",
         ],
         rows=[
             [
@@ -71,9 +77,11 @@ def items(study: HeadAblation) -> list[Item]:
                 str(int(sets.size[digit])),
                 _percent(sets.accuracy[digit]),
                 _percent(sets.accuracy_of_all[digit]),
-                _percent(sets.random_accuracy[digit].mean()),
-                _percent(sets.random_accuracy[digit].amax()),
-                f"{100 * float(sets.percentile[digit]):.1f}",
+                f"{'all' if sets.enumerated[digit] else 'random'} {sets.n_others[digit]}",
+                _percent(sets.mean_of_others[digit]),
+                _percent(sets.best_of_others[digit]),
+                f"{100 * float(sets.percentile[digit]):.1f}" if sets.n_others[digit] else "–",
+                str(sets.as_accurate[digit]),
             ]
             for digit in range(len(sets.size))
         ],
@@ -129,22 +137,38 @@ def items(study: HeadAblation) -> list[Item]:
             title="How few heads a digit needs",
             look_at=(
                 "Blue: a head set chosen greedily on one sample of problems to keep 95 % of the digit's accuracy, "
-                "evaluated on another sample. Boxes: random sets of the same size. If other sets of heads were as "
-                "good, the blue points would lie inside the boxes."
+                "evaluated on another sample. Boxes: other sets of the same size, no two of them alike. If they "
+                "were as good, the blue points would lie inside the boxes."
             ),
             number=(
                 f"On average {float(sets.size.float().mean()):.1f} of {n_heads} heads per digit keep at least "
                 f"{100 * float((sets.accuracy / sets.accuracy_of_all).min()):.1f} % of its accuracy."
             ),
             control=(
-                f"Random sets of those sizes reach {100 * float(sets.random_accuracy.mean()):.1f} % on average; the greedy "
-                f"sets {100 * float(sets.accuracy.mean()):.1f} %. For the digit where it is weakest, the greedy set is better than "
-                f"{100 * float(sets.percentile.min()):.1f} % of {sets.random_accuracy.shape[1]} random sets."
+                f"Other sets of those sizes reach {100 * float(sets.mean_of_others.mean()):.1f} % on average; the greedy "
+                f"sets {100 * float(sets.accuracy.mean()):.1f} %. {weakest(sets)}"
             ),
             figure=head_set_accuracy(sets),
         ),
         table,
     ]
+
+
+def weakest(sets: HeadSets) -> str:
+    """The digit whose set beats the smallest share of the others, or that there is none."""
+    compared = [digit for digit, others in enumerate(sets.n_others) if others]
+    if not compared:
+        return "No digit's set can be compared: there is no other of its size."
+    numbers = [sets.n_others[digit] for digit in compared]
+    if all(sets.less_accurate[digit] == sets.n_others[digit] for digit in compared):
+        return f"Every one is more accurate than each of the {min(numbers)} to {max(numbers)} other sets that it is compared with."
+    digit = min(compared, key=lambda digit: float(sets.percentile[digit]))
+    others, ties = sets.n_others[digit], sets.as_accurate[digit]
+    which = f"all {others} other sets" if sets.enumerated[digit] else f"{others} different random sets"
+    return (
+        f"Weakest is digit {digit}: its {int(sets.size[digit])} heads are more accurate than {sets.less_accurate[digit]} of {which} of that "
+        f"size and exactly as accurate as {ties}."
+    )
 
 
 def _percent(value: Tensor) -> str:

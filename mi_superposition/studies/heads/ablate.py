@@ -109,10 +109,11 @@ class HeadAblation(Result):
             "head_set_size_by_digit": sets.size.tolist(),
             "head_set_accuracy_by_digit": sets.accuracy.tolist(),
             "head_set_accuracy_of_all_by_digit": sets.accuracy_of_all.tolist(),
-            "random_set_accuracy_mean_by_digit": sets.random_accuracy.mean(dim=1).tolist(),
-            "random_set_accuracy_max_by_digit": sets.random_accuracy.amax(dim=1).tolist(),
-            "head_set_percentile_by_digit": (100 * sets.percentile).tolist(),
-            "n_random_sets": sets.random_accuracy.shape[1],
+            "other_set_accuracy_mean_by_digit": sets.mean_of_others.tolist(),
+            "other_set_accuracy_max_by_digit": sets.best_of_others.tolist(),
+            "other_sets_by_digit": sets.n_others,
+            "other_sets_less_accurate_by_digit": sets.less_accurate,
+            "other_sets_as_accurate_by_digit": sets.as_accurate,
         }
 
 

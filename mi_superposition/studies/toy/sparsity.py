@@ -15,9 +15,12 @@ from mi_superposition.studies.toy.result import ToyStudyResult
 from mi_superposition.toy.config import Activation, ToyConfig
 from mi_superposition.toy.geometry import (
     REPRESENTED,
+    coherence,
     dimensions_per_feature,
     feature_dimensionality,
     feature_norms,
+    frame_condition,
+    largest_cosine,
     represented,
     shape_counts,
 )
@@ -27,18 +30,27 @@ PROBABILITIES = tuple(10 ** (-k / 6) for k in range(13))
 IMPORTANCES = tuple(10 ** (k / 6) for k in range(-6, 7))
 STAIR_PROBABILITIES = tuple(10 ** (-k / 9.5) for k in range(20))
 PHASES = ("phase", "phase_linear")
+# Draws of random directions.
+N_RANDOM = 100
 
 _Grid = Float[Tensor, "probability importance"]
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How the represented features of one model are arranged; ``dimensionality`` is their mean feature dimensionality."""
+    """How the represented features of one model are arranged; ``dimensionality`` is their mean feature dimensionality.
+
+    The last three tell an even arrangement from a random one, which the share of a dimension does not: ``geometry.frame_condition``
+    of the weights, the largest cosine between two directions, and the largest absolute one.
+    """
 
     dimensions_per_feature: float
     represented: int
     dimensionality: float
     features_by_shape: dict[str, int]
+    frame_condition: float
+    largest_cosine: float
+    coherence: float
 
     def fraction_in(self, shape: str) -> float:
         """Fraction of the represented features that form shapes of this name."""
@@ -47,12 +59,37 @@ class Arrangement:
 
 def arrangement(W: Float[Tensor, "hidden feature"]) -> Arrangement:
     """Measure the features of one model."""
+    kept = W[:, feature_norms(W) > REPRESENTED]
     return Arrangement(
         float(dimensions_per_feature(W)),
         int(represented(W)),
         float(feature_dimensionality(W)[feature_norms(W) > REPRESENTED].mean()),
         shape_counts(W),
+        float(frame_condition(kept)),
+        float(largest_cosine(kept)),
+        float(coherence(kept)),
     )
+
+
+@dataclass(frozen=True)
+class RandomFrames:
+    """The control of an arrangement: as many random directions of length 1, ``N_RANDOM`` draws."""
+
+    frame_condition: Float[Tensor, " draw"]
+    largest_cosine: Float[Tensor, " draw"]
+    coherence: Float[Tensor, " draw"]
+
+
+def random_directions(n_draws: int, n_hidden: int, n_features: int) -> Float[Tensor, "draw hidden feature"]:
+    """Directions drawn evenly from the sphere, always the same."""
+    drawn = torch.randn(n_draws, n_hidden, n_features, generator=torch.Generator().manual_seed(0))
+    return drawn / drawn.norm(dim=1, keepdim=True)
+
+
+def random_frames(n_hidden: int, n_features: int) -> RandomFrames:
+    """Measure the draws."""
+    drawn = random_directions(N_RANDOM, n_hidden, n_features)
+    return RandomFrames(frame_condition(drawn), largest_cosine(drawn), coherence(drawn))
 
 
 def squared_norm(models: ToyModels) -> _Grid:
@@ -115,23 +152,31 @@ class SparsityStudy(ToyStudyResult):
 
     @cached_property
     def random(self) -> Arrangement:
-        """The control: as many random directions of length 1."""
-        shape = self.models["staircase"].W_in.shape[1:]
-        directions = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return arrangement(directions / directions.norm(dim=0))
+        """As many random directions of length 1 as there are features: the first of the draws."""
+        n_hidden, n_features = self.models["staircase"].W_in.shape[1:]
+        return arrangement(random_directions(1, n_hidden, n_features)[0])
+
+    @cached_property
+    def random_frames(self) -> list[RandomFrames]:
+        """The control of each of ``stairs``: as many random directions as it represents features."""
+        n_hidden = self.models["staircase"].W_in.shape[1]
+        return [random_frames(n_hidden, one.represented) for one in self.stairs]
 
     def summary(self) -> str:
-        """Where features share a dimension, and how densely they lie when sparse."""
+        """Where features share a dimension, and how evenly they lie when sparse."""
         relu, linear = (100 * float(self.superposed[name].mean()) for name in PHASES)
+        last, control = self.stairs[-1], self.random_frames[-1]
         return (
             f"two features share one dimension in {relu:.0f} % of the phase diagram ({linear:.0f} % without ReLU); at the highest sparsity "
-            f"the mean feature dimensionality is {self.stairs[-1].dimensionality:.2f} ({self.random.dimensionality:.2f} of random directions)"
+            f"the frame condition is {last.frame_condition:.2f} ({float(control.frame_condition.mean()):.2f} of random directions) and the "
+            f"largest cosine {last.largest_cosine:.2f} ({float(control.largest_cosine.mean()):.2f})"
         )
 
     def metrics(self) -> dict[str, Any]:
         """The fraction of the phase diagram in superposition by sparsity, and the staircase."""
         stairs = self.models["staircase"]
         untrained = dimensions_per_feature(initial_weights(stairs.config).W_in)
+        control = self.random_frames[-1]
         return {
             "probability": list(PROBABILITIES),
             "superposed_share_of_importances": self.superposed["phase"].mean(dim=1).tolist(),
@@ -140,6 +185,13 @@ class SparsityStudy(ToyStudyResult):
             "staircase_dimensions_per_feature": dimensions_per_feature(stairs.W_in).tolist(),
             "staircase_represented": represented(stairs.W_in).tolist(),
             "staircase_dimensions_per_feature_untrained": float(untrained.mean()),
+            # Its inverse: 0 where the features leave a dimension out.
+            "staircase_inverse_frame_condition": [1 / one.frame_condition for one in self.stairs],
+            "staircase_largest_cosine": [one.largest_cosine for one in self.stairs],
+            "staircase_coherence": [one.coherence for one in self.stairs],
+            "staircase_last_inverse_frame_condition_random": (1 / control.frame_condition).tolist(),
+            "staircase_last_largest_cosine_random": control.largest_cosine.tolist(),
+            "staircase_last_coherence_random": control.coherence.tolist(),
         }
 
 

@@ -9,6 +9,7 @@ import torch
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError
 from mi_superposition.files import read_json
+from mi_superposition.pages.toy.sparsity import frame
 from mi_superposition.parts import SeedPart, ThreadsPart
 from mi_superposition.progress import Progress
 from mi_superposition.runs import METRICS
@@ -196,6 +197,33 @@ def test_the_bundled_models_show_what_the_studies_say(bundled):
     assert relative[2, dropout.HALF] < 0.8 * relative[2, 0]
     l1 = penalties.mean_share(bundled["penalties"].models["relu"])
     assert l1[0, -1] < l1[0, 0] - 0.3
+
+
+def test_the_staircase_ends_in_a_tight_frame_and_the_sentence_follows(bundled):
+    study = bundled["sparsity"]
+    last, control = study.stairs[-1], study.random_frames[-1]
+    assert last.frame_condition < 1.1 < 2 < float(control.frame_condition.min())
+    # Only opposite features come near to one line.
+    assert last.largest_cosine < 0.5 < 0.75 < float(control.largest_cosine.min())
+    assert last.coherence > 0.9
+    assert "not arranged at random" in frame(study)
+    assert f"is {last.frame_condition:.2f}, against" in frame(study)
+    # The same study of random directions, of an orthonormal basis ten times over, and of random directions made a tight frame.
+    drawn = sparsity.random_directions(3, 10, 100)[2]
+    copies = torch.eye(10).repeat(1, 10)
+    tight = torch.linalg.svd(drawn, full_matrices=False).Vh * 10**0.5
+    for W, said, largest in (
+        (drawn, "no better arranged than random directions", "0.9"),
+        (copies, "nearer to a tight frame than any random draw, but keep no farther apart", "1.00"),
+        (tight, "nearer to a tight frame than any random draw, but keep no farther apart", "0.9"),
+    ):
+        models = study.models["staircase"]
+        W_in = models.weights.W_in.clone()
+        W_in[-1, 0] = W
+        changed = replace(models, weights=replace(models.weights, W_in=W_in))
+        other = sparsity.SparsityStudy(study.config, {**study.models, "staircase": changed})
+        assert said in frame(other)
+        assert f"largest cosine between two features {largest}" in frame(other)
 
 
 def flat(metrics):

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mi_superposition.errors import WorkError
+from mi_superposition.schemas import parse_record
 
 # How the name of a file ends while it is being written: like nobody else's, as what is left of one is removed.
 PARTIAL = ".mi-superposition-partial"
@@ -91,8 +92,8 @@ def _check_held(path: Path) -> None:
     for lock in _held:
         if path.is_relative_to(lock.parent) and not _is_held(lock):
             raise WorkError(
-                f"{str(lock.parent)!r} was renamed or removed while it was written: run the command again where it is now, or for a new "
-                "folder"
+                f"{str(lock.parent)!r} was renamed or removed while it was written, or {lock.name} in it: run the command again where it "
+                "is now, or for a new folder"
             )
 
 
@@ -237,7 +238,10 @@ def read_state(path: Path) -> Any:
 
     if "state" not in metadata:
         raise WorkError(f"{str(path)!r} holds tensors but no saved state: it was not written as a checkpoint")
-    return fill(json.loads(metadata["state"]))
+    try:
+        return fill(parse_record(metadata["state"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WorkError(f"{str(path)!r} is damaged: it is no saved state ({_one_line(error)})") from error
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:

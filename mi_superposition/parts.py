@@ -32,7 +32,7 @@ class AdditionModelPart(ModelPart):
     """Which addition model, and how it writes numbers."""
 
     model: str = "addition"
-    """Model: bundled name ('addition', 'addition-exact'), run folder of 'addition train', or folder of ms.save_model."""
+    """Model: bundled name ('addition', 'addition-exact'), run folder of 'addition train', or folder of ms.save_model that holds a model of the same form."""
     digit_order: DigitOrder = "ones first"
     """Order of the digits in every number that the model reads and writes; people write 'ones last'."""
 

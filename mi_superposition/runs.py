@@ -43,6 +43,9 @@ METRICS = "metrics.json"
 HISTORY = "history.jsonl"
 # What an unfinished run goes on from.
 CHECKPOINT = "checkpoint.safetensors"
+# What studies leave in the folders of their runs.
+_RESULTS = (".safetensors", ".jsonl")
+_OTHER_RESULTS = (METRICS, "model.json", "cfg.json", "evaluation.json", "spots.csv")
 # How the names of metrics end that differ from machine to machine.
 _TIMINGS = ("seconds", "_per_second")
 # Where a run has its pages, in its folder.
@@ -110,10 +113,13 @@ class Run:
         rows = zip(read_history(self.path, Step), _history_lines(self.path), strict=True)
         write_file(self.path / HISTORY, b"".join(line + b"\n" for row, line in rows if row["step"] <= step))
 
-    def finish(self, metrics: Mapping[str, float | int | list[float] | list[int]]) -> None:
-        """Write ``metrics.json``, then mark the run finished; its checkpoint is of no use any more."""
+    def finish(self, metrics: Mapping[str, float | int | list[float] | list[int]], *, with_hashes: bool = True) -> None:
+        """Write ``metrics.json``, then mark the run finished; its checkpoint is of no use any more. ``with_hashes``: not for files so
+        large that reading them takes as long as making them.
+        """
         write_json(self.path / METRICS, dict(metrics))
-        self.manifest["files"] = _hashes(self.path)
+        if with_hashes:
+            self.manifest["files"] = _hashes(self.path)
         self.manifest["status"] = "finished"
         write_json(self.path / MANIFEST, self.manifest)
         remove(self.path / CHECKPOINT)
@@ -227,16 +233,26 @@ def read_manifest(path: Path, command: str | None = None) -> dict[str, Any]:
     for name, digest in (manifest.get("files", {}) if manifest["format"] == FORMAT else {}).items():
         file = path / name
         if Path(name).name != name or not file.is_file():
-            raise WorkError(f"{str(file)!r} is missing: the run wrote it; run its command again in a new folder")
+            raise WorkError(f"{str(file)!r} is missing: put it back, or run its command again in a new folder")
         if _result_hash(file) != digest:
-            raise WorkError(f"{str(file)!r} was changed since the run wrote it: run its command again in a new folder")
+            raise WorkError(
+                f"{str(file)!r} was changed since the run wrote it: put it back, or run its command again in a new folder"
+            )
     return manifest
 
 
 def seal(path: Path) -> None:
-    """Take what is now in a finished run's folder for what the run wrote: for whoever copies a part of it."""
+    """Take what is now in a finished run's folder for what the run wrote: for whoever copies a part of it. Raises as
+    ``read_manifest`` for another folder.
+    """
     manifest = _read_manifest_file(path)
+    if manifest["status"] != "finished":
+        raise RequestError(f"{str(path)!r} is not finished: nothing of it can be kept")
     write_json(path / MANIFEST, manifest | {"files": _hashes(path)})
+
+
+# Hashes of results that this process has taken: a page asks for them again and again.
+_known: dict[tuple[Path, int, int], str] = {}
 
 
 def _hashes(path: Path) -> dict[str, str]:
@@ -246,16 +262,21 @@ def _hashes(path: Path) -> dict[str, str]:
 def _result_hash(path: Path) -> str:
     """SHA-256 of a file of a run; how long it took is no result."""
     if path.name != METRICS:
-        return file_hash(path)
+        found = path.stat()
+        key = (path.resolve(), found.st_mtime_ns, found.st_size)
+        if key not in _known:
+            _known[key] = file_hash(path)
+        return _known[key]
     numbers = read_as(path, Metrics)
     return text_hash([f"{name} {numbers[name]!r}" for name in sorted(numbers) if not name.endswith(_TIMINGS)])
 
 
 def _results_in(path: Path) -> list[Path]:
-    """What a run leaves in its folder, beside what tells of the run."""
-    others = (MANIFEST, LOCK, CHECKPOINT)
+    """What a run leaves in its folder; whatever else somebody keeps there is theirs."""
     files = (file for file in sorted(path.iterdir()) if file.is_file() and not file.is_symlink())
-    return [file for file in files if file.name not in others and not file.name.endswith(PARTIAL)]
+    return [
+        file for file in files if file.name != CHECKPOINT and (file.suffix in _RESULTS or file.name in _OTHER_RESULTS)
+    ]
 
 
 def check_place(path: Path) -> None:

@@ -6,6 +6,7 @@ matter; of a field that is there twice the last counts; one that is not declared
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,20 @@ def parse_as(content: bytes | str, schema: Any, source: Path | str) -> Any:
         raise WorkError(f"{str(source)!r} is damaged: {_said(error)}") from error
 
 
-def convert_as(value: Any, schema: Any, field: str) -> Any:
-    """A value of JSON that is parsed already. Raises ``ValueError`` for another one than the schema says; ``field`` says where it stood."""
+def parse_record(content: str) -> Any:
+    """JSON within a file of tensors, in which numbers may be NaN or infinite. Raises ``ValueError`` for anything else."""
     try:
-        return msgspec.convert(value, schema)
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def convert_as(value: Any, schema: Any, field: str, *, strict: bool = True) -> Any:
+    """A value of JSON that is parsed already. Raises ``ValueError`` for another one than the schema says; ``field`` says where it stood.
+    Not ``strict``: numbers may be written as text, as the names of fields are.
+    """
+    try:
+        return msgspec.convert(value, schema, strict=strict)
     except (msgspec.ValidationError, RecursionError) as error:
         raise ValueError(f"{field}: {_said(error)}") from error
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import read_tensors, write_tensors
-from mi_superposition.schemas import convert_as
+from mi_superposition.schemas import convert_as, parse_record
 
 _ENTRY = "record"
 _Record = TypeVar("_Record")
@@ -46,7 +46,7 @@ def read_record(path: Path, cls: type[_Record]) -> _Record:
             f"{str(path)!r} was written by an older version, which kept other things: run the command again in a new folder"
         )
     try:
-        return _restored(cls, json.loads(metadata[_ENTRY]), "", tensors)
+        return _restored(cls, parse_record(metadata[_ENTRY]), "", tensors)
     except KeyError as error:
         raise RequestError(
             f"{str(path)!r} lacks {error}, which this version shows: run the command again in a new folder"
@@ -111,13 +111,19 @@ def _restored(hint: Any, value: Any, path: str, tensors: Mapping[str, Tensor]) -
         if kind is Any:
             return convert_as(value, hint, path)
         return _restored(kind, value, path, tensors)
-    if isinstance(value, dict) and inside:
+    if _is_of(origin, Mapping):
+        if not isinstance(value, dict):
+            raise TypeError(f"{path}: must be an object")
         key, kind = inside
         return {
-            (int(name) if key is int else name): _restored(kind, one, _under(path, name), tensors)
+            (convert_as(name, int, path, strict=False) if key is int else name): _restored(
+                kind, one, _under(path, name), tensors
+            )
             for name, one in value.items()
         }
-    if isinstance(value, list) and inside:
+    if _is_of(origin, Sequence):
+        if not isinstance(value, list):
+            raise TypeError(f"{path}: must be a list")
         kinds = [inside[0]] * len(value) if origin is not tuple or Ellipsis in inside else inside
         found = [
             _restored(kind, one, _under(path, place), tensors)
@@ -125,6 +131,10 @@ def _restored(hint: Any, value: Any, path: str, tensors: Mapping[str, Tensor]) -
         ]
         return tuple(found) if origin is tuple else found
     return convert_as(value, hint, path)
+
+
+def _is_of(origin: Any, kind: type) -> bool:
+    return isinstance(origin, type) and issubclass(origin, kind)
 
 
 def _is_tensor(hint: Any) -> bool:

@@ -16,9 +16,9 @@ PACKAGE = Path(mi_superposition.__file__).parent
 # From the ground up. A room may import from its own floor only itself, and from any floor below.
 FLOORS = [
     {"errors"},
-    {"config", "progress", "results"},
+    {"config", "progress", "results", "schemas", "room"},
     {"parts", "subjects"},
-    {"files", "schemas", "room"},
+    {"files"},
     {"runs", "engine", "storing", "sources"},
     {"training"},
     {"models", "notebook", "linalg", "streaming"},

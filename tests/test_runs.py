@@ -133,3 +133,37 @@ def test_content_hash_tells_values_shapes_and_types_apart():
     hashes = {files.content_hash(tensors) for tensors in [base, *others]}
     assert len(hashes) == 5
     assert files.content_hash({"w": torch.zeros(3, 2).T.contiguous()}) == files.content_hash(base)
+
+
+def test_what_somebody_else_keeps_in_the_folder_of_a_run_is_no_result(tmp_path):
+    with runs.open_run(tmp_path / "run", "toy train", {"a": 1}) as run:
+        (tmp_path / "run" / "log.txt").write_text("one line")
+        (tmp_path / "run" / ".DS_Store").write_bytes(b"x")
+        runs.write_json(tmp_path / "run" / "model.json", {"a": 1})
+        run.finish({"loss": 1.0, "seconds": 2.0})
+    manifest = runs.read_manifest(tmp_path / "run")
+    assert set(manifest["files"]) == {"metrics.json", "model.json"}
+    (tmp_path / "run" / "log.txt").write_text("another line")
+    (tmp_path / "run" / ".DS_Store").unlink()
+    # How long it took is no result either.
+    (tmp_path / "run" / "metrics.json").write_text('{"loss": 1.0, "seconds": 3.0}')
+    assert runs.read_manifest(tmp_path / "run") == manifest
+    (tmp_path / "run" / "metrics.json").write_text('{"loss": 2.0, "seconds": 2.0}')
+    with pytest.raises(WorkError, match=r"metrics.json' was changed since the run wrote it: put it back"):
+        runs.read_manifest(tmp_path / "run")
+
+
+def test_only_a_finished_run_is_sealed(tmp_path):
+    with runs.open_run(tmp_path / "run", "toy train", {"a": 1}), pytest.raises(RequestError, match="is not finished"):
+        runs.seal(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "state", ["[]", '{"dict": 3}', '{"dict": [[1, 2]]}', '{"a": 1, "b": 2}', "nonsense", "[" * 10_000]
+)
+def test_a_checkpoint_that_is_something_else_is_one_line(tmp_path, state):
+    path = tmp_path / "checkpoint.safetensors"
+    files.write_tensors(path, {}, {"state": state})
+    with pytest.raises(WorkError, match=r"checkpoint.safetensors' is damaged: it is no saved state") as error:
+        files.read_state(path)
+    assert "\n" not in str(error.value)

@@ -1,5 +1,6 @@
 """Results on disk come back as they were, and a damaged or older file is one line."""
 
+import json
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import write_tensors
+from mi_superposition.files import read_tensors, write_tensors
 from mi_superposition.heads.config import AblateConfig
 from mi_superposition.storing import read_record, write_record
 
@@ -101,3 +102,32 @@ def test_other_files_are_one_line(tmp_path):
     path.write_bytes(b"\x00")
     with pytest.raises(WorkError, match="cannot read tensors"):
         read_record(path, Inner)
+
+
+@dataclass(frozen=True)
+class Counted:
+    counts: dict[int, float]
+    names: tuple[str, ...]
+    inner: Inner
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"counts": [1, 2]}, "counts: must be an object"),
+        ({"counts": {"x": 1.0}}, "counts: Expected `int`"),
+        ({"counts": {"1": "a"}}, "counts/1: Expected `float`"),
+        ({"names": "ab"}, "names: must be a list"),
+        ({"names": ["a", 3]}, "names/1: Expected `str`"),
+        ({"inner": 3}, "inner holds no record"),
+    ],
+)
+def test_a_record_is_what_its_annotations_say(tmp_path, changes, said):
+    path = tmp_path / "record.safetensors"
+    write_record(path, Counted({1: 2.0}, ("a",), Inner(torch.zeros(1), "b")))
+    tensors, metadata = read_tensors(path)
+    told = json.loads(metadata["record"]) | changes
+    write_tensors(path, tensors, {"record": json.dumps(told)})
+    with pytest.raises(WorkError) as error:
+        read_record(path, Counted)
+    assert said in str(error.value)

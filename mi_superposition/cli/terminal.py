@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +46,14 @@ class TerminalProgress(Progress):
         self._unit = "stage"
         self._total: int | None = None
         self._bar: tqdm | None = None
-        # Whether the time that it takes was looked at.
+        # When the first step was told, and how many were done then; whether the time that all take was looked at.
+        self._began: tuple[float, float] | None = None
         self._told = False
 
     def begin(self, unit: str, total: int | None = None) -> None:
         """A new bar."""
         self.close()
-        self._unit, self._total, self._told = unit, total, False
+        self._unit, self._total, self._told, self._began = unit, total, False, None
 
     def advance(self, by: int = 1, state: str = "") -> None:
         """Move the bar."""
@@ -72,14 +74,19 @@ class TerminalProgress(Progress):
         self._say_how_long(self._bar)
 
     def _say_how_long(self, bar: tqdm) -> None:
-        """Once, of what takes more than a day at the speed of its first minute."""
-        seconds = bar.format_dict["elapsed"]
-        if self._told or not bar.total or not bar.n or seconds < _FIRST:
+        """Once, of what takes more than a day at the speed of its first minute; what was done before it was resumed is not counted."""
+        if self._told or not bar.total:
+            return
+        if self._began is None:
+            self._began = (time.monotonic(), bar.n)
+            return
+        seconds, done = time.monotonic() - self._began[0], bar.n - self._began[1]
+        if seconds < _FIRST or not done:
             return
         self._told = True
-        days = seconds * bar.total / bar.n / 86_400
+        days = seconds / done * (bar.total - self._began[1]) / 86_400
         if days > 1:
-            self.note(f"at this speed it takes {days:,.1f} days in all; stopped, it goes on later")
+            self.note(f"at this speed it takes {days:,.1f} days; stopped, it goes on later")
 
     def note(self, line: str) -> None:
         """A line of its own."""

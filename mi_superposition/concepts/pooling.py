@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_superposition.corpora import Given, TokenBatch, TokenBatches, as_batches, begins_with_token, token_batches
+from mi_superposition.corpora.batches import NO_TOKEN
 from mi_superposition.errors import RequestError
 from mi_superposition.models import FEATURES, Encode, layer_hooks, read_hooks
 from mi_superposition.models.encoders import Encoder
@@ -50,6 +52,8 @@ def pool_texts(
     does; each row is a text.
     Raises ``RequestError`` for a text without tokens.
     """
+    if isinstance(texts, str):
+        raise RequestError(f"texts = {texts[:40]!r}: give a list of texts")
     if isinstance(texts, Sequence) and not texts:
         raise RequestError("no texts: give at least one")
     some: list[Any] = list(texts) if isinstance(texts, Sequence) else []
@@ -65,6 +69,7 @@ def pool_texts(
         raise RequestError("an encoder reads texts: give a list of them")
     else:
         batches = list(as_batches(model, texts))
+        batches = _numbered(batches)
         n_texts, name_of = 1 + max((int(batch.document.max()) for batch in batches), default=-1), {}
         parts = _hooked(model, batches, encode or {})
     pooled: dict[str, Tensor] = {}
@@ -95,6 +100,15 @@ def layer_order(model: HookedModel | Encoder, names: Collection[str]) -> list[st
     for number, state in enumerate(states[1:]):
         ordered += [*neurons[number : number + 1], state]
     return ordered
+
+
+def _numbered(batches: Sequence[TokenBatch]) -> list[TokenBatch]:
+    """The same with documents numbered from 0, in their order: they may be some of a corpus."""
+    numbers = torch.cat([batch.document[batch.document >= 0] for batch in batches]).unique()
+    return [
+        replace(batch, document=torch.searchsorted(numbers, batch.document).where(batch.document >= 0, NO_TOKEN))
+        for batch in batches
+    ]
 
 
 def _batches(model: HookedModel, tokenizer: Any, texts: Sequence[str]) -> TokenBatches:

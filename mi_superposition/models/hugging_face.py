@@ -73,7 +73,8 @@ def load_hugging_face(
         return _load_own_layout(folder, name, dtype, process_weights)
     network = _network(folder, name, settings, dtype, gguf_file)
     if gguf_file:
-        settings = network.config.to_dict()
+        # What a configuration file would say.
+        settings = network.config.to_dict() | {"architectures": [type(network).__name__]}
         print(f"{name}: weights as transformers dequantises them", file=sys.stderr, flush=True)
     tokenizer = read_tokenizer(folder, gguf_file)
     # Before TransformerLens gives it one.
@@ -161,7 +162,8 @@ def _network(
             gguf_file=gguf_file,
         )  # fmt: skip
     except ImportError as error:
-        raise RequestError(f"{name!r} needs another package: pip install 'mi-superposition[gguf]'") from error
+        what = "pip install 'mi-superposition[gguf]'" if gguf_file else first_line(error)
+        raise RequestError(f"{name!r} needs another package: {what}") from error
     except (ValueError, KeyError) as error:
         refuse_own_code(name, error)
         what = settings.get("architectures") or settings.get("model_type") or "unknown"

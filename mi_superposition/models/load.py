@@ -67,7 +67,9 @@ def load_model(
     folder = model_folder(name)
     asked = str(name)
     gguf_file = None
-    if folder is None and Path(name).is_file() and Path(name).suffix == GGUF:
+    if folder is None and Path(name).suffix.lower() == GGUF:
+        if not Path(name).is_file():
+            raise RequestError(f"{asked!r} is not there: give a file that exists")
         folder, gguf_file = Path(name).parent, Path(name).name
     if folder is None and Path(name).is_file():
         raise RequestError(

@@ -99,6 +99,9 @@ def _check_sizes(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], folde
     sizes = {"n_layers": len(blocks)}
     sizes |= dict(zip(("d_vocab", "d_model"), embedding.shape, strict=False))
     sizes |= dict(zip(("n_heads", "d_model", "d_head"), queries.shape, strict=False))
+    for name, weight, axis in (("d_mlp", "blocks.0.mlp.W_in", 1), ("d_vocab_out", "unembed.W_U", 1)):
+        if weight in tensors and tensors[weight].ndim == 2:
+            sizes[name] = tensors[weight].shape[axis]
     if fields.get("positional_embedding_type") == "standard" and "pos_embed.W_pos" in tensors:
         sizes["n_ctx"] = len(tensors["pos_embed.W_pos"])
     for name, size in sizes.items():

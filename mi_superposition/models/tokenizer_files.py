@@ -25,7 +25,10 @@ def read_tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedToke
     gives other tokens, and ``WorkError`` for damaged files.
     """
     if gguf_file is not None:
-        return _tokenizer(folder, gguf_file)
+        with tempfile.TemporaryDirectory(prefix="gguf") as by_itself:
+            # Beside other tokenizers transformers would take one of those.
+            (Path(by_itself) / gguf_file).symlink_to((folder / gguf_file).resolve())
+            return _tokenizer(Path(by_itself), gguf_file)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     tokenizer = _tokenizer(folder)

@@ -103,7 +103,7 @@ def store_activations(
             if should_stop() and some.stop < n_batches:
                 raise Stopped(some.stop, "batch")
         if not run.finished:
-            run.finish({"batches": n_batches, "tokens": n_batches * stream.batch_size})
+            run.finish({"batches": n_batches, "tokens": n_batches * stream.batch_size}, with_hashes=False)
     return StoredActivations(folder)
 
 

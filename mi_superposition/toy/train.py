@@ -61,9 +61,11 @@ def train_into(config: ToyConfig, out: Path, progress: Progress = SILENT) -> Out
 
 def _on_device(config: ToyConfig) -> ToyConfig:
     """Every default filled in, and the device named. Raises ``RequestError`` where there is not enough memory."""
+    device = device_of(config.device.device)
     instances = f"{config.n_settings:,} settings of {config.n_instances:,} instances"
-    check_memory(config.n_bytes, f"a training of {instances} (n_features, n_hidden, batch_size)")
-    return config.resolved().replace(device=device_of(config.device.device))
+    if device == "cpu":
+        check_memory(config.n_bytes, f"a training of {instances} (n_features, n_hidden, batch_size)")
+    return config.resolved().replace(device=device)
 
 
 class ToyLearner:

@@ -375,3 +375,13 @@ def test_what_is_no_text_of_its_own_is_not_pooled(tiny_gpt2, encoders):
         pool_texts(load_encoder(encoders / "bert"), model.to_tokens("a cat"))
     with pytest.raises(RequestError, match="no texts: give at least one"):
         pool_texts(model, [])
+    with pytest.raises(RequestError, match=r"texts = 'a cat': give a list of texts"):
+        pool_texts(model, "a cat")
+
+
+def test_some_batches_of_a_corpus_are_pooled_in_their_order(tiny_gpt2):
+    model, texts = tiny_gpt2.hooked, ["a cat ran", "there was a dog", "an owl", "play"]
+    batches = list(token_batches(texts, model.tokenizer, 2, 32, prepend_bos=True))
+    found, wanted = pool_texts(model, batches[1:]), pool_texts(model, texts[2:])
+    for name, values in wanted.items():
+        torch.testing.assert_close(found[name], values, atol=1e-5, rtol=1e-4)

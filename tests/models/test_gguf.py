@@ -1,5 +1,6 @@
 """Models in one GGUF file: what comes out is what transformers made of them before they were converted."""
 
+import shutil
 import sys
 
 import gguf
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as T
+from transformer_lens import HookedTransformer
 
 from mi_superposition import load_model
 from mi_superposition.errors import RequestError, WorkError
@@ -98,6 +100,16 @@ def test_it_is_the_model_that_was_converted(network, kind, tolerance, tmp_path, 
     assert load_check_of(model).difference < 1e-3
     assert "weights as transformers dequantises them" in capsys.readouterr().err
     assert model.to_str_tokens("a cat", prepend_bos=False) == ["a", " cat"]
+    assert isinstance(model, HookedTransformer)
+
+
+def test_its_tokenizer_is_its_own_whatever_lies_beside_it(network, tiny_gpt2, tmp_path):
+    path = written(tmp_path / "MODEL.GGUF", network, gguf.GGMLQuantizationType.F32)
+    for file in tiny_gpt2.folder.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    assert load_model(path, device="cpu").to_str_tokens("a cat", prepend_bos=False) == ["a", " cat"]
+    with pytest.raises(RequestError, match=r"other\.gguf' is not there"):
+        load_model(tmp_path / "other.gguf", device="cpu")
 
 
 def test_a_file_that_is_damaged(network, tmp_path):

@@ -79,7 +79,7 @@ def neuron_on_text(
         batches = list(as_batches(model, text))
         if len(batches[0].tokens) > 1:
             raise RequestError(f"tokens of shape {tuple(text.shape)}: give those of one text")
-    if not batches:
+    if not batches or not bool(batches[0].mask.any()):
         raise RequestError(f"text = {text!r}: give something to read")
     batch = batches[0]
     if len(batch.tokens) > 1 or len(batches) > 1:

@@ -127,7 +127,7 @@ def _write(folder: Path, out: Path, progress: Progress, *, device: str) -> int:
     scanned, config = open_scan(folder, device=device)
     record = scan_record(scanned, config)
     if losses := losses_of(folder):
-        record = replace(record, facts=[*record.facts, ("other documents", losses)])
+        record = replace(record, facts=[*record.facts, ("documents not read as they stand", losses)])
     with opened_site(out, UNITS) as site:
         write_scan_pages(scanned, record, site, site_title=_TITLE, index="index.html", progress=progress)
     return scanned.scan.n_units

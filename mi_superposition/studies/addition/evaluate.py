@@ -17,7 +17,7 @@ from mi_superposition.addition.ablation import digits_of
 from mi_superposition.addition.config import AdditionEvaluateConfig
 from mi_superposition.addition.problems import (
     answer_digits,
-    answer_positions,
+    answer_places,
     as_read,
     column_carries,
     encode_sums,
@@ -198,7 +198,7 @@ def _example_attention(model: HookedTransformer, untrained: HookedTransformer, s
     return ExampleAttention(
         operands=(a, b),
         text=to_text(tokens)[0],
-        pattern=attention_pattern(model, tokens)[0][:, answer_positions(n_digits)],
+        pattern=attention_pattern(model, tokens)[0][:, answer_places(model, n_digits)],
         own_column=_own_column(model, many),
         own_column_untrained=_own_column(untrained, many),
         n_sums=len(many),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from mi_superposition.concepts.config import AUTO, NONE, ConceptsConfig
 from mi_superposition.concepts.split import ConceptSplit, split_by_labels, split_by_words
 from mi_superposition.concepts.words import load_concepts, random_lists, sentences, words_of
-from mi_superposition.corpora import corpus_of, load_labelled_texts, texts_of
+from mi_superposition.corpora import Corpus, corpus_of, load_labelled_texts, texts_of
 from mi_superposition.corpora.labelled import columns_of
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash
@@ -37,8 +37,8 @@ class ConceptTexts:
     split: ConceptSplit
     random: list[ConceptSplit]
     identity: dict[str, str]
-    # What ``Corpus.losses`` says of the whole corpus.
-    losses: dict[str, float | int] = field(default_factory=dict)
+    # What the texts were taken from, where that is a corpus.
+    corpus: Corpus | None = None
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,7 @@ def _read_texts(config: ConceptsConfig) -> ConceptTexts:
     words = [words_of(one) for one in texts]
     lists = list(concepts.values())
     split = split_by_words(words, lists, names=list(concepts), per_concept=config.per_concept, seed=seed)
-    return ConceptTexts(
-        texts, concepts, split, _random_splits(config, words, lists), corpus.identity(), corpus.losses()
-    )
+    return ConceptTexts(texts, concepts, split, _random_splits(config, words, lists), corpus.identity(), corpus)
 
 
 def _different(texts: Iterable[str]) -> Iterator[str]:

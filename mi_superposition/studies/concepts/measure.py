@@ -55,7 +55,8 @@ def measure(config: ConceptsConfig, out: Path, progress: Progress = SILENT) -> O
             with fixed_arithmetic(config.threads.number):
                 result = _measured(config, inputs, out, progress)
             write_record(out / RESULT, result)
-            run.finish(result.metrics() | inputs.material.losses)
+            corpus = inputs.material.corpus
+            run.finish(result.metrics() | ({} if corpus is None else corpus.losses()))
         remove(out / _POOLED)
     return Outcome(out, finished_already)
 

@@ -61,7 +61,8 @@ def _jobs(opened: OpenEvaluation) -> list[SaeJob]:
     return [
         SaeJob(name, opened.hooks[name], SaeConfig.from_flat({key: one[key] for key in known & one.keys()}))
         for name, one in made.items()
-        if one
+        # A control of a transcoder would have to be one too.
+        if one and opened.hooks[name] == opened.targets[name]
     ]
 
 

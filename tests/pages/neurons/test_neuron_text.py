@@ -63,5 +63,7 @@ def test_tokens_in_place_of_a_text(tiny_gpt2):
         found = neuron_on_text(model, given, 1, 3)
         assert found.tokens == wanted.tokens
         assert found.activations == pytest.approx(wanted.activations, abs=1e-5)
+    with pytest.raises(RequestError, match="give something to read"):
+        neuron_on_text(model, torch.zeros(1, 5, dtype=torch.long), 1, 3)
     with pytest.raises(RequestError, match=r"tokens of shape \(2, 4\): give those of one text"):
         neuron_on_text(model, tokens[:, :4].repeat(2, 1), 1, 3)

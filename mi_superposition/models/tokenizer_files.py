@@ -14,6 +14,8 @@ from mi_superposition.files import write_file
 from mi_superposition.models.hub import TOKENIZER_FILES, refuse_own_code
 
 _SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+# Until the process ends.
+_kept: list[tempfile.TemporaryDirectory[str]] = []
 # What tokenizers treat in different ways: the beginning of a text, spaces, lines, letters, digits.
 _PROBE_TEXTS = ("Once upon a time", "The cat, the dog.", "a\nb", "2 + 2 = 4")
 
@@ -25,10 +27,7 @@ def read_tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedToke
     gives other tokens, and ``WorkError`` for damaged files.
     """
     if gguf_file is not None:
-        with tempfile.TemporaryDirectory(prefix="gguf") as by_itself:
-            # Beside other tokenizers transformers would take one of those.
-            (Path(by_itself) / gguf_file).symlink_to((folder / gguf_file).resolve())
-            return _tokenizer(Path(by_itself), gguf_file)
+        return _within(folder, gguf_file)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     tokenizer = _tokenizer(folder)
@@ -36,6 +35,17 @@ def read_tokenizer(folder: Path, gguf_file: str | None = None) -> PreTrainedToke
     if alone is not None and not (folder / "tokenizer.json").is_file():
         _check_against_sentence_piece(tokenizer, alone)
     return tokenizer
+
+
+def _within(folder: Path, gguf_file: str) -> PreTrainedTokenizerBase:
+    """The tokenizer within a GGUF file, whatever lies beside it; in files of its own, from which TransformerLens reads it again."""
+    kept = tempfile.TemporaryDirectory(prefix="gguf")
+    _kept.append(kept)
+    place = Path(kept.name)
+    # Beside other tokenizers transformers would take one of those.
+    (place / gguf_file).symlink_to((folder / gguf_file).resolve())
+    save_tokenizer(_tokenizer(place, gguf_file), place)
+    return _tokenizer(place)
 
 
 def _check_against_sentence_piece(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:

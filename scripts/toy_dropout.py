@@ -21,10 +21,10 @@ BUNDLED = bundled_study("dropout")
 def main(run: Path = BUNDLED) -> None:
     """Print the study."""
     study = ms.load_run(run)
-    for run_name, measures in study.measures.items():
+    for run_name, measures in study.means.items():
         config = study.models[run_name].config
         for name, values in measures._asdict().items():
-            print(f"\n{name.replace('_', ' ')}, importance {run_name}")
+            print(f"\n{name.replace('_', ' ')}, importance {run_name}, mean of {study.n_instances}")
             print(f"dropout        {'  '.join(f'{value:5.2f}' for value in config.dropout)}")
             for probability, row in zip(config.probability, values.tolist(), strict=True):
                 print(f"sparsity {1 - probability:.2f}  {'  '.join(f'{value:5.2f}' for value in row)}")

@@ -318,7 +318,8 @@ def test_statements_on_toy_models(run):
     rows, record = run("thaman_toy.py", "--steps", 3)
     assert rows["dropout: negative weights on the diagonal of W^T W"]["verdict"] == "refuted"
     assert rows["max: ReLU performs worse, median loss / constant's"]["verdict"] == "refuted"
-    assert record["details"]["falling_features_in_antipodal_pairs"][3][2:6] == [6, 12, 16, 20]
+    # Of the best of ten: dropout raises them, and much of it removes them.
+    assert record["details"]["falling_features_in_antipodal_pairs"][3] == [6, 8, 8, 6, 14, 16, 16, 0]
 
 
 @pytest.mark.slow

@@ -177,8 +177,8 @@ def digit_circularity(projections: HeadProjections) -> dict[str, Circularity]:
 def circularity(points: Float[Tensor, "*points digit xy"]) -> Circularity:
     """Fourier content of points over the digits, their mean taken out.
 
-    Frequencies k and n - k are one for real points. Points that do not move at all give share 0. Source: the
-    original study looks at Fourier modes by eye; the two numbers are ours.
+    Frequencies k and n - k are one for real points. Points that do not move at all give share 0. Thaman et al.
+    judge by eye whether they lie on a circle; the two numbers are ours.
     """
     n_digits = points.shape[-2]
     centred = (points - points.mean(dim=-2, keepdim=True)).double()

@@ -90,7 +90,7 @@ def of_dropout() -> tuple[list[Row], dict[str, Any]]:
     phases = all(max(map(abs, z[run][:1])) < 3 < min(z[run][1:half]) and z[run][-1] < -3 for run in z)
     return [
         Row("dropout: negative weights on the diagonal of W^T W", "< 0", min(lowest), None, "refuted", "they are squared norms: smallest of all models"),
-        Row("dropout suppresses antipodal pairs (sparsity 0.97): features in them", "suppressed", f"even {pairs[0]}, falling importance {pairs[1]}", "the first of each is without dropout", "confirmed" if all(some[half] < some[0] for some in pairs) else "not confirmed", f"dropout {DROPOUT}, best of three"),
+        Row("dropout suppresses antipodal pairs (sparsity 0.97): features in them", "suppressed", f"even {pairs[0]}, falling importance {pairs[1]}", "the first of each is without dropout", "confirmed" if all(some[half] < some[0] for some in pairs) else "not confirmed", f"dropout {DROPOUT}, best of ten"),
         Row("three phases (sparsity 0.97): no basis, away from dimensions, along them from 0.5", "0, +, -", f"even {told['even']}; falling {told['falling']}", "in standard deviations of random rotations", "confirmed" if phases else "not confirmed", f"dropout {DROPOUT}"),
     ], found  # fmt: skip
 

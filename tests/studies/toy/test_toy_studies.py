@@ -9,6 +9,7 @@ import torch
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError
 from mi_superposition.files import read_json
+from mi_superposition.pages.toy.dropout import aligned, pairs
 from mi_superposition.pages.toy.sparsity import frame
 from mi_superposition.parts import SeedPart, ThreadsPart
 from mi_superposition.progress import Progress
@@ -24,6 +25,8 @@ from mi_superposition.toy.geometry import (
     relative_interference,
     shape_counts,
 )
+from mi_superposition.toy.models import ToyModels
+from mi_superposition.toy.network import ToyWeights
 from mi_superposition.toy.polysemanticity import polysemantic_share
 from mi_superposition.training import Stopped
 
@@ -137,6 +140,91 @@ def test_dropout_shortens_weights_and_at_middling_sparsity_takes_features_out_of
     assert sparse_dropped == pytest.approx(sparse, rel=0.1)
 
 
+def dropout_models(*W, n_hidden=8):
+    """Models of the dropout study whose cells all hold these weights, an instance each."""
+    n_features = W[0].shape[1]
+    config = dropout.DropoutStudy.trainings(False)["even"].replace(n_features=n_features, n_hidden=n_hidden)
+    n_settings = len(config.settings)
+    W_in = torch.stack(W).expand(n_settings, -1, -1, -1).contiguous()
+    weights = ToyWeights(W_in, W_in.transpose(-1, -2), torch.zeros(n_settings, len(W), n_features))
+    ones = torch.ones(n_settings, len(W))
+    kept = torch.arange(len(W)).expand(n_settings, -1)
+    return ToyModels(config.resolved(), weights, kept, ones, ones, ones[:, 0], {})
+
+
+def test_alignment_is_against_rotations():
+    """Antipodal pairs on the axes are as aligned as can be; turned by a Hadamard matrix no dimension is read by few; at random, neither."""
+    basis = torch.cat([torch.eye(8), -torch.eye(8)], dim=1)
+    hadamard = torch.ones(1, 1)
+    for _ in range(3):
+        hadamard = torch.cat([torch.cat([hadamard, hadamard], dim=1), torch.cat([hadamard, -hadamard], dim=1)])
+    turned = hadamard / 8**0.5 @ basis
+    at_random = dropout.random_rotations(8)[:50] @ basis
+    assert float(dropout.alignment(basis)) < -5
+    assert float(dropout.alignment(turned)) > 5
+    z = dropout.alignment(at_random)
+    assert abs(float(z.mean())) < 0.5
+    assert 0.7 < float(z.std()) < 1.3
+    # The norm of all weights is no matter, and where there is nothing to turn, there is no alignment.
+    assert float(dropout.alignment(0.1 * turned)) == pytest.approx(float(dropout.alignment(turned)), rel=1e-3)
+    assert float(dropout.alignment(torch.zeros(8, 16))) == 0
+    rotations = dropout.random_rotations(8)
+    assert (rotations @ rotations.transpose(1, 2) - torch.eye(8)).abs().max() < 1e-5
+
+
+def test_in_a_tight_frame_relative_interference_counts_features():
+    """Of 24 features in 8 dimensions it is 2 whichever way they lie: three times the same basis, or random directions made tight."""
+    drawn = torch.randn(8, 24, generator=torch.Generator().manual_seed(0))
+    for _ in range(200):
+        drawn = torch.linalg.svd(drawn, full_matrices=False)
+        drawn = drawn.U @ drawn.Vh
+        drawn = drawn / drawn.norm(dim=0)
+    three = torch.eye(8).repeat(1, 3)
+    found = dropout.dropout_measures(dropout_models(three, drawn))
+    assert (found.relative_interference - 2).abs().max() < 0.01
+    study = dropout.DropoutStudy(
+        ToyStudyConfig(study="dropout"), {"even": dropout_models(three), "falling": dropout_models(drawn)}
+    )
+    assert max(float(beyond.abs().max()) for beyond in study.beyond_a_frame.values()) < 0.01
+    # An antipodal pair beside a direction that is read twice is none: two of three dimensions are shared, one is not.
+    uneven = torch.zeros(8, 24)
+    uneven[:8, :8] = torch.eye(8)
+    uneven[0, 8:] = 1
+    assert float(dropout.dropout_measures(dropout_models(uneven)).relative_interference[0, 0, 0]) > 2 + 5
+
+
+def test_opposite_features_are_counted_among_those_kept():
+    basis = torch.cat([torch.eye(8), -torch.eye(8)], dim=1)
+    short = basis.clone()
+    short[:, 8] *= 0.3
+    beside = basis.clone()
+    # Cosine -0.89: not opposite.
+    beside[:, 8] = 0
+    beside[0, 8], beside[1, 8] = -1.0, (1 / 0.89**2 - 1) ** 0.5
+    found = dropout.dropout_measures(dropout_models(basis, short, beside))
+    assert found.opposite[0, 0].tolist() == [16, 14, 14]
+    assert found.kept[0, 0].tolist() == [16, 15, 16]
+
+
+def test_what_dropout_does_is_said_as_the_numbers_have_it(bundled):
+    study = bundled["dropout"]
+    falling, even = study.means["falling"], study.means["even"]
+    # Thaman et al.: dropout aligns features with dimensions, or turns them away. Both, by importance.
+    assert float(even.alignment[1, dropout.HALF]) < -5
+    assert float(falling.alignment[1:4, dropout.HALF].min()) > 4
+    assert "Dropout aligns features with dimensions at sparsity 0.70 (equally important" in aligned(study)
+    assert "anti-aligned, as Thaman et al. report" in aligned(study)
+    assert f"0.90 (of decreasing importance: {float(falling.alignment[2, 1:].max()):+.1f} at dropout" in aligned(study)
+    assert float(falling.opposite[3].max()) > float(falling.opposite[3, 0]) + 2
+    assert "raises their number at sparsity 0.97, of decreasing importance" in pairs(study)
+    # Where all cells are alike, nothing is said to change.
+    plain = dropout_models(torch.cat([torch.eye(8), -torch.eye(8)], dim=1))
+    same = dropout.DropoutStudy(study.config, {"even": plain, "falling": plain})
+    assert "nowhere by more than two" in pairs(same)
+    assert "Dropout changes it nowhere" in aligned(same)
+    assert "Thaman" not in aligned(same)
+
+
 def test_l1_makes_neurons_monosemantic():
     models = trained(
         network="computation", task="abs", n_features=12, n_hidden=6, n_instances=6, n_kept=6, n_steps=2500,
@@ -191,7 +279,7 @@ def test_the_bundled_models_show_what_the_studies_say(bundled):
     assert share[0] == 0
     assert share[-1] == 1
     assert int(bundled["absolute"].pairs[0]) == 5
-    relative = bundled["dropout"].measures["even"].relative_interference
+    relative = bundled["dropout"].means["even"].relative_interference
     # Not as published: very sparse features stay in superposition.
     assert (relative[-2:, dropout.HALF] / relative[-2:, 0] - 1).abs().max() < 0.1
     assert relative[2, dropout.HALF] < 0.8 * relative[2, 0]
@@ -244,8 +332,8 @@ def test_what_is_bundled_is_a_finished_run_of_its_study(name, bundled):
     )
     asked = trainings(ToyStudyConfig(study=name))
     assert {run: trained.config for run, trained in study.models.items()} == {
-        # They were trained with two threads.
-        run: config.resolved().replace(threads=2)
+        # Some were trained with two threads.
+        run: config.resolved().replace(threads=study.models[run].config.threads.number)
         for run, config in asked.items()
     }
     # Nothing lies there that no study reads.

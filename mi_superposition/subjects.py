@@ -286,7 +286,7 @@ SUBJECTS: tuple[Subject, ...] = (
                 "concepts",
                 "Concepts",
                 "Finally, the opposite approach: start from human concepts. Are they directions in the model, and do they share neurons?",
-                "correlations of texts with three concepts: 0.335, 0.339 and 0.372, not centred (R. A. Stringer, Unravelling Superposition)",
+                "correlations of texts with three concepts: 0.335, 0.339 and 0.372 (0.375 in the other version), not centred (R. A. Stringer, Unravelling Superposition)",
                 "mi_superposition.pages.concepts.chapter",
                 ("sst2/train.parquet", "sst2/validation.parquet", "distilbert-tokenizer/tokenizer.json"),
             ),

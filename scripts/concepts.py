@@ -44,6 +44,17 @@ def main(config: ConceptsConfig, out: Path | None = None, bundle: str | None = N
             seal(target)
             print(f"bundled in {target}", file=sys.stderr)
     print(result.told())
+    if result.halves is not None:
+        for name in ("trained", "untrained", "denied", "word_vectors", "bag_of_words"):
+            if getattr(result.halves, name):
+                print(
+                    f"{name}: {result.halves.mean(name):.3f} ± {result.halves.deviation(name):.3f} over {len(result.halves.trained)} halvings"
+                )
+    for one in result.shared_comparisons():
+        print(
+            f"{one.layer}, top {one.k}: {one.observed:.2f} shared, random {one.random:.2f} ± {one.deviation:.2f}, p = {one.p:.3f}, "
+            f"adjusted {one.adjusted:.2f}"
+        )
     for layer, random in result.random.items():
         print(
             f"{layer}: concepts share {result.trained[layer].mean_shared:.1f} of their {result.config.units_per_concept} units on average, "

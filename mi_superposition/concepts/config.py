@@ -45,6 +45,9 @@ class ConceptsConfig(Config):
     """Maximum number of texts per concept, separately for training and for testing."""
     units_per_concept: AtLeast1 = 20
     """Units with the largest effect per concept, compared between concepts."""
+    halvings: AtLeast1 = 12
+    """Random halvings of each concept's words (of labelled texts, for labels) over which the probe's accuracy is averaged. In each the layer
+    is chosen by cross-validation on the training half."""
     random_lists: AtLeast1 = 50
     """Draws of random word lists (control)."""
     random_probes: AtLeast1 = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,9 @@ from mi_superposition.concepts.split import ConceptSplit
 from mi_superposition.concepts.words import NO_CONCEPT
 from mi_superposition.linalg import unit_rows
 from mi_superposition.training import seeded_generator
+
+# Numbers of top units of which concepts may share some, all of them compared with random word lists.
+SHARED_UNITS = (10, 20, 40, 80, 160)
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,13 @@ def measure_layer(
 
 @dataclass(frozen=True)
 class RandomMeasured:
-    """The same of random word lists, a value for each draw: probe accuracies, and mean numbers of shared units."""
+    """The same of random word lists, a value for each draw: probe accuracies, and mean numbers of shared units; ``shared_of`` among other
+    numbers of top units.
+    """
 
     probes: tuple[float, ...]
     shared: tuple[float, ...]
+    shared_of: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def probe(self) -> float:
@@ -126,10 +132,14 @@ def measure_random(
     for split in draws[: config.random_probes]:
         train, test = split.train.of_concepts(), split.test.of_concepts()
         probes.append(probe_accuracy(points[train.index], train.labels, points[test.index], test.labels))
-    shared = [
-        mean_shared(shared_top_units(concept_effects(points, split), config.units_per_concept)) for split in draws
-    ]
-    return RandomMeasured(tuple(probes), tuple(shared))
+    effects = [concept_effects(points, split) for split in draws]
+
+    def shared(k: int) -> tuple[float, ...]:
+        return tuple(mean_shared(shared_top_units(one, k)) for one in effects)
+
+    return RandomMeasured(
+        tuple(probes), shared(config.units_per_concept), {k: shared(k) for k in SHARED_UNITS if k < points.shape[1]}
+    )
 
 
 @dataclass(frozen=True)

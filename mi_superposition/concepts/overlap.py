@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from mi_superposition.concepts.split import ConceptSplit, Side
@@ -70,6 +76,56 @@ def shared_top_units(effects: Float[Tensor, "concept unit"], k: int) -> Int[Tens
 def mean_shared(shared: Int[Tensor, "concept concept"]) -> float:
     """Mean over all pairs of different concepts."""
     return float(shared[~torch.eye(len(shared), dtype=torch.bool)].double().mean())
+
+
+@dataclass(frozen=True)
+class SharedComparison:
+    """Units that concepts share among ``k`` top units of a layer, beside those of random word lists.
+
+    ``p``: two-sided probability of a further draw as far from the others' mean (Student's t); ``adjusted`` for all comparisons (Holm 1979).
+    """
+
+    layer: str
+    k: int
+    observed: float
+    random: float
+    deviation: float
+    p: float
+    adjusted: float
+
+
+def compare_shared(
+    observed: Mapping[tuple[str, int], float], random: Mapping[tuple[str, int], Sequence[float]]
+) -> list[SharedComparison]:
+    """Each layer and k, corrected for all of them together. With fewer than two draws p is 1."""
+    p = {}
+    for key, values in random.items():
+        n, mean, deviation = (
+            len(values),
+            float(np.mean(values)),
+            float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        )
+        if n < 2:
+            p[key] = 1.0
+        elif deviation == 0:
+            p[key] = 1.0 if observed[key] == mean else 0.0
+        else:
+            p[key] = float(2 * student_t.sf(abs(observed[key] - mean) / (deviation * math.sqrt(1 + 1 / n)), n - 1))
+    adjusted, largest = {}, 0.0
+    for rank, key in enumerate(sorted(p, key=lambda one: p[one])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[key]))
+        adjusted[key] = largest
+    return [
+        SharedComparison(
+            *key,
+            observed[key],
+            float(np.mean(values)),
+            float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+            p[key],
+            adjusted[key],
+        )
+        for key, values in random.items()
+    ]
 
 
 def comparable(split: ConceptSplit) -> bool:

@@ -1,4 +1,4 @@
-"""The simple language model of Stringer's chapter, smaller and untrained, and single words in it and in a trained model."""
+"""Stringer's simple language model, smaller, and like it untrained; single words in it and in a trained model."""
 
 from __future__ import annotations
 

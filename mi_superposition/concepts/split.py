@@ -46,17 +46,25 @@ class ConceptSplit:
 
 
 def split_by_words(
-    words: Sequence[set[str]], lists: Sequence[Sequence[str]], *, names: Sequence[str], per_concept: int, seed: int
+    words: Sequence[set[str]],
+    lists: Sequence[Sequence[str]],
+    *,
+    names: Sequence[str],
+    per_concept: int,
+    seed: int,
+    random_halves: int | None = None,
 ) -> ConceptSplit:
     """Texts by the words they contain. Half of each concept's words are for training and half for testing, so that what holds
     on held-out texts is not the words themselves; texts with words of both halves, or of several concepts, are on neither side.
 
     Each side has at most ``per_concept`` texts of each concept, and half as many of none as of all concepts. Texts with the same
-    word are one group; words that begin with the same three letters, such as mom and mommy, are on one side.
+    word are one group; words that begin with the same three letters, such as mom and mommy, are on one side. The words are halved by their
+    frequency, by turns, or at random with the seed ``random_halves``.
     Raises ``RequestError`` for a concept of which there are too few texts.
     """
     counts = Counter(word for some in words for word in some)
-    parted = [_halves(of_concept, counts) for of_concept in lists]
+    generator = None if random_halves is None else seeded_generator(random_halves, "halves of words")
+    parted = [_halves(of_concept, counts, generator) for of_concept in lists]
     for name, of_concept, (_, second) in zip(names, lists, parted, strict=True):
         if not second:
             raise RequestError(
@@ -94,12 +102,16 @@ def split_by_words(
     return ConceptSplit(n, sides[0], sides[1])
 
 
-def _halves(words: Sequence[str], counts: Counter[str]) -> tuple[list[str], list[str]]:
-    """Two lists of its words, by turns from the most frequent on: both sides get as many texts as can be."""
+def _halves(
+    words: Sequence[str], counts: Counter[str], generator: torch.Generator | None = None
+) -> tuple[list[str], list[str]]:
+    """Two lists of its words, by turns from the most frequent on: both sides get as many texts as can be. Or by turns in a random order."""
     families: dict[str, list[str]] = {}
     for word in words:
         families.setdefault(word[:_STEM], []).append(word)
     ranked = sorted(families.values(), key=lambda family: -sum(counts[word] for word in family))
+    if generator is not None:
+        ranked = [ranked[place] for place in torch.randperm(len(ranked), generator=generator).tolist()]
     first, second = ([word for family in ranked[side::2] for word in family] for side in range(2))
     return first, second
 

@@ -37,7 +37,7 @@ STORY_CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "food": ("cake", "cookies", "apple", "food", "eat", "ate", "lunch", "soup", "bread", "hungry", "candy", "delicious"),
     "outdoors": ("park", "tree", "garden", "forest", "flowers", "grass", "river", "rain", "sun", "beach", "pond", "leaves"),
 }  # fmt: skip
-# Of sentiment, for reviews: the concepts of Stringer's chapter.
+# Ours, of sentiment, for reviews, after Stringer's concepts, of whose fifteen words they have three.
 SENTIMENT_CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "positive": ("good", "great", "best", "funny", "love", "enjoyable", "beautiful", "moving", "charming", "smart", "delightful", "entertaining"),
     "negative": ("bad", "worst", "dull", "boring", "predictable", "tedious", "silly", "stupid", "flat", "mess", "fails", "lacks"),
@@ -127,6 +127,15 @@ def sentences(documents: Iterable[str]) -> Iterator[str]:
                 unspaced = max(map(len, _UNSPACED.findall(sentence)), default=0)
                 if max(len(sentence.split()), unspaced) >= _FEWEST_WORDS:
                     yield sentence.strip()
+
+
+def without_words(text: str, words: set[str]) -> str:
+    """The text without these words (in small letters); a full stop where nothing is left."""
+    left = _WORD.sub(lambda match: "" if _lower(match[0]) in words else match[0], text)
+    if any(_UNSPACED.search(word) for word in words):
+        for word in sorted(words, key=len, reverse=True):
+            left = left.replace(word, "") if _UNSPACED.search(word) else left
+    return left if left.strip() else "."
 
 
 def held(texts: Sequence[str], concepts: Mapping[str, Sequence[str]]) -> Held:

@@ -25,7 +25,7 @@ def resnet(tmp_path_factory):
     return folder, network
 
 
-def test_simplenet_is_the_chapters():
+def test_simplenet_is_stringers():
     network = build_classifier("simplenet", shape=(1, 28, 28), n_classes=10)
     assert [tuple(matrix.shape) for _, matrix in weight_matrices(network)] == [(128, 784), (64, 128), (10, 64)]
     images = torch.randn(3, 1, 28, 28)

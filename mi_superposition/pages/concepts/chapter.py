@@ -77,8 +77,10 @@ def section(runs: Runs, request: ChapterRequest) -> Section:
             "Does a model represent the words of one concept in one direction (tested on words that the probe was not "
             "trained on)? Do concepts share neurons?"
         ),
-        number=f"{stories.best_probe('trained'):.3f} balanced accuracy",
-        number_is=f"of a linear probe on sentences with held-out words, mean of {len(stories.concepts)} concepts",
+        number=f"{stories.told_accuracy} balanced accuracy",
+        number_is=(
+            f"of a linear probe on sentences with held-out words, mean of {len(stories.concepts)} concepts; {stories.told_how}"
+        ),
         control=controls(stories),
         page=Page(
             slug=CHAPTER, title=TITLE, intro=intro(stories), items=[_runs_table(results), *items(stories, pages)]
@@ -103,8 +105,9 @@ def _runs_table(results: Mapping[str, ConceptsResult]) -> TableRecord:
         id="runs",
         title="Four runs",
         look_at=(
-            "Balanced accuracy on held-out texts: a linear probe (± one standard error), the same on the untrained "
-            "model, and for random word lists, each at its best layer; then bag of words and chance. Shared neurons: "
+            "Balanced accuracy on held-out texts of one halving: a linear probe (± one standard error), the same on the untrained "
+            "model, and for random word lists, each at the layer that is best on these texts; then bag of words and chance. Last of the first six "
+            "columns: mean and standard deviation over many halvings with the layer chosen on training texts, where they were measured. Shared neurons: "
             f"of the {results[STORIES].config.units_per_concept} neurons of the last layer with the largest effect per "
             "concept, how many two concepts share on average."
         ),
@@ -115,6 +118,7 @@ def _runs_table(results: Mapping[str, ConceptsResult]) -> TableRecord:
             "random word lists",
             "bag of words",
             "chance",
+            "over halvings",
             "shared neurons",
             "untrained",
             "random word lists",
@@ -140,5 +144,6 @@ def _cells(result: ConceptsResult) -> list[str]:
         f"{result.best_random:.3f}" if result.by_words else "–",
         f"{result.bag_of_words:.3f}",
         f"{result.chance:.3f}",
+        "–" if result.halves is None else result.told_accuracy,
         *shared,
     ]

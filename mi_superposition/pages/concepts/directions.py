@@ -60,7 +60,7 @@ def directions_figure(result: ConceptsResult) -> FigureRecord:
     )
     if plain_others > _HIGH:
         look_at += (
-            " Without centring every text has a high cosine with every concept, because all texts share a mean. Stringer's chapter reports "
+            " Without centring every text has a high cosine with every concept, because all texts share a mean. Stringer reports "
             "correlations of 0.335, 0.339 and 0.372 with three concepts, not centred, so a common mean may explain them."
         )
     if len(result.concepts) == 2:

@@ -10,7 +10,7 @@ from mi_superposition.pages.concepts.directions import directions_figure, permut
 from mi_superposition.pages.concepts.features import feature_tables
 from mi_superposition.pages.concepts.links import UnitPages
 from mi_superposition.pages.concepts.overlap import overlap_items
-from mi_superposition.pages.concepts.probes import accuracy_table, probe_figure, probe_lines
+from mi_superposition.pages.concepts.probes import accuracy_table, halvings_table, probe_figure, probe_lines
 from mi_superposition.pages.concepts.words import word_figures
 from mi_superposition.site import Page, Section
 from mi_superposition.site.records import Item
@@ -27,12 +27,16 @@ def sections(folder: Path) -> list[Section]:
             slug="concepts",
             title=title,
             summary="What a model represents of concepts, compared with untrained models, random word lists and permuted labels.",
-            number=f"{result.best_probe('trained'):.3f}",
-            number_is=f"balanced accuracy of a linear probe on held-out texts, mean of {len(result.concepts)} concepts",
+            number=result.told_accuracy,
+            number_is=f"balanced accuracy of a linear probe on held-out texts, mean of {len(result.concepts)} concepts; {result.told_how}",
             control=controls(result),
             page=Page(slug="concepts", title=title, intro=intro(result), items=items(result)),
         )
     ]
+
+
+# Names of controls that stand without "for".
+_BARE = ("untrained", "chance")
 
 
 def figure(result: ConceptsResult) -> go.Figure:
@@ -41,14 +45,14 @@ def figure(result: ConceptsResult) -> go.Figure:
 
 
 def controls(result: ConceptsResult) -> str:
-    """What the accuracy is compared with, each at its own best layer."""
-    words = "a bag of the other words" if result.by_words else "a bag of words"
-    random = f"{result.best_random:.3f} for random word lists, " if result.by_words else ""
-    return f"{result.bag_of_words:.3f} for {words}, {result.best_probe('untrained'):.3f} untrained, {random}{result.chance:.3f} chance"
+    """What the accuracy is compared with."""
+    return ", ".join(
+        f"{value:.3f} {name if name in _BARE else f'for {name}'}" for name, value in result.accuracies().items()
+    )
 
 
 def intro(result: ConceptsResult) -> str:
-    """What was measured, and the one number with its controls, each at its own best layer."""
+    """What was measured, and the one number with its controls."""
     how = (
         "Each concept is a word list. A sentence belongs to a concept if it contains a word of that list and no word of another "
         "list. One half of each list is used for training and the other half, in other sentences, for testing, so a probe cannot "
@@ -56,20 +60,18 @@ def intro(result: ConceptsResult) -> str:
         if result.by_words
         else "Concepts are the texts' labels; one text in four is held out."
     )
-    held_out = f" ({result.n_held_out_groups} words)" if result.by_words else ""
-    random = f", random word lists {result.best_random:.3f}" if result.by_words else ""
+    layer = result.best_layer if result.halves is None else result.halves.usual_layer
     first = (
-        " The best layer is the first one: the embeddings, before any transformer layer."
-        if result.best_layer == next(iter(result.trained))
+        " That layer is the first one: the embeddings, before any transformer layer."
+        if layer == next(iter(result.trained))
         else ""
     )
+    chosen = "the best layer is" if result.halves is None else "the layer chosen most often is"
     return (
-        f"{how} A linear probe reaches a balanced accuracy of {result.best_probe('trained'):.3f} ± {result.error:.3f} for "
-        f"{len(result.concepts)} concepts on {result.n_held_out:,} held-out texts{held_out} at {result.best_layer} of "
-        f"{result.config.model.name} (untrained {result.best_probe('untrained'):.3f}{random}, bag of words {result.bag_of_words:.3f}, "
-        f"chance {result.chance:.3f}; each at its best layer; ± one standard error, bootstrap over "
-        f"{'words' if result.by_words else 'texts'}).{first} The study follows R. A. Stringer, “Unravelling Superposition” (chapter 3, on "
-        "language models)."
+        f"{how} A linear probe reaches a balanced accuracy of {result.told_accuracy} for {len(result.concepts)} concepts in "
+        f"{result.config.model.name} ({result.told_how}; {chosen} {layer}). Compared with: {controls(result)}.{first} Figures below are of one "
+        f"halving, with {result.n_held_out:,} held-out texts{f' of {result.n_held_out_groups} words' if result.by_words else ''}. The study "
+        "follows R. A. Stringer, “Unravelling Superposition” (its chapter on language models)."
     )
 
 
@@ -77,6 +79,7 @@ def items(result: ConceptsResult, pages: UnitPages | None = None) -> list[Item]:
     """Figures and tables of one run; ``pages`` gives the addresses of units' pages by layer."""
     pages = pages or {}
     return [
+        *halvings_table(result),
         probe_figure(result),
         accuracy_table(result),
         plane_figure(result),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from mi_superposition.concepts import top_units
+from mi_superposition.concepts.overlap import SharedComparison
 from mi_superposition.figures.concepts import labelled_heatmaps
 from mi_superposition.pages.concepts.links import UnitPages, unit_cell
 from mi_superposition.site import FigureRecord
@@ -24,6 +25,7 @@ def overlap_items(result: ConceptsResult, pages: UnitPages) -> list[Item]:
     return [
         _overlap_figure(result),
         _layer_table(result),
+        *_comparison_table(result),
         _several_table(result, pages.get(result.neuron_layer, {})),
     ]
 
@@ -43,7 +45,7 @@ def _overlap_figure(result: ConceptsResult) -> FigureRecord:
             f", {random.mean_shared:.1f} random word lists ({min(random.shared):.1f} to {max(random.shared):.1f} in "
             f"{len(random.shared)} draws)"
         )
-        verdict = f" At {name}{_verdict(trained.mean_shared, random.shared)}"
+        verdict = f" {shared_verdict(result.shared_comparisons())}"
     others = "without a concept word" if result.by_words else "of other labels"
     frames: dict[str, dict[str, Tensor]] = {
         layer: {state: layers[layer].shared.float() for state, layers in result.layers.items()}
@@ -72,17 +74,55 @@ def _overlap_figure(result: ConceptsResult) -> FigureRecord:
     )
 
 
-def _verdict(observed: float, random: Sequence[float]) -> str:
-    """How the number of shared units compares with that of random word lists."""
-    above, below = (
-        (sum(test) + 1) / (len(random) + 1)
-        for test in ([value >= observed for value in random], [value <= observed for value in random])
+def shared_verdict(comparisons: Sequence[SharedComparison]) -> str:
+    """What all comparisons of shared units with random word lists say together."""
+    if not comparisons:
+        return "How the numbers compare with those of random word lists was not tested in this run."
+    layers, ks = {one.layer for one in comparisons}, sorted({one.k for one in comparisons})
+    tested = f"{len(layers)} layers and the top {', '.join(map(str, ks))} units"
+    sure = [one for one in comparisons if one.adjusted <= _SIGNIFICANT]
+    if not sure:
+        least = min(comparisons, key=lambda one: one.adjusted)
+        return (
+            f"Compared with random word lists, no difference seen over {tested} ({len(comparisons)} comparisons; smallest p after Holm's correction "
+            f"{least.adjusted:.2f}, uncorrected {least.p:.3f})."
+        )
+    said = ", ".join(
+        f"{'more' if one.observed > one.random else 'fewer'} at {one.layer}, top {one.k} ({one.observed:.1f}, random {one.random:.1f}, p = "
+        f"{one.adjusted:.2g})"
+        for one in sure
     )
-    p = min(1.0, 2 * min(above, below))
-    said = f"(p = {p:.2f}, two-sided; the smallest possible with {len(random)} draws is {2 / (len(random) + 1):.2f})."
-    if p > _SIGNIFICANT:
-        return f" this is within the range of random word lists {said}"
-    return f" concepts share {'more' if above < below else 'fewer'} units than random word lists {said}"
+    return f"Of {len(comparisons)} comparisons with random word lists ({tested}; Holm's correction) {len(sure)} differ: {said}."
+
+
+def _comparison_table(result: ConceptsResult) -> list[TableRecord]:
+    """Every layer and number of top units; nothing where that was not compared."""
+    comparisons = result.shared_comparisons()
+    if not comparisons:
+        return []
+    draws = len(next(iter(result.random.values())).shared)
+    return [
+        TableRecord(
+            id="overlap-tests",
+            title="Shared units at every layer and number of top units",
+            look_at=(
+                f"Mean over pairs of concepts, beside {draws} draws of random word lists (mean ± standard deviation). p: two-sided, Student's t for "
+                f"one more draw; adjusted for all {len(comparisons)} comparisons (Holm 1979). {shared_verdict(comparisons)}"
+            ),
+            columns=["layer", "top units", "shared", "random word lists", "p", "p, adjusted"],
+            rows=[
+                [
+                    one.layer,
+                    f"{one.k}",
+                    f"{one.observed:.2f}",
+                    f"{one.random:.2f} ± {one.deviation:.2f}",
+                    f"{one.p:.3f}",
+                    f"{one.adjusted:.2f}",
+                ]
+                for one in comparisons
+            ],
+        )
+    ]
 
 
 def _layer_table(result: ConceptsResult) -> TableRecord:

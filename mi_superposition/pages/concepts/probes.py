@@ -46,11 +46,58 @@ def probe_figure(result: ConceptsResult) -> FigureRecord:
         ),
         number=f"{result.best_probe('trained'):.3f} ± {result.error:.3f} at {result.best_layer}",
         control=(
-            f"each at its best layer: {result.best_probe('untrained'):.3f} untrained{random}, {result.best_shuffled:.3f} shuffled "
+            f"one halving, each at the layer that is best on its held-out texts: {result.best_probe('untrained'):.3f} untrained{random}, {result.best_shuffled:.3f} shuffled "
             f"labels, {result.bag_of_words:.3f} bag of words, {result.chance:.3f} chance"
         ),
         figure=probe_lines(result),
     )
+
+
+_CONTROLS = {
+    "trained": "linear probe on the trained model",
+    "untrained": "the same on the untrained model",
+    "denied": "the trained model reading the texts without their concept words",
+    "word_vectors": "mean co-occurrence vector of all of a text's words, no model",
+    "bag_of_words": "bag of words, no model",
+}
+
+
+def halvings_table(result: ConceptsResult) -> list[TableRecord]:
+    """Accuracies over many halvings; nothing in runs of before they were measured."""
+    halves = result.halves
+    if halves is None:
+        return []
+    shown = [name for name in _CONTROLS if getattr(halves, name)]
+    layers = ", ".join(f"{layer} ({halves.layers.count(layer)})" for layer in dict.fromkeys(halves.layers))
+    return [
+        TableRecord(
+            id="halvings",
+            title="Over many halvings",
+            look_at=(
+                f"Balanced accuracy on held-out texts over {len(halves.trained)} random halvings of the "
+                f"{'words of each concept' if result.by_words else 'texts'}. The layer is chosen in each by two-fold cross-validation within the "
+                f"training half (no word in both folds), for every model of its own; the held-out half is not looked at. Chosen for the trained "
+                f"model: {layers}. Chance {result.chance:.3f}."
+                + (
+                    " A bag of words does not see the concept words, co-occurrence vectors do: their difference is what similar company of "
+                    "words in these texts tells."
+                    if result.by_words
+                    else ""
+                )
+            ),
+            columns=["probe", "mean", "standard deviation", "smallest", "largest"],
+            rows=[
+                [
+                    _CONTROLS[name],
+                    f"{halves.mean(name):.3f}",
+                    f"{halves.deviation(name):.3f}",
+                    f"{min(getattr(halves, name)):.3f}",
+                    f"{max(getattr(halves, name)):.3f}",
+                ]
+                for name in shown
+            ],
+        )
+    ]
 
 
 def accuracy_table(result: ConceptsResult) -> TableRecord:

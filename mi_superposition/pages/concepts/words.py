@@ -26,7 +26,7 @@ def _simple_model(words: WordCorrelations) -> FigureRecord:
         id="simple-model",
         title="The simple language model: embedding and hidden layer",
         look_at=(
-            "A smaller version of the simple language model of Stringer's chapter: an embedding, a linear layer and an output layer for "
+            "A smaller version of Stringer's simple language model: an embedding, a linear layer and an output layer for "
             f"these words, at initialisation (sizes and seed {words.seed} are ours). It is not trained: its “concepts” are random numbers, "
             "and patterns in these maps are noise."
         ),

@@ -40,8 +40,8 @@ def depth_correlations(result: SpectraResult, kind: Kind) -> str:
     if not result.bounded(kind):
         return said
     trained, untrained = (result.depth_correlation(state, kind, of_channels=True) for state in STATES)
-    assert trained is not None
-    assert untrained is not None
+    if trained is None or untrained is None:
+        return said
     return f"{said} (divided by channels {trained:+.2f} and {untrained:+.2f})"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mi_superposition.concepts.config import AUTO, NONE, ConceptsConfig
 from mi_superposition.concepts.split import ConceptSplit, split_by_labels, split_by_words
-from mi_superposition.concepts.words import load_concepts, random_lists, sentences, words_of
+from mi_superposition.concepts.words import load_concepts, random_lists, sentences, without_words, words_of
 from mi_superposition.corpora import Corpus, corpus_of, load_labelled_texts, texts_of
 from mi_superposition.corpora.labelled import columns_of
 from mi_superposition.errors import RequestError
@@ -19,6 +19,7 @@ from mi_superposition.models.encoders import Encoder, is_encoder, load_encoder
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.sae import check_sae, load_sae
 from mi_superposition.sae.files import one_sae_folder, processing_of, sae_identity
+from mi_superposition.training import derived_seed
 
 State = Literal["trained", "untrained"]
 STATES: tuple[State, ...] = ("trained", "untrained")
@@ -37,6 +38,11 @@ class ConceptTexts:
     split: ConceptSplit
     random: list[ConceptSplit]
     identity: dict[str, str]
+    # Other halvings of the same words, or of labelled texts; where concepts are words, the texts of concepts in these halvings without their
+    # concept words, by index, and the words of all texts.
+    halvings: list[ConceptSplit] = field(default_factory=list)
+    denied: Mapping[int, str] = field(default_factory=dict)
+    words: tuple[set[str], ...] = ()
     # What the texts were taken from, where that is a corpus.
     corpus: Corpus | None = None
 
@@ -104,14 +110,36 @@ def _read_texts(config: ConceptsConfig) -> ConceptTexts:
         )
         names = [labelled.classes[label] for label in sorted(set(labelled.labels))]
         split = split_by_labels(labelled.labels, names=labelled.classes, per_concept=config.per_concept, seed=seed)
-        return ConceptTexts(labelled.texts, dict.fromkeys(names, ()), split, [], labelled.identity())
+        halvings = [
+            split_by_labels(
+                labelled.labels,
+                names=labelled.classes,
+                per_concept=config.per_concept,
+                seed=derived_seed(seed, "halving", number) % 2**63,
+            )
+            for number in range(config.halvings)
+        ]
+        return ConceptTexts(labelled.texts, dict.fromkeys(names, ()), split, [], labelled.identity(), halvings)
     concepts = load_concepts(config.concepts or ("stories" if text.corpus == "stories" else "sentiment"))
     corpus = corpus_of(text)
     texts = tuple(itertools.islice(_different(sentences(texts_of(corpus))), text.documents))
     words = [words_of(one) for one in texts]
     lists = list(concepts.values())
     split = split_by_words(words, lists, names=list(concepts), per_concept=config.per_concept, seed=seed)
-    return ConceptTexts(texts, concepts, split, _random_splits(config, words, lists), corpus.identity(), corpus)
+    every = {word for some in lists for word in some}
+    halvings = _halvings(config, words, lists, list(concepts), split)
+    used = {index for one in halvings for side in (one.train, one.test) for index in side.of_concepts().index.tolist()}
+    return ConceptTexts(
+        texts,
+        concepts,
+        split,
+        _random_splits(config, words, lists),
+        corpus.identity(),
+        halvings,
+        {index: without_words(texts[index], every) for index in sorted(used)},
+        tuple(words),
+        corpus,
+    )
 
 
 def _different(texts: Iterable[str]) -> Iterator[str]:
@@ -121,6 +149,34 @@ def _different(texts: Iterable[str]) -> Iterator[str]:
         if text not in seen:
             seen.add(text)
             yield text
+
+
+def _halvings(
+    config: ConceptsConfig,
+    words: Sequence[set[str]],
+    lists: Sequence[Sequence[str]],
+    names: Sequence[str],
+    split: ConceptSplit,
+) -> list[ConceptSplit]:
+    """Random halvings of the words; one with too few texts on a side is drawn again. ``split`` alone where hardly any has enough."""
+    seed, splits = config.random.seed, []
+    for number in range(_TRIES * config.halvings):
+        try:
+            splits.append(
+                split_by_words(
+                    words,
+                    lists,
+                    names=names,
+                    per_concept=config.per_concept,
+                    seed=seed,
+                    random_halves=derived_seed(seed, "halving", number) % 2**63,
+                )
+            )
+        except RequestError:
+            continue
+        if len(splits) == config.halvings:
+            break
+    return splits or [split]
 
 
 def _random_splits(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_superposition.concepts.config import ConceptsConfig
+from mi_superposition.concepts.halves import co_occurrence_vectors, measure_halves
 from mi_superposition.concepts.layer import (
     LayerMeasured,
     RandomMeasured,
@@ -32,6 +34,8 @@ COMMAND = "concepts"
 RESULT = "findings.safetensors"
 # Activations, kept until the run is finished.
 _POOLED = "pooled"
+# The trained model on texts without their concept words.
+_DENIED = "denied"
 # Results of this command that come with the package, made by ``scripts/concepts.py``.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "concepts"
 
@@ -72,23 +76,43 @@ def _measured(config: ConceptsConfig, inputs: StudyInputs, out: Path, progress: 
     layers: dict[State, dict[str, LayerMeasured]] = {state: {} for state in STATES}
     random: dict[str, RandomMeasured] = {}
     features = None
-    unread = [state for state in STATES if not _pooled_file(out, state).exists()]
-    progress.begin("text", len(unread) * len(material.texts))
+    kinds = [*STATES, *([_DENIED] if material.denied else [])]
+    unread = [kind for kind in kinds if not _pooled_file(out, kind).exists()]
+    progress.begin("text", sum(len(material.denied if kind == _DENIED else material.texts) for kind in unread))
+    points: dict[str, dict[str, Tensor]] = {}
+    for kind in kinds:
+        points[kind] = _pooled(kind, inputs, out, progress)
     for state in STATES:
-        pooled = _pooled(state, inputs, out, progress)
+        pooled = points[state]
         if state == "trained" and inputs.encode:
             [name] = (f"{hook}{FEATURES}" for hook in inputs.encode)
             progress.advance(0, name)
             features = measure_features(name, pooled.pop(name), material.split, material.random)
-        for name, points in pooled.items():
+        for name, values in pooled.items():
             progress.advance(0, f"{state}: {name}")
             if progress.should_stop():
                 raise Stopped(len(layers[state]), "layer")
             shuffles = _SHUFFLES if state == "trained" else 1
-            layers[state][name] = measure_layer(points, material.split, config, shuffles=shuffles)
+            layers[state][name] = measure_layer(values, material.split, config, shuffles=shuffles)
             if state == "trained" and material.random:
-                random[name] = measure_random(points, material.random, config)
+                random[name] = measure_random(values, material.random, config)
     test = material.split.test
+
+    def on_split() -> None:
+        progress.advance(0, "halvings of the words")
+        if progress.should_stop():
+            raise Stopped(0, "halving")
+
+    halves = measure_halves(
+        material.halvings,
+        points["trained"],
+        points["untrained"],
+        texts=material.texts,
+        without=all_words(material.concepts),
+        word_vectors=co_occurrence_vectors(material.words) if material.words else None,
+        denied=_in_place(points[_DENIED], material) if _DENIED in points else None,
+        on_split=on_split,
+    )
     return ConceptsResult(
         config=config,
         concepts=tuple(material.concepts),
@@ -102,7 +126,17 @@ def _measured(config: ConceptsConfig, inputs: StudyInputs, out: Path, progress: 
         groups=test.groups,
         words=_words_alone(inputs, list(layers["trained"])),
         features=features,
+        halves=halves,
     )
+
+
+def _in_place(denied: dict[str, Tensor], material: ConceptTexts) -> dict[str, Tensor]:
+    """Activations of some texts in the rows of all texts; the others are 0 and not looked at."""
+    placed = {}
+    for name, values in denied.items():
+        placed[name] = torch.zeros(len(material.texts), values.shape[1])
+        placed[name][list(material.denied)] = values
+    return placed
 
 
 def _bag_of_words(material: ConceptTexts) -> float:
@@ -137,26 +171,30 @@ def middle_layer(layers: Sequence[str]) -> str:
     return states[len(states) // 2]
 
 
-def _pooled_file(folder: Path, state: State) -> Path:
-    return folder / _POOLED / f"{state}.safetensors"
+def _pooled_file(folder: Path, kind: str) -> Path:
+    return folder / _POOLED / f"{kind}.safetensors"
 
 
-def _pooled(state: State, inputs: StudyInputs, out: Path, progress: Progress) -> dict[str, Float[Tensor, "text d"]]:
-    """Mean activations of all texts by layer, in the model's order; written, so that the texts are read once."""
-    path, model = _pooled_file(out, state), inputs.models[state]
+def _pooled(kind: str, inputs: StudyInputs, out: Path, progress: Progress) -> dict[str, Float[Tensor, "text d"]]:
+    """Mean activations of all texts by layer, in the model's order; written, so that the texts are read once.
+
+    ``kind``: a state of the model, or the trained model on the texts without their concept words.
+    """
+    state: State = "untrained" if kind == "untrained" else "trained"
+    path, model = _pooled_file(out, kind), inputs.models[state]
     if not path.exists():
         read = 0
 
         def on_texts(n: int) -> None:
             nonlocal read
             read += n
-            progress.advance(n, f"{state}: reading")
+            progress.advance(n, f"{kind}: reading")
             if progress.should_stop():
                 raise Stopped(read, "text")
 
         # The features are the trained model's.
-        encode = inputs.encode if state == "trained" else {}
-        texts = inputs.material.texts
+        encode = inputs.encode if kind == "trained" else {}
+        texts = list(inputs.material.denied.values()) if kind == _DENIED else inputs.material.texts
         write_tensors(path, pool_texts(model, texts, tokenizer=inputs.tokenizer, encode=encode, on_texts=on_texts))
     pooled, _ = read_tensors(path)
     # A file keeps them by size.

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mi_superposition.concepts.components import PlaneVariance, plane_variance
 from mi_superposition.concepts.config import ConceptsConfig
+from mi_superposition.concepts.halves import HalvesMeasured
 from mi_superposition.concepts.layer import FeaturesMeasured, LayerMeasured, RandomMeasured
+from mi_superposition.concepts.overlap import SharedComparison, compare_shared, mean_shared, shared_top_units
 from mi_superposition.concepts.probe import balanced_accuracy_error
 from mi_superposition.concepts.simple import WordCorrelations
 from mi_superposition.results import Result
@@ -30,6 +32,7 @@ class ConceptsResult(Result):
     ``trained``, ``untrained`` and ``random`` are by layer, in the order in which the model runs them; ``random`` is empty where the
     concepts are labels. ``labels`` are those of the held-out texts, -1 for none; texts of one of ``groups`` have the same word.
     ``words``: a few words of each concept alone, ``None`` for labels. ``features``: those of the sparse autoencoder, if any.
+    ``halves``: accuracies over many halvings, with the layer chosen on training texts; ``None`` in runs of before they were measured.
     """
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.pages.concepts.measure:figure"
@@ -46,6 +49,7 @@ class ConceptsResult(Result):
     groups: Int[Tensor, " text"]
     words: WordCorrelations | None = None
     features: FeaturesMeasured | None = None
+    halves: HalvesMeasured | None = None
 
     @property
     def layers(self) -> dict[State, Mapping[str, LayerMeasured]]:
@@ -101,6 +105,43 @@ class ConceptsResult(Result):
         """The largest over layers for shuffled labels."""
         return max(measured.shuffled for measured in self.trained.values())
 
+    @property
+    def told_accuracy(self) -> str:
+        """The accuracy with its spread: mean and standard deviation over halvings, or that at the best layer with its standard error."""
+        if self.halves is None:
+            return f"{self.best_probe('trained'):.3f} ± {self.error:.3f}"
+        return f"{self.halves.mean('trained'):.3f} ± {self.halves.deviation('trained'):.3f}"
+
+    @property
+    def told_how(self) -> str:
+        """How that accuracy was measured."""
+        if self.halves is None:
+            return "one halving, at the layer that is best on the held-out texts"
+        of = "words" if self.by_words else "texts"
+        return f"mean and standard deviation of {len(self.halves.trained)} random halvings of the {of}, layer chosen on the training half"
+
+    def accuracies(self) -> dict[str, float]:
+        """What the trained model's accuracy is compared with, by name; over the same halvings, but for random word lists."""
+        bag = "a bag of the other words" if self.by_words else "a bag of words"
+        random = {"random word lists": self.best_random} if self.by_words else {}
+        if (halves := self.halves) is None:
+            found = {bag: self.bag_of_words, "untrained": self.best_probe("untrained")}
+        else:
+            found = {bag: halves.mean("bag_of_words")}
+            if halves.denied:
+                found |= {
+                    "co-occurrence vectors of all words": halves.mean("word_vectors"),
+                    "the model without the concept word": halves.mean("denied"),
+                }
+            found["untrained"] = halves.mean("untrained")
+        return found | random | {"chance": self.chance}
+
+    def shared_comparisons(self) -> list[SharedComparison]:
+        """Units that concepts share at every layer and number of top units, beside random word lists; none in older runs."""
+        keys = [(layer, k) for layer, random in self.random.items() for k in random.shared_of]
+        observed = {(layer, k): mean_shared(shared_top_units(self.trained[layer].effects, k)) for layer, k in keys}
+        return compare_shared(observed, {(layer, k): self.random[layer].shared_of[k] for layer, k in keys})
+
     @cached_property
     def error(self) -> float:
         """Standard error of the trained model's best accuracy, with held-out texts (or words) resampled."""
@@ -136,12 +177,11 @@ class ConceptsResult(Result):
         return effects if self.features is None else effects | {self.features.name: self.features.effects}
 
     def summary(self) -> str:
-        """The probe's accuracy at its best layer, with its controls."""
-        random = f"random word lists {self.best_random:.3f}, " if self.random else ""
+        """The probe's accuracy, with its controls."""
+        controls = ", ".join(f"{name} {value:.3f}" for name, value in self.accuracies().items())
         return (
-            f"{len(self.concepts)} concepts in {self.config.model.name}: a linear probe reaches a balanced accuracy of "
-            f"{self.best_probe('trained'):.3f} ± {self.error:.3f} at {self.best_layer} on {self.n_held_out:,} held-out texts (untrained "
-            f"{self.best_probe('untrained'):.3f}, {random}bag of words {self.bag_of_words:.3f}, chance {self.chance:.3f})"
+            f"{len(self.concepts)} concepts in {self.config.model.name}: a linear probe reaches a balanced accuracy of {self.told_accuracy} on "
+            f"held-out texts ({self.told_how}; {controls})"
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -183,13 +223,27 @@ class ConceptsResult(Result):
             "held_out_groups": self.n_held_out_groups,
             "best_probe_error": self.error,
         }
+        if self.halves is not None:
+            for name in ("trained", "untrained", "bag_of_words", "word_vectors", "denied"):
+                if getattr(self.halves, name):
+                    metrics[f"halvings.{name}"] = self.halves.mean(name)
+                    metrics[f"halvings.{name}.sd"] = self.halves.deviation(name)
+            metrics["halvings"] = len(self.halves.trained)
+        for one in self.shared_comparisons():
+            name = f"{one.layer}.shared_of_{one.k}"
+            metrics |= {
+                name: one.observed,
+                f"{name}.random": one.random,
+                f"{name}.p": one.p,
+                f"{name}.p_holm": one.adjusted,
+            }
         for state, layers in self.layers.items():
             for layer, measured in layers.items():
                 prefix = f"{layer}." + ("" if state == "trained" else f"{state}.")
                 metrics |= {f"{prefix}{name}": getattr(measured, name) for name in ("probe", "nearest", "shuffled")}
-                for concept, one in zip(self.concepts, measured.separations, strict=True):
-                    metrics[f"{prefix}{concept}.difference"] = one.difference
-                    metrics[f"{prefix}{concept}.p"] = one.p
+                for concept, separated in zip(self.concepts, measured.separations, strict=True):
+                    metrics[f"{prefix}{concept}.difference"] = separated.difference
+                    metrics[f"{prefix}{concept}.p"] = separated.p
                 if len(measured.shared):
                     metrics[f"{prefix}shared_units"] = measured.mean_shared
                     metrics[f"{prefix}shared_units_by_chance"] = measured.chance_shared

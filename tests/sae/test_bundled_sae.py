@@ -11,9 +11,22 @@ from mi_superposition.models import weights_of
 from mi_superposition.runs import read_manifest
 from mi_superposition.sae import Documents, check_sae, evaluate_reconstructions, load_sae
 from mi_superposition.sae.baselines import largest_dimensions, principal_components, random_dictionary
-from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
+from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER, REAL_EVALUATION_FOLDER
 from mi_superposition.sae.evaluate import activation_statistics, reconstruct_with
-from mi_superposition.studies.sae.rows import AUTOENCODER, FOREIGN, LARGEST, PCA, RANDOM, SHUFFLED
+from mi_superposition.sae.files import sae_identity
+from mi_superposition.studies.sae.rows import (
+    AUTOENCODER,
+    FOREIGN,
+    LARGEST,
+    PCA,
+    PROJECTED,
+    PURSUED_ACTIVATIONS,
+    PURSUED_DECODER,
+    PURSUED_RANDOM,
+    RANDOM,
+    SHUFFLED,
+    strongest,
+)
 
 FOLDER = BUNDLED_SAES["stories"]
 
@@ -38,6 +51,22 @@ def test_it_is_small_and_saelens_reads_it(model):
     # Nothing of the machine it was made on.
     assert "/" not in sae.cfg.metadata.dataset_path
     assert "/" not in str(read_manifest(FOLDER / EVALUATION_FOLDER)["config"])
+
+
+def test_on_real_stories_an_untrained_dictionary_that_is_searched_explains_more(model):
+    evaluation = load_run(FOLDER / REAL_EVALUATION_FOLDER)
+    manifest = read_manifest(FOLDER / REAL_EVALUATION_FOLDER)
+    assert "/" not in str(manifest["config"])
+    assert manifest["inputs"]["model"]["sha256"] == content_hash(weights_of(model))
+    assert manifest["inputs"]["saes"] == {"stories": sae_identity(FOLDER)}
+    table = evaluation.of("stories")
+    assert {numbers["tokens"] for numbers in table.values()} == {19_405}
+    explained = {kind: numbers["explained_variance"] for kind, numbers in table.items()}
+    assert round(explained[AUTOENCODER], 3) == 0.901
+    assert explained[PURSUED_ACTIVATIONS] > explained[AUTOENCODER] > explained[PROJECTED] + 0.1
+    assert explained[PURSUED_DECODER] > explained[PURSUED_ACTIVATIONS] > explained[PURSUED_RANDOM] + 0.1
+    assert strongest(table).kind == PURSUED_ACTIVATIONS
+    assert 2.9 < strongest(table).cost < 3.0
 
 
 def test_its_evaluation_is_a_finished_run(table, model):

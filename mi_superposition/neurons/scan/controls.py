@@ -14,7 +14,13 @@ from mi_superposition.models import Encode
 from mi_superposition.training import seeded_generator
 
 # Ways to draw directions.
-ISOTROPIC, INPUT, WEIGHTS, WHITENED, TOKENS = "isotropic", "input covariance", "weight covariance", "whitened", "tokens"
+ISOTROPIC, INPUT, WEIGHTS, WHITENED, TOKENS = (
+    "isotropic",
+    "input covariance",
+    "weight covariance",
+    "whitened",
+    "to a random token",
+)
 ENSEMBLES = {
     ISOTROPIC: "all directions equally likely",
     INPUT: "drawn with the covariance of the activations that the units read",

@@ -112,7 +112,7 @@ def test_directions_are_drawn_as_they_are_called():
         found = drawn[name] @ drawn[name].T / n
         assert float((found - expected).norm()) < 0.05 * float(expected.norm()), name
     # Activations along whitened directions vary alike, whichever direction it is.
-    torch.testing.assert_close(drawn["tokens"], (tokens - mean).T)
+    torch.testing.assert_close(drawn["to a random token"], (tokens - mean).T)
     torch.testing.assert_close(drawn["isotropic"], along_random_directions(6, n, seed=0)(torch.eye(6)))
     without = drawn_directions(7, covariance=covariance, tokens=tokens, mean=mean, weights=None, seed=0)
     assert list(without) == [name for name in ENSEMBLES if name != "weight covariance"]

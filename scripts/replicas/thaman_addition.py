@@ -1,4 +1,4 @@
-"""The hackathon's addition model: statements of its report as numbers, on the bundled model.
+"""The addition model of Thaman et al.: statements of their report as numbers, on the bundled model.
 
     python scripts/replicas/thaman_addition.py --out addition.json
     mi-superposition addition train --answer autoregressive --epochs 60 --out runs/autoregressive

@@ -1,4 +1,4 @@
-"""The hackathon's toy models: what its report says of dropout, x², max, GELU, uneven sparsity and width, as numbers.
+"""The toy models of Thaman et al.: what their report says of dropout, x², max, GELU, uneven sparsity and width, as numbers.
 
     python scripts/replicas/thaman_toy.py --out toy.json
 

@@ -78,7 +78,11 @@ def without_close(result: OrderResult) -> list[str]:
     said = [
         f"{100 * one.gain:+.1f} % without the {one.n_removed} in pairs above {one.above:g}" for one in result.thinned
     ]
-    return [f"without neurons in close pairs (|{_entry(result)}|), ordered again: {', '.join(said)}"] if said else []
+    return (
+        [f"without neurons in close pairs (by magnitude of the {_entry(result)}), ordered again: {', '.join(said)}"]
+        if said
+        else []
+    )
 
 
 def _groups(result: OrderResult) -> str:

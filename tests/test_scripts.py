@@ -112,7 +112,7 @@ def test_effective_ranks_are_printed_and_bundled(run_script, tmp_path, monkeypat
     monkeypatch.setattr("mi_superposition.studies.spectra.measure.BUNDLED", tmp_path)
     said = run_script("effective_rank.py", "--epochs", "1", "--bundle", "mine")
     assert "simplenet on digits, 1 epochs, test accuracy" in said
-    assert said.count("energy rank / maximum, mean over layers") == 2
+    assert said.count("energy rank / largest possible, mean over layers") == 2
     assert list(load_run(tmp_path / "mine").spectra["trained"].weights) == ["fc1", "fc2", "fc3"]
     assert not (tmp_path / "mine" / "network.safetensors").exists()
 

@@ -40,8 +40,9 @@ class StoredActivations:
     """
 
     def __init__(self, folder: Path):
+        manifest = read_manifest(folder, COMMAND)
         try:
-            config: _Stored = convert_as(read_manifest(folder, COMMAND)["config"], _Stored, "config")
+            config: _Stored = convert_as(manifest["config"], _Stored, "config")
         except ValueError as error:
             raise WorkError(f"{str(folder / MANIFEST)!r} is damaged: {error}") from error
         self.folder = folder

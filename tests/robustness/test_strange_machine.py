@@ -270,7 +270,7 @@ def test_a_run_that_is_renamed_or_removed_while_it_is_written_is_not_made_anew(n
     code, last = ended(process)
     assert code == 1
     assert last == (
-        f"mi-superposition: {str(out)!r} was renamed or removed while it was written: run the command again where it is now, or for a "
+        f"mi-superposition: {str(out)!r} was renamed or removed while it was written, or .lock in it: run the command again where it is now, or for a "
         "new folder"
     )
     assert out.exists() == (how == "replaced")

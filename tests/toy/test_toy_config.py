@@ -76,7 +76,11 @@ def test_settings_are_the_product_of_the_axes_the_last_one_fastest():
         ({"importance": (1.0,) * 5, "importance_ratio": (0.9,)}, r"importance_ratio = \(0.9,\): leave it out"),
         ({"probability": (0.1, 0.2, 0.3), "probability_ratio": (1.0, 0.9)}, r"has 2 values: give 1 or 3"),
         ({"probability": (0.5,), "probability_ratio": (1.5,)}, r"makes a probability 2.53125, above 1"),
-        ({"importance_ratio": (1e300,)}, r"importance_ratio = 1e\+300: 1.0 times it, 4 times over, is too large"),
+        (
+            {"importance_ratio": (1e12,), "n_features": 40},
+            r"importance_ratio = 1000000000000.0: 1.0 times it, 39 times over, is too large",
+        ),
+        ({"importance_ratio": (1e300,)}, r"importance_ratio = 1e\+300: must be at most 1e\+12"),
         ({"n_kept": 17}, r"n_kept = 17: there are only 16 instances"),
         ({"snapshots": (20_000,)}, r"snapshots = \(20000,\): must be 0 to n_steps = 10000"),
         ({"learning_rate": float("nan")}, r"learning_rate = nan: must be a finite number"),

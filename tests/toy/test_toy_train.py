@@ -110,7 +110,7 @@ def test_a_run_folder_says_everything_and_loads(tmp_path):
 def test_a_damaged_run_is_named(tmp_path):
     train_toy(SMALL, tmp_path / "run")
     (tmp_path / "run" / "weights.safetensors").write_bytes(b"short")
-    with pytest.raises(WorkError, match=r"cannot read tensors from '.*weights.safetensors'"):
+    with pytest.raises(WorkError, match=r"weights.safetensors' was changed since the run wrote it"):
         load_toy(tmp_path / "run")
 
 
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_names_the_instance_and_the_last_good_state_is
 
 def test_a_held_out_loss_that_is_not_finite_leaves_no_half_result(tmp_path):
     with pytest.raises(WorkError, match=r"held-out loss of instance \d of setting \d .* is (nan|inf)"):
-        train_toy(SMALL.replace(n_steps=1, snapshots=(), learning_rate=1e30), tmp_path / "run")
+        train_toy(SMALL.replace(n_steps=1, snapshots=(), learning_rate=1e12), tmp_path / "run")
     assert not (tmp_path / "run" / "weights.safetensors").exists()
     assert read_json(tmp_path / "run" / "manifest.json")["status"] == "running"
 

@@ -180,8 +180,8 @@ class ConceptsResult(Result):
         """The probe's accuracy, with its controls."""
         controls = ", ".join(f"{name} {value:.3f}" for name, value in self.accuracies().items())
         return (
-            f"{len(self.concepts)} concepts in {self.config.model.name}: a linear probe reaches a balanced accuracy of {self.told_accuracy} on "
-            f"held-out texts ({self.told_how}; {controls})"
+            f"{len(self.concepts)} concepts in {self.config.model.name}: balanced accuracy of a linear probe {self.told_accuracy} "
+            f"({self.told_how}; {controls})"
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -177,7 +177,7 @@ def test_labels_of_a_file_in_a_hooked_model(tmp_path, capsys):
     file = reviews(tmp_path)
     assert main(["concepts", "--corpus", str(file), "--out", str(tmp_path / "run"), *QUICK]) == 0
     said = capsys.readouterr().out
-    assert "2 concepts in stories: a linear probe reaches" in said
+    assert "2 concepts in stories: balanced accuracy of a linear probe" in said
     result = load(tmp_path / "run")
     assert result.words is None
     assert not result.shares_units

@@ -274,7 +274,7 @@ sys.exit(code)
 def test_a_worker_leaves_a_finished_shard_alone(tmp_path):
     out = tmp_path / "000000.safetensors"
     out.write_bytes(b"")
-    assert scan_shard(Shard(0, 0, ["a", "b"], ScanConfig(), "trained", {}, "", out)) == (2, out)
+    assert scan_shard(Shard(0, 0, ["a", "b"], ScanConfig(), "trained", {}, "", None, out)) == (2, out)
 
 
 def test_without_ray_a_clear_line(request_of, tmp_path, monkeypatch, capsys):

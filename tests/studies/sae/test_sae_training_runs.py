@@ -266,5 +266,8 @@ def test_activations_that_are_not_finite_fail_in_one_line(sae_command, tiny_gpt2
     save_file(broken, folder / "model.safetensors", {"format": "pt"})
     assert main(sae_command(tmp_path / "run", "--model", folder)) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mi-superposition:")]
-    assert lines == ["mi-superposition: the activations at 'blocks.1.hook_resid_pre' hold a NaN or an infinity"]
+    said = (
+        "transformers reads NaN or infinity as the model's logits: transformer.h.0.mlp.c_proj.bias holds such numbers"
+    )
+    assert lines == [f"mi-superposition: {said}"]
     assert not (tmp_path / "run").exists()

@@ -110,6 +110,8 @@ def write_file(path: Path, content: bytes) -> None:
         # Where even this fails there is nothing left to tidy: the first error is the one to report.
         if partial.exists() and os.access(partial.parent, os.W_OK):
             _disk.remove(partial)
+        # It may have gone since it was looked for.
+        _check_held(path)
         raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
@@ -126,6 +128,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
         _disk.append(path, "".join(line + "\n" for line in lines).encode())
         _disk.sync(path)
     except OSError as error:
+        _check_held(path)
         raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 

@@ -77,7 +77,7 @@ class Manifest(TypedDict):
     status: Literal["running", "finished"]
     versions: NotRequired[dict[str, str]]
     git_commit: NotRequired[str | None]
-    # Of a finished run: SHA-256 of its files, but for the manifest and those in its folders; of the metrics without timings.
+    # Of a finished run: SHA-256 of the results that lie in its folder itself; of the metrics without timings.
     files: NotRequired[dict[str, str]]
 
 

@@ -16,10 +16,13 @@ from typing import get_args
 
 import mi_superposition as ms
 from mi_superposition.cli import main as command_line
-from mi_superposition.files import read_json, write_json
+from mi_superposition.files import read_json, read_tensors, write_json, write_tensors
 from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.toy import bundled_study
 from mi_superposition.toy.config import StudyName
+
+# Studies with the weights of many instances, which would take too much room.
+HALVED = {"dropout"}
 
 
 def main() -> None:
@@ -40,7 +43,9 @@ def main() -> None:
 
 
 def bundle(study: Path, into: Path) -> None:
-    """Copy a finished study into the package, in place of the one that is there."""
+    """Copy a finished study into the package, in place of the one that is there; weights of many instances in half precision, from which
+    its numbers are measured again.
+    """
     shutil.rmtree(into, ignore_errors=True)
     for run in (study, *sorted((study / "runs").iterdir())):
         target = into / run.relative_to(study)
@@ -48,10 +53,20 @@ def bundle(study: Path, into: Path) -> None:
         for file in (METRICS, "weights.safetensors"):
             if (run / file).exists():
                 shutil.copyfile(run / file, target / file)
+        if into.name in HALVED and run != study:
+            tensors, metadata = read_tensors(target / "weights.safetensors")
+            halved = {
+                name: values.half() if name.endswith(("W_in", "W_out", "b")) else values
+                for name, values in tensors.items()
+            }
+            write_tensors(target / "weights.safetensors", halved, metadata)
         # What is true of the run wherever it lies.
         manifest = read_json(run / MANIFEST)
         write_json(target / MANIFEST, {key: manifest[key] for key in manifest if key != "git_commit"})
         seal(target)
+    if into.name in HALVED:
+        write_json(into / METRICS, ms.load_run(into).metrics())
+        seal(into)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ def evaluate_addition(
 
 
 def load_addition_model(name: str | Path, digit_order: DigitOrder = AdditionModelPart.digit_order) -> HookedTransformer:
-    """An addition model that answers at the ``=`` positions, on the CPU: bundled, trained here, or anybody's that ``ms.save_model`` wrote.
+    """An addition model that answers at the ``=`` positions, on the CPU: bundled, trained here, or of other people's
+    of the same form (``digits_of``) that ``ms.save_model`` wrote.
 
     Raises ``RequestError`` for a model of another kind: the studies read the answer positions of masked problems.
     """

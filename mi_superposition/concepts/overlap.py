@@ -98,13 +98,11 @@ def compare_shared(
     observed: Mapping[tuple[str, int], float], random: Mapping[tuple[str, int], Sequence[float]]
 ) -> list[SharedComparison]:
     """Each layer and k, corrected for all of them together. With fewer than two draws p is 1."""
+    means = {key: float(np.mean(values)) for key, values in random.items()}
+    deviations = {key: float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for key, values in random.items()}
     p = {}
     for key, values in random.items():
-        n, mean, deviation = (
-            len(values),
-            float(np.mean(values)),
-            float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-        )
+        n, mean, deviation = len(values), means[key], deviations[key]
         if n < 2:
             p[key] = 1.0
         elif deviation == 0:
@@ -115,17 +113,7 @@ def compare_shared(
     for rank, key in enumerate(sorted(p, key=lambda one: p[one])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[key]))
         adjusted[key] = largest
-    return [
-        SharedComparison(
-            *key,
-            observed[key],
-            float(np.mean(values)),
-            float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-            p[key],
-            adjusted[key],
-        )
-        for key, values in random.items()
-    ]
+    return [SharedComparison(*key, observed[key], means[key], deviations[key], p[key], adjusted[key]) for key in random]
 
 
 def comparable(split: ConceptSplit) -> bool:

@@ -68,9 +68,8 @@ def pool_texts(
     elif isinstance(model, Encoder):
         raise RequestError("an encoder reads texts: give a list of them")
     else:
-        batches = list(as_batches(model, texts))
-        batches = _numbered(batches)
-        n_texts, name_of = 1 + max((int(batch.document.max()) for batch in batches), default=-1), {}
+        batches = _numbered(list(as_batches(model, texts)))
+        n_texts, name_of = 1 + max(int(batch.document.max()) for batch in batches), {}
         parts = _hooked(model, batches, encode or {})
     pooled: dict[str, Tensor] = {}
     done = torch.zeros(n_texts, dtype=torch.bool)
@@ -103,7 +102,9 @@ def layer_order(model: HookedModel | Encoder, names: Collection[str]) -> list[st
 
 
 def _numbered(batches: Sequence[TokenBatch]) -> list[TokenBatch]:
-    """The same with documents numbered from 0, in their order: they may be some of a corpus."""
+    """The same with documents numbered from 0, in their order: they may be some of a corpus. Raises ``RequestError`` for none."""
+    if not batches:
+        raise RequestError("no texts: give at least one")
     numbers = torch.cat([batch.document[batch.document >= 0] for batch in batches]).unique()
     return [
         replace(batch, document=torch.searchsorted(numbers, batch.document).where(batch.document >= 0, NO_TOKEN))

@@ -60,8 +60,8 @@ class OrderConfig(Config):
     """Search effort per order, in seconds on one laptop core. It is converted to a number of steps, so the result does not depend on
     the machine."""
     without_above: tuple[Share, ...] = (0.35, 0.3)
-    """Also order what is left without the neurons whose largest magnitude of similarity to another is above this, compared with controls drawn
-    anew for the rest; not with --weights activations."""
+    """Also order what is left without the neurons whose largest magnitude of similarity to another is above this, compared with
+    controls drawn anew for the rest; not with --weights activations."""
     every_layer: bool = False
     """Also order the input weights, output weights and both of every layer, with a short search."""
     random: SeedPart = SeedPart()

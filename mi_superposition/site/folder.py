@@ -9,10 +9,12 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TypedDict
 
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import PARTIAL, append_lines, file_hash, remove, remove_if_empty, write_file
 from mi_superposition.runs import LOCK, check_place, is_page_of_run, locked
+from mi_superposition.schemas import parse_as
 
 # The list: a line with what the site is, then one a file with the hash of what is to stand in it, before it is written.
 LIST = ".mi-superposition-site.jsonl"
@@ -23,6 +25,13 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 # What a site can be, and how that is said.
 RUN, UNITS, REPORT = "run", "units", "report"
 _SAID = {RUN: "the pages of a run", UNITS: "pages of neurons", REPORT: "a report"}
+
+
+class _Header(TypedDict):
+    """The first line of a site's list; each further one is an address and its file's hash."""
+
+    site: str
+    format: int
 
 
 class SiteFolder:
@@ -150,16 +159,16 @@ class SiteFolder:
         lines = whole.splitlines()
         if not lines:
             return
-        try:
-            header, *entries = map(json.loads, lines)
-            found, number = str(header["site"]), header["format"]
-            listed: dict[str, set[str]] = {}
-            for address, digest in entries:
-                if not (_HASH.fullmatch(digest) and _is_inside(address)):
-                    raise ValueError
-                listed.setdefault(address, set()).add(digest)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise WorkError(f"{str(path)!r} is damaged: it is no list of a site's files; give a new folder") from None
+        header: _Header = parse_as(lines[0], _Header, f"{path}, line 1")
+        found, number = header["site"], header["format"]
+        listed: dict[str, set[str]] = {}
+        for place, line in enumerate(lines[1:], start=2):
+            address, digest = parse_as(line, tuple[str, str], f"{path}, line {place}")
+            if not (_HASH.fullmatch(digest) and _is_inside(address)):
+                raise WorkError(
+                    f"{f'{path}, line {place}'!r} is damaged: {address!r} is no file of a site with its hash"
+                )
+            listed.setdefault(address, set()).add(digest)
         if number != _FORMAT:
             raise RequestError(f"{str(self.folder)!r} was written by another version: give a new folder")
         if found != self.kind:

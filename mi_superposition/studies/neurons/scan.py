@@ -27,8 +27,8 @@ from mi_superposition.training import fixed_arithmetic
 
 COMMAND = "neurons scan"
 _Config = TypeVar("_Config", bound=ScanConfig)
-# Peak of memory over what a scan keeps.
-_COPIES = 5
+# Peak of memory over what a scan keeps: 15.1 over 2.75 GiB with the shapes of GPT-2-small and 60 documents.
+_COPIES = 5.5
 
 
 def measure(config: ScanConfig, out: Path, progress: Progress = SILENT) -> Outcome:
@@ -81,7 +81,7 @@ def read_request(config: _Config) -> tuple[_Config, ScanSource]:
     model = model_of(config)
     reader = reader_of(model, config)
     widths = reader.widths()
-    # What a shard gives, what all before it gave, both merged, and the result: measured with the shapes of GPT-2-small.
+    # What a shard gives, what all before it gave, both merged, and the result.
     needed = _COPIES * sum(config.kept.n_bytes(width) for width in widths.values())
     check_memory(
         needed,

@@ -92,7 +92,7 @@ def train_here(
                 stream, config.store.activations, config.stream.n_steps, dtype=config.activations_dtype,
                 inputs=_stored_inputs(training),
             )  # fmt: skip
-        check_memory(_memory(training), "the training (d_sae, batch_size, buffer_batches)")
+        check_memory(sum(_memory(training)), "the training (d_sae, batch_size, buffer_batches)")
         progress.note(_sizes(training))
         with fixed_arithmetic(config.threads.number):
             stream.batch(0)
@@ -117,22 +117,21 @@ def sae_folder(out: Path, config: SaeTrainConfig, job: SaeJob) -> Path:
     return out if len(config.jobs) == 1 else out / job.name
 
 
-def _memory(training: OpenTraining) -> int:
-    """Bytes of the buffer and of the autoencoders."""
+def _memory(training: OpenTraining) -> tuple[int, int]:
+    """Bytes of the buffer, and of the autoencoders during training."""
     stream, d_hook, jobs = training.config.stream, training.d_hook, training.config.jobs
     buffer = sum(d_hook.values()) * stream.batch_size * stream.buffer_batches
-    return 4 * (buffer + 10 * sum(2 * d_hook[job.hook] * job.config.d_sae for job in jobs))
+    weights = sum(2 * d_hook[job.hook] * job.config.d_sae for job in jobs)
+    # Weights, gradients, Adam's two moments, and once more weights and moments twice as a checkpoint is written.
+    return 4 * buffer, 10 * 4 * weights
 
 
 def _sizes(training: OpenTraining) -> str:
-    stream, d_hook, jobs = training.config.stream, training.d_hook, training.config.jobs
-    held = stream.batch_size * stream.buffer_batches
-    needed = sum(d_hook.values()) * held * 4
-    weights = sum(2 * d_hook[job.hook] * job.config.d_sae for job in jobs) * 4
-    # Weights, gradients, Adam's two moments, and once more weights and moments twice as a checkpoint is written.
+    stream = training.config.stream
+    buffer, autoencoders = _memory(training)
     return (
-        f"{stream.n_steps:,} steps of {stream.batch_size:,} tokens; buffer of {held:,} tokens, {needed / 2**20:,.0f} MiB; "
-        f"{10 * weights / 2**20:,.0f} MiB for the autoencoders during training"
+        f"{stream.n_steps:,} steps of {stream.batch_size:,} tokens; buffer of {stream.batch_size * stream.buffer_batches:,} tokens, "
+        f"{buffer / 2**20:,.0f} MiB; {autoencoders / 2**20:,.0f} MiB for the autoencoders during training"
     )
 
 

@@ -115,6 +115,20 @@ def test_what_there_is_no_room_for_is_said_with_the_estimate(name, more, shop, t
     assert not (out / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("name", [name for name in commands() if name not in WRITES_NOTHING])
+def test_a_place_inside_a_file_is_a_wrong_request(name, shop, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    line = refused(shop.request(name, tmp_path / "file" / "run"))
+    assert f"is inside {str(tmp_path / 'file')!r}, which is a file" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_window_that_is_too_large_leaves_nothing(shop, tmp_path):
+    line = refused([*shop.request("neurons order", tmp_path / "out"), "--window", 10**9])
+    assert line.startswith("mi-superposition: window = 1000000000: must be 2 to the number of neurons, ")
+    assert not (tmp_path / "out").exists()
+
+
 # Commands that say how much memory they will take.
 ESTIMATED = [
     "toy train",

@@ -12,10 +12,11 @@ from mi_superposition.errors import WorkError
 from mi_superposition.sae.declared import check_declared
 
 
-@pytest.mark.parametrize("name", SAE_CLASS_REGISTRY)
+# One that reads whole sequences is refused, whatever it says.
+@pytest.mark.parametrize("name", [name for name in SAE_CLASS_REGISTRY if name != "temporal"])
 def test_every_architecture_of_saelens_is_what_it_declares(name):
     sae_class, config_class = SAE_CLASS_REGISTRY[name]
-    needed = {"d_in": 4, "d_sae": 8} | ({"d_out": 4} if "transcoder" in name else {})
+    needed = {"d_in": 4, "d_sae": 8} | ({"d_out": 4, "apply_b_dec_to_input": False} if "transcoder" in name else {})
     sae = sae_class(config_class(**needed))
     check_declared(sae)
     hints = typing.get_type_hints(config_class)
@@ -41,6 +42,9 @@ def test_what_is_something_else_is_one_line(change, said, tmp_path):
     ms.sae.save_sae(ms.load_sae("stories"), tmp_path)
     ms.load_sae(tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())
+    # Within what else is said there: without SAELens's version in it, it is read as a configuration of before version 6.
+    if isinstance(told := change.get("metadata"), dict):
+        change = {"metadata": config["metadata"] | told}
     (tmp_path / "cfg.json").write_text(json.dumps(config | change))
     with pytest.raises(WorkError, match=said) as error:
         ms.load_sae(tmp_path)

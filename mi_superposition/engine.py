@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.files import held_by_another, locks_held
 
 Engine = Literal["local", "ray"]
 Piece = TypeVar("Piece")
@@ -43,7 +44,8 @@ def results_of(
 
     With Ray, ``address`` is that of a running cluster (default: one is started on this machine), every piece takes
     ``cpus`` cores and ``gpus`` GPUs of a worker, and the piece of a lost worker is done again by another. ``work`` and the
-    pieces go to the workers pickled, and this package must be installed there. Errors of ours come through as they are.
+    pieces go to the workers pickled, and this package must be installed there. Errors of ours come through as they are. A worker writes
+    nothing into a folder that this process holds once it was renamed or removed.
 
     Raises ``RequestError`` when the cluster cannot be reached or never had room for a piece.
     """
@@ -80,7 +82,13 @@ def _fitting(machine: dict[str, float], cpus: int, gpus: int) -> int:
 def _from_ray(
     ray: Any, work: Callable[[Piece], Result], pieces: Iterable[Piece], cpus: int, gpus: int, at_once: int
 ) -> Iterator[Result]:
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(work)
+    locks = locks_held()
+
+    def held_work(piece: Piece) -> Result:
+        with held_by_another(locks):
+            return work(piece)
+
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(held_work)
     waiting: list[Any] = []
     coming = iter(pieces)
     while True:

@@ -64,8 +64,8 @@ class Disk:
 
 
 _disk = Disk()
-# Lock files that this process holds, and the very files that they were when it took them.
-_held: dict[Path, os.stat_result] = {}
+# Lock files that this process holds, or the one that it works for; and the inode that each was when it was taken.
+_held: dict[Path, int] = {}
 
 
 @contextmanager
@@ -74,21 +74,39 @@ def held(lock: Path) -> Iterator[Callable[[], bool]]:
 
     A folder that was renamed or removed would else be made anew, and written by two. Yields whether it is still there.
     """
-    _held[lock] = lock.stat()
-    try:
+    with held_by_another({lock: lock.stat().st_ino}):
         yield lambda: _is_held(lock)
+
+
+def locks_held() -> dict[Path, int]:
+    """The lock files that this process holds, for another that works for it: see ``held_by_another``."""
+    return {lock.resolve(): inode for lock, inode in _held.items()}
+
+
+@contextmanager
+def held_by_another(locks: Mapping[Path, int]) -> Iterator[None]:
+    """Inside, as in ``held``, nothing is written into the folders of ``locks_held()`` of a process, perhaps on another machine, that this one
+    works for.
+    """
+    new = {lock: inode for lock, inode in locks.items() if lock not in _held}
+    _held.update(new)
+    try:
+        yield
     finally:
-        del _held[lock]
+        for lock in new:
+            del _held[lock]
 
 
 def _is_held(lock: Path) -> bool:
     try:
-        return os.path.samestat(lock.stat(), _held[lock])
+        # Another machine has another number for the device.
+        return lock.stat().st_ino == _held[lock]
     except OSError:
         return False
 
 
-def _check_held(path: Path) -> None:
+def check_held(path: Path) -> None:
+    """Raise ``WorkError`` where a path is in a folder that was renamed or removed while this process writes it."""
     for lock in _held:
         if path.is_relative_to(lock.parent) and not _is_held(lock):
             raise WorkError(
@@ -100,7 +118,7 @@ def _check_held(path: Path) -> None:
 def write_file(path: Path, content: bytes) -> None:
     """Write a whole file or nothing. Raises ``WorkError`` naming the file when the disk refuses."""
     partial = path.with_name(path.name + PARTIAL)
-    _check_held(path)
+    check_held(path)
     try:
         _disk.make_folder(path.parent)
         _disk.write(partial, content)
@@ -111,7 +129,7 @@ def write_file(path: Path, content: bytes) -> None:
         if partial.exists() and os.access(partial.parent, os.W_OK):
             _disk.remove(partial)
         # It may have gone since it was looked for.
-        _check_held(path)
+        check_held(path)
         raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
@@ -122,19 +140,19 @@ def append_line(path: Path, line: str) -> None:
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Add lines to a file, which is created where it is not there yet. Raises ``WorkError`` naming it when the disk refuses."""
-    _check_held(path)
+    check_held(path)
     try:
         _disk.make_folder(path.parent)
         _disk.append(path, "".join(line + "\n" for line in lines).encode())
         _disk.sync(path)
     except OSError as error:
-        _check_held(path)
+        check_held(path)
         raise WorkError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def make_folder(path: Path) -> None:
     """Create a folder where it is not there yet. Raises ``WorkError`` naming it when the disk refuses."""
-    _check_held(path)
+    check_held(path)
     try:
         _disk.make_folder(path)
     except OSError as error:
@@ -196,6 +214,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
+        check_held(path)
         raise WorkError(f"cannot read tensors from {str(path)!r}: {_one_line(error)}") from error
 
 
@@ -203,7 +222,7 @@ def write_state(path: Path, state: Any) -> None:
     """Write nested dicts, lists and tuples of tensors and JSON values as one safetensors file.
 
     The tensors go in as tensors, everything around them as JSON in the file's metadata, so the state of any
-    torch optimizer is kept exactly without pickle.
+    torch optimizer is kept exactly without pickle. With the hash of both, as work goes on from it unseen.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -218,11 +237,11 @@ def write_state(path: Path, state: Any) -> None:
         return {"value": value}
 
     skeleton = json.dumps(strip(state))
-    write_tensors(path, tensors, {"state": skeleton})
+    write_tensors(path, tensors, {"state": skeleton, "sha256": _state_hash(skeleton, tensors)})
 
 
 def read_state(path: Path) -> Any:
-    """Inverse of ``write_state``."""
+    """Inverse of ``write_state``. Raises ``WorkError`` for a file that is missing, is no saved state, or is another than was written."""
     tensors, metadata = read_tensors(path)
 
     def fill(node: dict[str, Any]) -> Any:
@@ -241,10 +260,17 @@ def read_state(path: Path) -> Any:
 
     if "state" not in metadata:
         raise WorkError(f"{str(path)!r} holds tensors but no saved state: it was not written as a checkpoint")
+    # Version 0.1 wrote none.
+    if metadata.get("sha256", digest := _state_hash(metadata["state"], tensors)) != digest:
+        raise WorkError(f"{str(path)!r} was changed since it was written: put it back, or begin again in a new folder")
     try:
         return fill(parse_record(metadata["state"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WorkError(f"{str(path)!r} is damaged: it is no saved state ({_one_line(error)})") from error
+
+
+def _state_hash(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
+    return text_hash([skeleton, content_hash(tensors)])
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -253,7 +279,7 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -22,7 +22,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from mi_superposition.config import Config
-from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.errors import RequestError, WorkError, first_line
 from mi_superposition.files import (
     PARTIAL,
     append_line,
@@ -57,6 +57,8 @@ CHECKED = "checked"
 WHOLE = "whole"
 # Of the manifest. 1: configurations nested and partly under other names (version 0.1). 2: flat, an entry an option.
 FORMAT = 2
+# Characters of a value that a message has at most.
+_QUOTED = 100
 _RECORDED_PACKAGES = ("torch", "transformer-lens", "transformers", "sae-lens", "numpy", "safetensors")
 _Config = TypeVar("_Config", bound=Config)
 
@@ -108,9 +110,9 @@ class Run:
         """Add one row to ``history.jsonl``; rows carry a ``step`` so that a resumed run can drop what it redoes."""
         append_line(self.path / HISTORY, json.dumps(row, allow_nan=False))
 
-    def rewind_history(self, step: int) -> None:
-        """Drop every row after ``step``, a torn last row included. Raises as ``read_history``."""
-        rows = zip(read_history(self.path, Step), _history_lines(self.path), strict=True)
+    def rewind_history(self, step: int, row: Any = Step) -> None:
+        """Drop every row after ``step``, a torn last row included. Raises as ``read_history``, before work goes on from what is damaged."""
+        rows = zip(read_history(self.path, row), _history_lines(self.path), strict=True)
         write_file(self.path / HISTORY, b"".join(line + b"\n" for row, line in rows if row["step"] <= step))
 
     def finish(self, metrics: Mapping[str, float | int | list[float] | list[int]], *, with_hashes: bool = True) -> None:
@@ -321,7 +323,7 @@ def check_run(
         raise RequestError(
             f"{str(path)!r} is a run of {manifest['command']!r}, not of {command!r}: give another folder"
         )
-    recorded = recorded_config(manifest)
+    recorded = recorded_config(manifest, path / MANIFEST)
     wanted: Mapping[str, Any]
     if not isinstance(config, Config):
         wanted = config
@@ -341,9 +343,14 @@ def check_run(
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
                 raise RequestError(
-                    f"{str(path)!r} was made with {name} = {before.get(name)!r}, not {now.get(name)!r}: "
+                    f"{str(path)!r} was made with {name} = {_quoted(before.get(name))}, not {_quoted(now.get(name))}: "
                     "give another folder or the same options"
                 )
+
+
+def _quoted(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= _QUOTED else f"{said[:_QUOTED]}…"
 
 
 def same_input(recorded: Any, given: Any) -> bool:
@@ -365,12 +372,21 @@ def _comparable(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[d
     return both
 
 
-def recorded_config(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a run was asked for, under the names of today."""
+def recorded_config(manifest: Mapping[str, Any], source: Path | str = MANIFEST) -> dict[str, Any]:
+    """The options that a run was asked for, under the names of today. Raises ``WorkError``, with the ``source``, for those of version 0.1 that
+    lack what it recorded.
+    """
     study = find_study(manifest["command"])
     flat = manifest["config"]
     if manifest["format"] < FORMAT:
-        flat = (Config if study is None else study.load_config()).flattened(flat)
+        try:
+            flat = (Config if study is None else study.load_config()).flattened(flat)
+        except RequestError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise WorkError(
+                f"{str(source)!r} is damaged: config: it is none of version 0.1, which format 1 is of ({first_line(error)})"
+            ) from error
     renamed = (
         {} if study is None else {old.replace("-", "_"): new.replace("-", "_") for old, new in study.renamed.items()}
     )
@@ -392,7 +408,7 @@ def read_config(path: Path, cls: type[_Config], command: str | None = None) -> _
     Raises as ``read_manifest``, and ``RequestError`` where an older run lacks what has no default.
     """
     known = {option.name for option in cls.options()}
-    recorded = recorded_config(read_manifest(path, command))
+    recorded = recorded_config(read_manifest(path, command), path / MANIFEST)
     return cls.from_flat({name: value for name, value in recorded.items() if name in known})
 
 

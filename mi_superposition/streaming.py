@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +12,14 @@ from mi_superposition.errors import RequestError
 
 # In double precision while they are centred: 64 MB.
 _NUMBERS_AT_ONCE = 1 << 23
+
+
+def covariance_bytes(widths: Iterable[int]) -> int:
+    """About how much memory accumulators for vectors of these widths take, the products of a batch and the eigenvalues of the widest
+    included.
+    """
+    squares = [width**2 for width in widths]
+    return 8 * (sum(squares) + 3 * max(squares, default=0))
 
 
 class CovarianceAccumulator:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mi_superposition.errors import WorkError
+from mi_superposition.errors import WorkError, first_line, is_out_of_memory
 from mi_superposition.files import read_state, write_state
 
 
@@ -75,12 +75,21 @@ def fixed_arithmetic(threads: int) -> Iterator[None]:
 
 
 def resume(learner: Learner, checkpoint: Path) -> int:
-    """Load the checkpoint into the learner if there is one; the number of steps already done."""
+    """Load the checkpoint into the learner if there is one; the number of steps already done. Raises ``WorkError`` for one that is damaged,
+    or of another learner.
+    """
     if not checkpoint.exists():
         return 0
     saved = read_state(checkpoint)
-    learner.load_state(saved["learner"])
-    return saved["step"]
+    try:
+        learner.load_state(saved["learner"])
+        return saved["step"]
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise WorkError(
+            f"{str(checkpoint)!r} does not fit what is trained: begin again in a new folder ({first_line(error)})"
+        ) from error
 
 
 def train(

@@ -14,7 +14,7 @@ from conftest import small_config
 
 from mi_superposition import runs
 from mi_superposition.addition.train import train_addition
-from mi_superposition.cli import commands, main
+from mi_superposition.cli import commands, main, terminal
 from mi_superposition.files import PARTIAL, read_json, read_tensors, write_tensors
 from mi_superposition.progress import Progress
 from mi_superposition.subjects import chapters
@@ -392,3 +392,18 @@ def test_an_option_of_several_values_given_twice_has_them_all(capsys):
 def test_an_option_of_one_value_given_twice_is_refused(capsys):
     assert main(["neurons", "scan", "--documents", "4", "--documents", "5", "--print-config"]) == 2
     assert capsys.readouterr().err == "mi-superposition: --documents is given twice: give it once\n"
+
+
+def test_what_takes_longer_than_a_day_says_how_long_after_a_minute(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    for total, expected in ((100_000, "at this speed it takes 2.3 days; stopped, it goes on later"), (10_000, None)):
+        progress = terminal.TerminalProgress()
+        progress.begin("step", total)
+        for step in range(100):
+            now[0] += 2.0
+            progress.advance(1, f"{step}")
+        progress.close()
+        said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "days" in line]
+        assert len(said) == (expected is not None)
+        assert all(line.endswith(expected) for line in said)

@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+from typing import TypedDict
 
 import pytest
 import torch
@@ -167,3 +168,49 @@ def test_a_checkpoint_that_is_something_else_is_one_line(tmp_path, state):
     with pytest.raises(WorkError, match=r"checkpoint.safetensors' is damaged: it is no saved state") as error:
         files.read_state(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_was_changed_is_refused_though_it_can_be_read(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    files.write_state(path, {"step": 3, "weights": torch.ones(4)})
+    tensors, metadata = files.read_tensors(path)
+    # As written by version 0.1, without a hash; with another number; with another weight.
+    files.write_tensors(path, tensors, {"state": metadata["state"]})
+    assert files.read_state(path)["step"] == 3
+    for changed in (
+        (tensors, metadata | {"state": metadata["state"].replace("3", "4")}),
+        ({"0": torch.zeros(4)}, metadata),
+    ):
+        files.write_tensors(path, *changed)
+        with pytest.raises(WorkError, match=r"checkpoint.safetensors' was changed since it was written"):
+            files.read_state(path)
+
+
+def test_a_history_that_is_damaged_is_refused_before_work_goes_on(tmp_path):
+    with runs.open_run(tmp_path / "run", "one", {}) as run:
+        run.append_history({"step": 1, "loss": 0.5})
+        run.append_history({"step": 2, "loss": None})
+        before = (run.path / runs.HISTORY).read_bytes()
+        with pytest.raises(WorkError, match=r"history.jsonl, line 2' is damaged: loss: Expected `float`, got `null`"):
+            run.rewind_history(1, TypedDict("Row", {"step": int, "loss": float}))
+        assert (run.path / runs.HISTORY).read_bytes() == before
+
+
+def test_another_process_that_works_for_this_one_writes_nothing_once_the_folder_has_gone(tmp_path):
+    folder = tmp_path / "run"
+    with runs.locked(folder):
+        locks = files.locks_held()
+    assert list(locks) == [(folder / runs.LOCK).resolve()]
+    (folder / runs.LOCK).touch()
+    with files.held_by_another({folder / runs.LOCK: (folder / runs.LOCK).stat().st_ino}):
+        files.write_file(folder / "a" / "b", b"1")
+        folder.rename(tmp_path / "elsewhere")
+        for write in (
+            lambda: files.write_file(folder / "a" / "b", b"2"),
+            lambda: files.read_tensors(folder / "a" / "b"),
+        ):
+            with pytest.raises(WorkError, match="was renamed or removed while it was written"):
+                write()
+        files.write_file(tmp_path / "other", b"3")
+    assert not folder.exists()
+    files.write_file(folder / "c", b"4")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +130,17 @@ def snapshot_epochs(epochs: int) -> list[int]:
     return sorted(kept)
 
 
+class Row(TypedDict):
+    """A row of the history; rates and accuracies as fractions."""
+
+    step: int
+    epoch: int
+    loss: float
+    test_accuracy: float
+    test_sum_accuracy: float
+    learning_rate: float
+
+
 def train_addition(config: AdditionConfig, out: Path, progress: Progress = SILENT) -> Outcome:
     """Train in the run folder ``out``, going on where an earlier call was cut off.
 
@@ -232,7 +244,7 @@ def _train(
     )
     learner = GradientLearner(model, [optimizer], loss, rate)
     start = resume(learner, run.path / CHECKPOINT)
-    run.rewind_history(start)
+    run.rewind_history(start, Row)
     to_keep = set(snapshot_epochs(config.epochs))
     steps = Steps(progress, start)
     began = time.perf_counter()

@@ -34,8 +34,20 @@ LEAD = (
 _RUNNING, _FINISHED = "running", "finished"
 
 
+class _Card(TypedDict):
+    """That of the index; where it leads is the section's name."""
+
+    title: str
+    summary: str
+    number: str
+    number_is: str
+    control: str
+    story: str
+    reported: str
+
+
 class _Section(TypedDict):
-    card: dict[str, str]
+    card: _Card
     files: list[str]
 
 
@@ -126,10 +138,10 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
             section = chapter.showing().section(runs, request)
             request.progress.stage("pages")
             files = write_section(section, site, title=TITLE, nav=nav)
-            done[name] = {"card": asdict(section.card(chapter.story, chapter.reported)), "files": files}
+            done[name] = {"card": _card_of(section.card(chapter.story, chapter.reported)), "files": files}
             site.write(MANIFEST, json_bytes(manifest))
         write_index(
-            [Card(**done[name]["card"] | {"slug": name}) for name in chosen],
+            [Card(slug=name, **done[name]["card"]) for name in chosen],
             site,
             title=TITLE,
             lead=LEAD,
@@ -141,6 +153,10 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
         site.remove([address for address in site.listed() if not _is_in(address, kept)])
         site.write(MANIFEST, json_bytes(manifest | {"status": _FINISHED}))
     return Outcome(out, finished_already=False)
+
+
+def _card_of(card: Card) -> dict[str, str]:
+    return {name: value for name, value in asdict(card).items() if name != "slug"}
 
 
 def _measured(chapter: Chapter, request: ChapterRequest, site: SiteFolder) -> Mapping[str, Path]:

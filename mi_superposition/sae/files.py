@@ -15,13 +15,14 @@ from sae_lens import SAE, TrainingSAE
 from safetensors import SafetensorError
 
 from mi_superposition.corpora import begins_with_token
-from mi_superposition.errors import RequestError, WorkError
+from mi_superposition.errors import RequestError, WorkError, first_line
 from mi_superposition.files import content_hash, file_hash, make_folder, text_hash, write_json, write_tensors
 from mi_superposition.models import PROCESSED, PROCESSING, check_hooks, hook_widths, weights_of
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.runs import LOCK, MANIFEST, read_config
 from mi_superposition.sae.catalogue import BUNDLED_SAES, is_published
 from mi_superposition.sae.config import SaeTrainConfig
+from mi_superposition.sae.declared import check_declared, check_encodes
 from mi_superposition.sae.published import fetch_published, kept_folder
 
 SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -128,14 +129,25 @@ def read_sae(folder: Path, *, device: str | torch.device = "cpu") -> SAE[Any]:
     """As ``load_sae``, from a folder that holds one. Raises ``WorkError`` for damaged files."""
     try:
         with _without_advice():
-            sae = SAE.load_from_disk(folder, device=str(device), dtype="float32")
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise WorkError(f"cannot read the autoencoder in {str(folder)!r}: {reason}") from error
-    if sae.cfg.reshape_activations == _BY_HEAD:
-        sae.turn_off_forward_pass_hook_z_reshaping()
-        sae.cfg.reshape_activations = "none"
-    return sae.eval()
+            sae = SAE.load_from_disk(folder, device=str(device), dtype="float32").eval()
+        check_declared(sae)
+        if sae.cfg.reshape_activations == _BY_HEAD:
+            sae.turn_off_forward_pass_hook_z_reshaping()
+            sae.cfg.reshape_activations = "none"
+        if sae.cfg.architecture() not in _OF_SEQUENCES:
+            check_encodes(sae)
+    except (
+        OSError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        SafetensorError,
+    ) as error:
+        raise WorkError(f"cannot read the autoencoder in {str(folder)!r}: {first_line(error)}") from error
+    return sae
 
 
 def check_sae(sae: SAE[Any], model: HookedModel, hook: str | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from sae_lens import SAE, TrainingSAE
@@ -17,6 +17,7 @@ from mi_superposition.corpora import Given
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.parts import SeedPart
+from mi_superposition.room import check_memory
 from mi_superposition.runs import CHECKPOINT, Run
 from mi_superposition.sae.activations import ActivationSource, ActivationStream
 from mi_superposition.sae.config import SaeConfig, SaeJob, StreamPart
@@ -54,6 +55,23 @@ _ARCHITECTURES = {
         lambda config: {"k": config.k, "matryoshka_widths": [config.d_sae // part for part in (8, 4, 2, 1)]},
     ),
 }
+
+
+class Logged(TypedDict):
+    """What is logged of one autoencoder."""
+
+    loss: float
+    l0: float
+    explained_variance: float | None
+    dead_features: float | None
+
+
+class Row(TypedDict):
+    """A row of the history."""
+
+    step: int
+    tokens: int
+    saes: dict[str, Logged]
 
 
 class SaeLearner:
@@ -110,6 +128,26 @@ class SaeLearner:
             _load_trainer_state(self.trainers[name], saved)
 
 
+def training_bytes(jobs: Sequence[SaeJob], d_hook: Mapping[str, int], device: str) -> tuple[int, int]:
+    """About how much memory a training takes: where it is trained, and in the machine's memory beside that."""
+    weights = 4 * sum(2 * d_hook[job.hook] * job.config.d_sae for job in jobs)
+    # Weights, gradients and Adam's two moments. As a checkpoint is written, weights and moments once more and their bytes; from a GPU they
+    # are copied in between.
+    return 7 * weights, (3 if device == "cpu" else 6) * weights
+
+
+def check_training_memory(
+    jobs: Sequence[SaeJob], d_hook: Mapping[str, int], buffered: int, device: str, what: str
+) -> None:
+    """Raise ``RequestError`` where there is not enough memory for a training and the ``buffered`` bytes of its stream."""
+    trained, beside = training_bytes(jobs, d_hook, device)
+    if device == "cpu":
+        check_memory(trained + beside + buffered, what)
+    else:
+        check_memory(trained, what, device)
+        check_memory(beside + buffered, what)
+
+
 def train_saes(
     jobs: Sequence[SaeJob],
     stream: ActivationSource,
@@ -135,7 +173,7 @@ def train_saes(
     checkpoint = run.path / CHECKPOINT if run else None
     start = resume(learner, checkpoint) if checkpoint else 0
     if run:
-        run.rewind_history(start)
+        run.rewind_history(start, Row)
     log_every = min(max(1, n_steps // _LOGGED), _LOGGED)
 
     def after_step(done: int) -> None:

@@ -15,6 +15,7 @@ from mi_superposition.models.classifiers import logits
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import CHECKPOINT, Run
 from mi_superposition.spectra.config import ClassifierTraining
+from mi_superposition.spectra.result import Row
 from mi_superposition.training import GradientLearner, derived_seed, resume, seeded_generator, train, warmup_then
 
 # Images per forward pass where nothing is learnt.
@@ -118,7 +119,7 @@ def train_classifier(
     checkpoint = run.path / CHECKPOINT
     start = resume(learner, checkpoint)
     # Before the first step no checkpoint exists, but a process that died then has written a row for step 0.
-    run.rewind_history(start or -1)
+    run.rewind_history(start or -1, Row)
     progress.advance(start)
     measured = set(measured_steps(n_steps))
 

@@ -167,7 +167,7 @@ def _train(
     rate = warmup_then("linear", config.learning_rate, config.warmup_steps, config.n_steps)
     learner = GradientLearner(model, _optimizers(model, config.weight_decay), loss, rate)
     start = resume(learner, run.path / CHECKPOINT)
-    run.rewind_history(start)
+    run.rewind_history(start, _Row)
     began = time.perf_counter()
 
     def after_step(done: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +26,12 @@ from mi_superposition.training import fixed_arithmetic, resume, seeded_generator
 # Held-out loss is the mean over so many batches.
 _HELD_OUT_BATCHES = 16
 _LOGGED = 100
+
+
+class _Row(TypedDict):
+    step: int
+    loss_min: list[float]
+    loss_median: list[float]
 
 
 def train_toy(config: ToyConfig, out: Path | None = None, progress: Progress = SILENT) -> ToyModels:
@@ -63,8 +69,7 @@ def _on_device(config: ToyConfig) -> ToyConfig:
     """Every default filled in, and the device named. Raises ``RequestError`` where there is not enough memory."""
     device = device_of(config.device.device)
     instances = f"{config.n_settings:,} settings of {config.n_instances:,} instances"
-    if device == "cpu":
-        check_memory(config.n_bytes, f"a training of {instances} (n_features, n_hidden, batch_size)")
+    check_memory(config.n_bytes, f"a training of {instances} (n_features, n_hidden, batch_size)", device)
     return config.resolved().replace(device=device)
 
 
@@ -168,7 +173,7 @@ def _train(config: ToyConfig, run: Run | None, progress: Progress) -> ToyModels:
     checkpoint = run.path / CHECKPOINT if run else None
     start = resume(learner, checkpoint) if checkpoint else 0
     if run:
-        run.rewind_history(start)
+        run.rewind_history(start, _Row)
     if start == 0:
         learner.keep_snapshot(0)
     log_every = max(1, config.n_steps // _LOGGED)

@@ -1,4 +1,4 @@
-"""The workshop, furnished once; how many times each thing is tried; and the counts, told at the end."""
+"""The workshop, furnished once; a small report; how many times each thing is tried; and the counts, told at the end."""
 
 import os
 from collections import Counter
@@ -7,8 +7,15 @@ import pytest
 import torch
 from robustness import workshop
 
+from mi_superposition.files import read_json
 from mi_superposition.models import build_gpt2, save_hugging_face
+from mi_superposition.pages.request import Job
+from mi_superposition.runs import METRICS
+from mi_superposition.site import Page, Section
+from mi_superposition.site.records import TableRecord
 from mi_superposition.stories.train import train_tokenizer
+from mi_superposition.subjects import Chapter
+from mi_superposition.toy.config import ToyConfig
 
 # With ROBUSTNESS=full every command is killed twenty times and fed fifty malformed requests.
 FULL = os.environ.get("ROBUSTNESS") == "full"
@@ -33,6 +40,35 @@ def _furnished(root):
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     save_hugging_face(model, train_tokenizer(workshop.TEXTS, 400), root / "model")
     workshop.furnish(root, root / "model")
+
+
+class SmallChapter(Chapter):
+    """A chapter of one small run."""
+
+    def showing(self):
+        return self
+
+    def jobs(self, request):
+        return {"train": Job("toy train", ToyConfig.of(n_instances=1, n_steps=2))}
+
+    def section(self, runs, request):
+        rows = [
+            [name, str(value)]
+            for name, value in read_json(runs[self.name]["train"] / METRICS).items()
+            if "second" not in name
+        ]
+        page = Page(
+            self.name, self.title, "intro", [TableRecord("numbers", "Numbers", "what", ["name", "value"], rows)]
+        )
+        return Section(self.name, self.title, "summary", "1", "number", "control", page)
+
+
+@pytest.fixture
+def small_report(monkeypatch):
+    """A report of two small chapters."""
+    small = {name: SmallChapter(name, name.title(), "on", "was reported", "") for name in ("one", "two")}
+    for module in ("config", "write"):
+        monkeypatch.setattr(f"mi_superposition.report.{module}.chapters", lambda: small)
 
 
 @pytest.fixture(scope="session")

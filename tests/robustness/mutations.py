@@ -46,7 +46,7 @@ def _mutated(run: Path) -> Iterator[tuple[str, Path, bytes]]:
             yield from ((what, path, text.encode()) for what, text in mutated_json(path.read_text()))
         elif path.suffix == ".jsonl":
             lines = path.read_text().splitlines()
-            for number in {0, len(lines) - 1}:
+            for number in sorted({0, len(lines) - 1}) if lines else ():
                 for what, text in mutated_json(lines[number]):
                     changed = [*lines[:number], text, *lines[number + 1 :]]
                     yield f"line {number + 1}, {what}", path, ("\n".join(changed) + "\n").encode()

@@ -3,15 +3,20 @@
 import contextlib
 import io
 import math
+import re
 import typing
 
 import pytest
+import torch
 from annotated_types import Ge, Gt, Interval, Le, Lt
 from robustness.workshop import WRITES_NOTHING, with_options
 
 from mi_superposition import room
 from mi_superposition.cli import commands, main
 from mi_superposition.config import LARGEST, MOST, _alternatives, _plain
+from mi_superposition.errors import RequestError
+from mi_superposition.sae import SaeConfig, SaeJob
+from mi_superposition.sae.train import check_training_memory
 
 COUNTS = [-(2**63), -1, 2**63, 10**30]
 NUMBERS = [-1e308, 1e308]
@@ -97,6 +102,7 @@ TOO_LARGE = [
     ("neurons scan", ["--top-k", 10**9]),
     ("neurons scan", ["--reach", 10**8]),
     ("neurons scan", ["--n-bins", 10**10]),
+    ("concepts", ["--permutations", 10**10]),
 ]  # fmt: skip
 
 
@@ -107,6 +113,78 @@ def test_what_there_is_no_room_for_is_said_with_the_estimate(name, more, shop, t
     assert "of memory:" in line or "must be" in line, line
     assert "free" in line
     assert not (out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in commands() if name not in WRITES_NOTHING])
+def test_a_place_inside_a_file_is_a_wrong_request(name, shop, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    line = refused(shop.request(name, tmp_path / "file" / "run"))
+    assert f"is inside {str(tmp_path / 'file')!r}, which is a file" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_window_that_is_too_large_leaves_nothing(shop, tmp_path):
+    line = refused([*shop.request("neurons order", tmp_path / "out"), "--window", 10**9])
+    assert line.startswith("mi-superposition: window = 1000000000: must be 2 to the number of neurons, ")
+    assert not (tmp_path / "out").exists()
+
+
+# Commands that say how much memory they will take.
+ESTIMATED = [
+    "toy train",
+    "addition train",
+    "addition evaluate",
+    "neurons order",
+    "neurons scan",
+    "neurons contexts",
+    "sae train",
+    "sae evaluate",
+    "spectra",
+    "concepts",
+]
+
+
+@pytest.mark.parametrize("name", [*ESTIMATED, "spectra of a language model"])
+def test_where_next_to_nothing_is_free_it_is_said_with_the_estimate(name, shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "free_memory", lambda device="cpu": 100)
+    out = tmp_path / "out"
+    words = ["spectra", "--model", shop.model, "--corpus", shop.texts, "--out", out]
+    line = refused(shop.request(name, out) if name in ESTIMATED else words)
+    assert re.search(r"needs about [\d,]+ MiB of memory: 0 MiB are free$", line), line
+    assert not out.exists()
+
+
+class _Gpu:
+    """What torch says of a GPU with 1000 bytes that nobody has, and 200 that torch has taken and does not use."""
+
+    def __init__(self, monkeypatch):
+        for name, value in (("mem_get_info", (1000, 2**40)), ("memory_reserved", 500), ("memory_allocated", 300)):
+            monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def test_the_memory_of_a_gpu(shop, tmp_path, monkeypatch):
+    _Gpu(monkeypatch)
+    assert room.free_memory("cuda") == room.free_memory("cuda:1") == 1200
+    assert room.free_memory("mps") == pytest.approx(room.free_memory("cpu"), rel=0.2)
+    room.check_memory(1200, "this", "cuda")
+    with pytest.raises(RequestError, match="^this needs about 3.0 GiB of memory on cuda: 0 MiB are free$"):
+        room.check_memory(3 * 2**30, "this", "cuda")
+    line = refused([*shop.request("toy train", tmp_path / "out"), "--device", "cuda"])
+    assert re.search(r"\(n_features, n_hidden, batch_size\) needs about .* of memory on cuda: 0 MiB are free$", line), (
+        line
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_on_a_gpu_needs_both_memories(monkeypatch):
+    jobs, widths = [SaeJob("sae", "hook", SaeConfig(d_sae=1000))], {"hook": 10}
+    weights = 4 * 2 * 10 * 1000
+    asked = []
+    monkeypatch.setattr("mi_superposition.sae.train.check_memory", lambda *words: asked.append(words))
+    check_training_memory(jobs, widths, 5, "cuda:0", "what")
+    check_training_memory(jobs, widths, 5, "cpu", "what")
+    assert asked == [(7 * weights, "what", "cuda:0"), (6 * weights + 5, "what"), (10 * weights + 5, "what")]
 
 
 def test_disk(shop, tmp_path, monkeypatch):

@@ -16,13 +16,8 @@ from robustness.workshop import WRITES_NOTHING, contents
 from mi_superposition import files
 from mi_superposition.cli import commands, main
 from mi_superposition.files import PARTIAL, read_json
-from mi_superposition.pages.request import Job
-from mi_superposition.runs import MANIFEST, METRICS
-from mi_superposition.site import Page, Section
+from mi_superposition.runs import MANIFEST
 from mi_superposition.site.folder import LIST
-from mi_superposition.site.records import TableRecord
-from mi_superposition.subjects import Chapter
-from mi_superposition.toy.config import ToyConfig
 
 # Of these pages are all there is.
 SHOWING = {"page", "neurons pages", "report"}
@@ -128,35 +123,6 @@ class Remembering(Watched):
         self.removing = True
         super().remove(path)
         self.removing = False
-
-
-class SmallChapter(Chapter):
-    """A chapter of one small run."""
-
-    def showing(self):
-        return self
-
-    def jobs(self, request):
-        return {"train": Job("toy train", ToyConfig.of(n_instances=1, n_steps=2))}
-
-    def section(self, runs, request):
-        rows = [
-            [name, str(value)]
-            for name, value in read_json(runs[self.name]["train"] / METRICS).items()
-            if "second" not in name
-        ]
-        page = Page(
-            self.name, self.title, "intro", [TableRecord("numbers", "Numbers", "what", ["name", "value"], rows)]
-        )
-        return Section(self.name, self.title, "summary", "1", "number", "control", page)
-
-
-@pytest.fixture
-def small_report(monkeypatch):
-    """A report of two small chapters."""
-    small = {name: SmallChapter(name, name.title(), "on", "was reported", "") for name in ("one", "two")}
-    for module in ("config", "write"):
-        monkeypatch.setattr(f"mi_superposition.report.{module}.chapters", lambda: small)
 
 
 # These take longest.

@@ -162,7 +162,7 @@ def limit_memory(megabytes):
         ("sae train", ["--d-sae", "400000"]),
         ("neurons scan", ["--top-k", "2000", "--reach", "60"]),
         ("spectra", ["--model", "resnet50"]),
-        ("concepts", ["--permutations", "20000000"]),
+        ("concepts", ["--permutations", "2000000"]),
     ],
 )
 def test_too_little_memory_is_said_in_one_line(name, more, shop, tmp_path, counts):

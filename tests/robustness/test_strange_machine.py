@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -286,6 +287,35 @@ def test_a_run_that_is_renamed_or_removed_while_it_is_written_is_not_made_anew(n
         assert not list(elsewhere.glob(f"*{PARTIAL}")) or process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert ended(process)[0] == 130
+    counts["folders moved away"] += 1
+
+
+# What Ray's workers write: a run for each autoencoder, or a file for each shard. Options, and what is there once they are at it.
+ON_WORKERS = {
+    "sae train": (["--k", 2, 4, "--tokens", 20_000_000, "--buffer-batches", 8], "*/history.jsonl"),
+    "neurons scan": (["--shard", 1], "shards/*.safetensors"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[cluster]'")
+@pytest.mark.parametrize("name", ON_WORKERS)
+def test_workers_make_no_folder_anew_that_was_renamed(name, shop, tmp_path, counts):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    more, written = ON_WORKERS[name]
+    words = with_options(shop.request(name, out), [*more, "--engine", "ray"])
+    process = subprocess.Popen(program(words), stderr=subprocess.PIPE, text=True, env=environment())
+    until = time.monotonic() + 120
+    while not any(out.glob(written)):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.rename(out, elsewhere)
+    code, last = ended(process)
+    assert code == 1, last
+    assert last.startswith(f"mi-superposition: {str(out)!r} was renamed or removed while it was written")
+    assert not out.exists()
+    assert read_json(elsewhere / MANIFEST)["status"] == "running"
     counts["folders moved away"] += 1
 
 

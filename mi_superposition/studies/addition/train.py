@@ -10,23 +10,12 @@ from typing import ClassVar, TypedDict
 import pandas as pd
 
 from mi_superposition.addition.config import AdditionConfig
-from mi_superposition.addition.train import COMMAND, train_addition
+from mi_superposition.addition.train import COMMAND, Row, train_addition
 from mi_superposition.results import Result
 from mi_superposition.runs import read_config, read_history, read_metrics
 
 # Training is the study: it has its run folder already.
 measure = train_addition
-
-
-class Row(TypedDict):
-    """A row of the history; rates and accuracies as fractions."""
-
-    step: int
-    epoch: int
-    loss: float
-    test_accuracy: float
-    test_sum_accuracy: float
-    learning_rate: float
 
 
 class Accuracies(TypedDict):

@@ -24,7 +24,8 @@ from mi_superposition.concepts.simple import WordCorrelations, all_words, word_c
 from mi_superposition.files import read_tensors, remove, write_tensors
 from mi_superposition.models import FEATURES, device_of
 from mi_superposition.progress import SILENT, Progress
-from mi_superposition.runs import Outcome, open_run, read_manifest
+from mi_superposition.room import check_memory
+from mi_superposition.runs import MANIFEST, Outcome, open_run, read_manifest
 from mi_superposition.storing import read_record, write_record
 from mi_superposition.studies.concepts.inputs import STATES, ConceptTexts, State, StudyInputs, read_inputs
 from mi_superposition.studies.concepts.result import ConceptsResult
@@ -53,6 +54,8 @@ def measure(config: ConceptsConfig, out: Path, progress: Progress = SILENT) -> O
     """
     config = config.replace(device=device_of(config.device.device))
     inputs = read_inputs(config)
+    if not (out / MANIFEST).exists():
+        _check_memory(config, inputs)
     with open_run(out, COMMAND, config, inputs.identity) as run:
         finished_already = run.finished
         if not finished_already:
@@ -63,6 +66,21 @@ def measure(config: ConceptsConfig, out: Path, progress: Progress = SILENT) -> O
             run.finish(result.metrics() | ({} if corpus is None else corpus.losses()))
         remove(out / _POOLED)
     return Outcome(out, finished_already)
+
+
+def _check_memory(config: ConceptsConfig, inputs: StudyInputs) -> None:
+    """Raise ``RequestError`` where there is not enough for the activations of all texts, or for a permutation test."""
+    material = inputs.material
+    one = pool_texts(inputs.models["trained"], material.texts[:1], tokenizer=inputs.tokenizer, encode=inputs.encode)
+    features = sum(values.shape[1] for name, values in one.items() if name.endswith(FEATURES))
+    units = sum(values.shape[1] for values in one.values()) - features
+    # Both states; those without their concept words as read and in the rows of all texts; and one of them once more as it is written.
+    copies = (len(STATES) + (2 if material.denied else 0) + 1) * units + 2 * features
+    n = len(material.texts)
+    check_memory(4 * n * copies, f"the activations of {n:,} texts at {units + features:,} units (documents)")
+    groups = len(material.split.test.of_concepts().groups.unique())
+    # For each permutation of each group its rank, and on which side it falls: as a truth value twice, in double precision, and the opposite.
+    check_memory(config.permutations * groups * (8 + 2 + 2 * 8), f"permutations = {config.permutations:,}")
 
 
 def load(folder: Path) -> ConceptsResult:

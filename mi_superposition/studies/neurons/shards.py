@@ -15,7 +15,15 @@ from pathlib import Path
 from mi_superposition.corpora import Content, Corpus, TokenBatches, model_batches
 from mi_superposition.engine import name_for_workers, results_of
 from mi_superposition.errors import WorkError
-from mi_superposition.files import content_hash, read_state, read_tensors, remove, write_state, write_tensors
+from mi_superposition.files import (
+    check_held,
+    content_hash,
+    read_state,
+    read_tensors,
+    remove,
+    write_state,
+    write_tensors,
+)
 from mi_superposition.models import BUNDLED_MODELS, weights_of
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import NeuronScan
@@ -265,6 +273,7 @@ class _Work:
             raise Stopped(self.done, "shard")
 
     def _read(self, path: Path) -> ScanAccumulator:
+        check_held(path)
         if not path.exists():
             raise WorkError(f"{str(path)!r} is not there: all workers must share the file system of the run folder")
         part = ScanAccumulator(self.calibrations, self.config.kept)

@@ -8,6 +8,7 @@ from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 
+from mi_superposition.errors import WorkError
 from mi_superposition.files import read_tensors, write_tensors
 from mi_superposition.neurons import NeuronScan, ScanSettings
 from mi_superposition.schemas import parse_as
@@ -38,11 +39,14 @@ def read_scan(folder: Path, settings: ScanSettings) -> NeuronScan:
     """Inverse of ``write_scan``. Scans of version 0.1 have no vocabulary. Raises ``WorkError`` for a file that is damaged or missing."""
     tensors, metadata = read_tensors(folder / SCAN)
     counts = parse_as(metadata.get("counts", ""), _Counts, folder / SCAN)
-    return NeuronScan.from_tensors(
-        tensors,
-        hooks=counts["hooks"],
-        n_documents=counts["documents"],
-        n_tokens=counts["tokens"],
-        settings=settings,
-        vocabulary=counts.get("vocabulary", ()),
-    )
+    try:
+        return NeuronScan.from_tensors(
+            tensors,
+            hooks=counts["hooks"],
+            n_documents=counts["documents"],
+            n_tokens=counts["tokens"],
+            settings=settings,
+            vocabulary=counts.get("vocabulary", ()),
+        )
+    except KeyError as error:
+        raise WorkError(f"{str(folder / SCAN)!r} is damaged: it lacks {error}") from error

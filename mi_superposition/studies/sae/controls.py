@@ -22,6 +22,15 @@ _FOLDER = "controls"
 
 
 @dataclass(frozen=True)
+class PlannedControls:
+    """What is to be trained as control, on what stream, and what the evaluated autoencoders remember of their own training."""
+
+    jobs: list[SaeJob]
+    stream: StreamPart
+    training: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Controls:
     """A model that knows nothing, and for each autoencoder one trained on it."""
 
@@ -29,22 +38,30 @@ class Controls:
     saes: Mapping[str, SAE[Any]]
 
 
-def trained_controls(run: Run, opened: OpenEvaluation, progress: Progress) -> Controls | None:
-    """The control of each autoencoder that says how it was trained, from the run folder where it is there.
-
-    Raises ``RequestError`` for a text too short to train on, ``training.Stopped`` after a checkpoint when asked to stop.
-    """
+def planned_controls(opened: OpenEvaluation) -> PlannedControls | None:
+    """The control of each autoencoder that says how it was trained; ``None`` where there is to be none."""
     training = next(iter(opened.saes.values())).cfg.metadata.training or {}
     jobs = _jobs(opened)
     asked = opened.config.control_tokens
     tokens = training.get("tokens", 1) if asked is None else asked
     if not jobs or not training or not tokens:
         return None
+    return PlannedControls(jobs, StreamPart(tokens, training["batch_size"], training["buffer_batches"]), training)
+
+
+def trained_controls(run: Run, opened: OpenEvaluation, progress: Progress) -> Controls | None:
+    """The controls that were planned, from the run folder where they are there.
+
+    Raises ``RequestError`` for a text too short to train on, ``training.Stopped`` after a checkpoint when asked to stop.
+    """
+    planned = planned_controls(opened)
+    if planned is None:
+        return None
+    jobs, stream = planned.jobs, planned.stream
     shuffled = shuffled_copy(opened.text.model, opened.config.random.seed)
     folder = run.path / _FOLDER
     if not all((folder / job.name / SAE_CONFIG).is_file() for job in jobs):
-        stream = StreamPart(tokens, training["batch_size"], training["buffer_batches"])
-        source = _source(opened, shuffled, stream, training)
+        source = _source(opened, shuffled, stream, planned.training)
         steps = Steps(progress)
         trained = train_saes(
             jobs, source, stream.n_steps, run=run, device=opened.text.device, should_stop=progress.should_stop,

@@ -15,7 +15,8 @@ from mi_superposition.corpora import TokenBatch, TokenBatches
 from mi_superposition.files import write_json
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
-from mi_superposition.runs import Outcome, open_run, read_config
+from mi_superposition.room import check_memory
+from mi_superposition.runs import MANIFEST, Outcome, open_run, read_config
 from mi_superposition.sae import SaeEvaluateConfig, evaluate_reconstructions
 from mi_superposition.sae.baselines import (
     brought_to,
@@ -30,9 +31,11 @@ from mi_superposition.sae.baselines import (
 )
 from mi_superposition.sae.evaluate import Reconstruct, activation_sample, activation_statistics, reconstruct_with
 from mi_superposition.sae.files import read_sae, sae_folders, sae_identity
+from mi_superposition.sae.train import check_training_memory
 from mi_superposition.schemas import read_as
 from mi_superposition.storing import read_record, write_record
-from mi_superposition.studies.sae.controls import Controls, trained_controls
+from mi_superposition.streaming import covariance_bytes
+from mi_superposition.studies.sae.controls import Controls, planned_controls, trained_controls
 from mi_superposition.studies.sae.features import LearnedFeatures, learned_features
 from mi_superposition.studies.sae.opened import OpenEvaluation, open_evaluation
 from mi_superposition.studies.sae.rows import (
@@ -137,6 +140,8 @@ def measure(config: SaeEvaluateConfig, out: Path, progress: Progress = SILENT) -
     opened = open_evaluation(config, {name: read_sae(folder) for name, folder in folders.items()})
     inputs = opened.text.identity() | {"saes": {name: sae_identity(folder) for name, folder in folders.items()}}
     opened.text.check_held_out()
+    if not (out / MANIFEST).exists():
+        _check_memory(opened)
     with open_run(out, COMMAND, opened.config, inputs) as run:
         # A run of version 0.1 lacks the features: they are added.
         if run.finished and (out / FEATURES).exists():
@@ -153,6 +158,27 @@ def measure(config: SaeEvaluateConfig, out: Path, progress: Progress = SILENT) -
         numbers = {f"{row.sae}/{row.kind}/{name}": value for row in table for name, value in row.numbers.items()}
         run.finish(numbers | opened.text.corpus.losses())
     return Outcome(out, finished_already=False)
+
+
+def _check_memory(opened: OpenEvaluation) -> None:
+    """Raise ``RequestError`` where there is not enough for the controls' training, or for the baselines after it."""
+    device, saes = opened.text.device, opened.saes
+    d_read = {opened.hooks[name]: sae.cfg.d_in for name, sae in saes.items()}
+    planned = planned_controls(opened)
+    if planned is not None:
+        buffered = 4 * sum(d_read.values()) * planned.stream.batch_size * planned.stream.buffer_batches
+        what = "the training of the controls (control_tokens = 0 for none)"
+        check_training_memory(planned.jobs, d_read, buffered, device, what)
+    sizes = {name: 4 * sae.W_dec.numel() for name, sae in saes.items()}
+    widths = {opened.targets[name]: sae.W_dec.shape[1] for name, sae in saes.items()}
+    what = f"the baselines of {max(sae.cfg.d_sae for sae in saes.values()):,} features"
+    # Of one hook after the other: a dictionary of each baseline (random directions and activations twice, and the decoder), the sample of
+    # activations as it is drawn; the covariances of the model's activations and of the control's.
+    of_hook = [sum(size for name, size in sizes.items() if opened.targets[name] == hook) for hook in widths]
+    needed = 5 * max(of_hook) + 2 * max(sizes.values()) + covariance_bytes([max(widths.values())] * 2)
+    check_memory(needed, what)
+    # One dictionary at a time.
+    check_memory(max(sizes.values()), what, device)
 
 
 def load(folder: Path) -> SaeEvaluation:

@@ -12,7 +12,7 @@ from sae_lens import SAE
 from mi_superposition.errors import RequestError
 from mi_superposition.models import hook_widths
 from mi_superposition.progress import SILENT, Progress, Steps
-from mi_superposition.room import check_disk, check_memory
+from mi_superposition.room import check_disk
 from mi_superposition.runs import MANIFEST, Outcome, Run, open_run
 from mi_superposition.sae import (
     ActivationSource,
@@ -26,6 +26,7 @@ from mi_superposition.sae import (
 from mi_superposition.sae.evaluate import activation_statistics, evaluate_reconstructions, reconstruct_with
 from mi_superposition.sae.files import trained_on
 from mi_superposition.sae.stored import check_store, stored_bytes
+from mi_superposition.sae.train import check_training_memory, training_bytes
 from mi_superposition.studies.sae.text import ReadText, open_text
 from mi_superposition.training import fixed_arithmetic
 
@@ -92,7 +93,9 @@ def train_here(
                 stream, config.store.activations, config.stream.n_steps, dtype=config.activations_dtype,
                 inputs=_stored_inputs(training),
             )  # fmt: skip
-        check_memory(sum(_memory(training)), "the training (d_sae, batch_size, buffer_batches)")
+        check_training_memory(
+            config.jobs, training.d_hook, _buffered(training), text.device, "the training (d_sae, batch_size, buffer_batches)"
+        )  # fmt: skip
         progress.note(_sizes(training))
         with fixed_arithmetic(config.threads.number):
             stream.batch(0)
@@ -117,18 +120,16 @@ def sae_folder(out: Path, config: SaeTrainConfig, job: SaeJob) -> Path:
     return out if len(config.jobs) == 1 else out / job.name
 
 
-def _memory(training: OpenTraining) -> tuple[int, int]:
-    """Bytes of the buffer, and of the autoencoders during training."""
-    stream, d_hook, jobs = training.config.stream, training.d_hook, training.config.jobs
-    buffer = sum(d_hook.values()) * stream.batch_size * stream.buffer_batches
-    weights = sum(2 * d_hook[job.hook] * job.config.d_sae for job in jobs)
-    # Weights, gradients, Adam's two moments, and once more weights and moments twice as a checkpoint is written.
-    return 4 * buffer, 10 * 4 * weights
+def _buffered(training: OpenTraining) -> int:
+    """Bytes of the buffer."""
+    stream = training.config.stream
+    return 4 * sum(training.d_hook.values()) * stream.batch_size * stream.buffer_batches
 
 
 def _sizes(training: OpenTraining) -> str:
     stream = training.config.stream
-    buffer, autoencoders = _memory(training)
+    buffer = _buffered(training)
+    autoencoders = sum(training_bytes(training.config.jobs, training.d_hook, training.text.device))
     return (
         f"{stream.n_steps:,} steps of {stream.batch_size:,} tokens; buffer of {stream.batch_size * stream.buffer_batches:,} tokens, "
         f"{buffer / 2**20:,.0f} MiB; {autoencoders / 2**20:,.0f} MiB for the autoencoders during training"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -14,27 +14,13 @@ from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import HISTORY, Outcome, read_config, read_history, read_metrics
 from mi_superposition.sae import SaeTrainConfig
+from mi_superposition.sae.train import Row
 from mi_superposition.schemas import Number
 from mi_superposition.studies.sae.local import COMMAND, sae_folder, train_here
 from mi_superposition.studies.sae.rows import COLUMNS, cell
 from mi_superposition.studies.sae.workers import train_by_task
 
 __all__ = ["COMMAND", "SaeTrainingResult", "load", "measure"]
-
-
-class Logged(TypedDict):
-    """What is logged of one autoencoder."""
-
-    loss: float
-    l0: float
-    explained_variance: float | None
-    dead_features: float | None
-
-
-class _Row(TypedDict):
-    step: int
-    tokens: int
-    saes: dict[str, Logged]
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,7 +85,7 @@ def _history(folder: Path, config: SaeTrainConfig) -> dict[str, list[dict[str, A
     shared = (folder / HISTORY).exists()
     history = {}
     for job in config.jobs:
-        rows = read_history(folder if shared else sae_folder(folder, config, job), _Row)
+        rows = read_history(folder if shared else sae_folder(folder, config, job), Row)
         name = job.name if shared else "sae"
         history[job.name] = [{"step": row["step"], "tokens": row["tokens"], **row["saes"][name]} for row in rows]
     return history

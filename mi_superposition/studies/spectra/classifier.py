@@ -13,16 +13,19 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import content_hash, write_tensors
 from mi_superposition.models.classifiers import build_classifier, logits
 from mi_superposition.progress import Progress
+from mi_superposition.room import check_memory
 from mi_superposition.runs import Run
 from mi_superposition.spectra import activation_covariances, matching, samples_by_channel, weight_matrices
 from mi_superposition.spectra.classifier import FORWARD_BATCH, Pixels, accuracy, train_classifier
 from mi_superposition.spectra.config import SpectraConfig
+from mi_superposition.spectra.layers import channel_axis
 from mi_superposition.spectra.result import (
     KINDS,
     LayerSpectra,
     spectrum_of_activations,
     spectrum_of_weights,
 )
+from mi_superposition.streaming import covariance_bytes
 from mi_superposition.studies.spectra.network import STATES, State, stoppable
 from mi_superposition.studies.spectra.pictures import Pictures, histogram, some_weights
 
@@ -74,6 +77,41 @@ class MeasuredClassifier:
             "images": self.images.identity(),
             "network": {"name": self.config.model.name, "sha256": self.sha256},
         }
+
+    def check_room(self) -> None:
+        """Raise ``RequestError`` where there is not enough for a step of the training, or for the covariances of one state."""
+        training, network = self.config.training, self.network("trained")
+        kept, channels = self._sizes(network)
+        if training.epochs:
+            weights = sum(parameter.numel() for parameter in network.parameters())
+            # What every layer gives for the backward pass; weights, gradients and AdamW's two moments.
+            check_memory(
+                4 * (training.batch_size * kept + 4 * weights), f"the training (batch_size = {training.batch_size:,})",
+                str(self.device),
+            )  # fmt: skip
+        check_memory(covariance_bytes(channels), f"the covariances of {len(self.hooked)} activations (layers)")
+
+    @torch.no_grad()
+    def _sizes(self, network: nn.Module) -> tuple[int, list[int]]:
+        """How many numbers all layers give for an image, and how many channels each of those that are measured has."""
+        known = dict(network.named_modules())
+        outputs: dict[str, Tensor] = {}
+        hooks = [
+            layer.register_forward_hook(lambda layer, inputs, output, name=name: outputs.__setitem__(name, output))
+            for name, layer in known.items()
+            # What is written over its input is counted there.
+            if not any(layer.children()) and not getattr(layer, "inplace", False)
+        ]
+        try:
+            logits(network, next(self.pixels.batches(self.measured, 1)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        tensors = {name: output for name, output in outputs.items() if isinstance(output, Tensor)}
+        channels = [
+            tensors[name].shape[channel_axis(known[name], tensors[name])] for name in self.hooked if name in tensors
+        ]
+        return sum(tensor.numel() for tensor in tensors.values()), channels
 
     def train(self, run: Run, progress: Progress) -> None:
         """Train, and leave the weights in the run folder; the run's history follows accuracy and ranks."""

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from mi_superposition.corpora import Corpus, TokenBatch, model_batches
-from mi_superposition.models import layer_hooks, model_record, read_hooks, untrained_copy
+from mi_superposition.models import hook_widths, layer_hooks, model_record, read_hooks, untrained_copy
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.progress import Progress
+from mi_superposition.room import check_memory
 from mi_superposition.runs import Run
 from mi_superposition.spectra import hooked_covariances, hooked_weight_matrices, matching
 from mi_superposition.spectra.config import SpectraConfig
 from mi_superposition.spectra.result import LayerSpectra, spectrum_of_activations, spectrum_of_weights
+from mi_superposition.streaming import covariance_bytes
 from mi_superposition.studies.spectra.network import State, stoppable
 from mi_superposition.studies.spectra.pictures import Pictures, histogram, some_weights
 
@@ -46,6 +48,11 @@ class MeasuredLanguageModel:
         """The model and the text."""
         model = model_record(self.config.model.name, self.models["trained"])
         return {"model": model, **({} if self.corpus is None else {"corpus": self.corpus.identity()})}
+
+    def check_room(self) -> None:
+        """Raise ``RequestError`` where there is not enough for the covariances of one state."""
+        widths = hook_widths(self.models["trained"], self.hooks).values() if self.hooks else ()
+        check_memory(covariance_bytes(widths), f"the covariances of {len(self.hooks)} activations (layers)")
 
     def train(self, run: Run, progress: Progress) -> None:
         """Nothing: it is trained already."""

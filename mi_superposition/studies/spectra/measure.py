@@ -155,6 +155,8 @@ def measure(config: SpectraConfig, out: Path, progress: Progress = SILENT) -> Ou
     """
     config = config.replace(device=device_of(config.device.device))
     network = open_network(config, progress)
+    if not (out / MANIFEST).exists():
+        network.check_room()
     with open_run(out, COMMAND, config, network.inputs()) as run:
         finished_already = run.finished
         if not finished_already:

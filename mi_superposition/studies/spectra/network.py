@@ -29,6 +29,10 @@ class MeasuredNetwork(Protocol):
         """What the run's manifest records of the network and of what it reads."""
         ...
 
+    def check_room(self) -> None:
+        """Raise ``RequestError`` where there is not enough memory to train or measure it."""
+        ...
+
     def train(self, run: Run, progress: Progress) -> None:
         """Train it, if it is to be trained, resuming if that was begun. Raises ``training.Stopped``."""
         ...

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mi_superposition.files import write_file, write_json
-from mi_superposition.runs import versions
+from mi_superposition.provenance import versions
 
 HERE = Path(__file__).parent
 BENCHMARKS = ("addition", "order", "scan", "toy", "sae", "spectra")

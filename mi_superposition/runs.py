@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
@@ -35,6 +32,7 @@ from mi_superposition.files import (
     write_file,
     write_json,
 )
+from mi_superposition.provenance import git_commit, versions
 from mi_superposition.schemas import Metrics, parse_as, read_as
 from mi_superposition.subjects import find_study
 
@@ -59,7 +57,6 @@ WHOLE = "whole"
 FORMAT = 2
 # Characters of a value that a message has at most.
 _QUOTED = 100
-_RECORDED_PACKAGES = ("torch", "transformer-lens", "transformers", "sae-lens", "numpy", "safetensors")
 _Config = TypeVar("_Config", bound=Config)
 
 
@@ -179,7 +176,7 @@ def open_run(
                 "inputs": inputs,
                 "status": "running",
                 "versions": versions(),
-                "git_commit": _git_commit(),
+                "git_commit": git_commit(),
             }
             write_json(path / MANIFEST, manifest)
         run = Run(path, manifest)
@@ -420,27 +417,3 @@ def _read_manifest_file(path: Path) -> dict[str, Any]:
             f"{str(path)!r} was written by a newer version (format {manifest['format']}): this one reads up to {FORMAT}"
         )
     return manifest
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what its results depend on."""
-    found = {"python": sys.version.split()[0]}
-    for package in ("mi-superposition", *_RECORDED_PACKAGES):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _git_commit() -> str | None:
-    """Commit of the checkout this package runs from; ``None`` for an installed package or without git."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        answer = subprocess.run(describe, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()

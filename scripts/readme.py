@@ -32,9 +32,10 @@ from mi_superposition.heads import digit_circularity, project_heads
 from mi_superposition.models import untrained_copy
 from mi_superposition.neurons import control_vectors, neuron_vectors, order_neurons
 from mi_superposition.progress import Progress
+from mi_superposition.provenance import versions
 from mi_superposition.report.config import ReportConfig
 from mi_superposition.report.write import RUNS, write_report
-from mi_superposition.runs import MANIFEST, METRICS, versions
+from mi_superposition.runs import MANIFEST, METRICS
 from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
 from mi_superposition.studies.concepts.measure import BUNDLED as CONCEPTS
 from mi_superposition.studies.concepts.measure import load as load_concepts

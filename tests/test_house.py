@@ -18,7 +18,7 @@ FLOORS = [
     {"errors"},
     {"config", "progress", "results", "schemas", "room"},
     {"parts", "subjects"},
-    {"files"},
+    {"files", "provenance"},
     {"runs", "engine", "storing", "sources"},
     {"training"},
     {"models", "notebook", "linalg", "streaming"},

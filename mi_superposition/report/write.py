@@ -13,8 +13,9 @@ from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.files import PARTIAL, json_bytes
 from mi_superposition.pages.request import ChapterRequest, Job, RealData
 from mi_superposition.progress import SILENT, Progress
+from mi_superposition.provenance import versions
 from mi_superposition.report.config import ReportConfig
-from mi_superposition.runs import LOCK, MANIFEST, Outcome, versions
+from mi_superposition.runs import LOCK, MANIFEST, Outcome
 from mi_superposition.schemas import read_as
 from mi_superposition.site.folder import REPORT, SiteFolder, opened_site
 from mi_superposition.site.records import UNITS, Card, Link

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from mi_superposition.figures.style import styled
 from mi_superposition.files import write_file, write_json
-from mi_superposition.runs import versions
+from mi_superposition.provenance import versions
 from mi_superposition.sources import SOURCES
 
 # "ours" is a number to which no claim of the source corresponds.

@@ -23,8 +23,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from mi_superposition import load_corpus, load_model
 from mi_superposition.corpora import TokenBatch, model_batches
 from mi_superposition.corpora.tokens import token_strings
-from mi_superposition.heads.effects import Ablation, LayerEffects, add_documents
-from mi_superposition.heads.forward import LayerForward
+from mi_superposition.heads.effects import LayerEffects, add_documents
+from mi_superposition.heads.forward import Ablation, LayerForward
 from mi_superposition.heads.reference import Reference, pieces_of, reference_of
 from mi_superposition.heads.token_classes import TokenClasses
 
@@ -117,7 +117,7 @@ def gpt2_shape(quick: bool) -> Found:
         GPT2LMHeadModel(config).save_pretrained(folder)
         model = load_model(folder, device="cpu")
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(32, 129, (4 if quick else 16,), generator=generator).tolist()
+    lengths = torch.randint(32, 129, (4 if quick else 8,), generator=generator).tolist()
     documents = [torch.randint(model.cfg.d_vocab, (n,), generator=generator).tolist() for n in lengths]
     return measured(model, documents, 1)
 
@@ -149,7 +149,7 @@ def main() -> None:
             found = measure(options.quick)
             print(f"\n{name}: {found.n_heads} heads, {found.n_tokens:,} tokens")
             for way, seconds in found.seconds.items():
-                print(f"{way:40} {seconds:8.2f} s {seconds / found.seconds[OURS]:6.2f} × ours")
+                print(f"{way:40} {seconds:8.2f} s {seconds / found.seconds[OURS]:6.2f} × ours", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_superposition.corpora.batches import TokenBatch
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.config import HeadReplacement, TextAblationPart
-from mi_superposition.heads.forward import Ablation, Clean, LayerForward, prediction_changes
+from mi_superposition.heads.forward import Ablation, LayerForward, prediction_changes
 from mi_superposition.heads.reference import Piece, Reference, pieces_of
 from mi_superposition.heads.resampling import ResampledMeans
 from mi_superposition.heads.token_classes import TokenClasses
@@ -159,7 +159,7 @@ def _add_piece(
         ablations = effects.ablations[start : start + at_once]
         loss, divergence = (
             values.cpu()
-            for values in prediction_changes(clean.logits, forward.ablated(clean, ablations, replaced), on_device)
+            for values in prediction_changes(clean, forward.ablated(clean, ablations, replaced), on_device)
         )
         changes = loss.T[:, :, None].double() * quantities[:, None]
         changes[:, :, 1] = divergence.T
@@ -188,6 +188,3 @@ def _losing(change: Float[Tensor, " token"], counts: Tensor, piece: Piece, docum
                 LosingToken(value, documents[row], place, place - (position - first), tuple(tokens), tuple(changes))
             )
     return found
-
-
-__all__ = ["AROUND", "REPLACEMENTS", "Ablation", "Clean", "LayerEffects", "LosingToken", "add_documents", "layer_ablations"]

@@ -55,6 +55,11 @@ class Clean:
     after: Float[Tensor, "batch pos d_model"]
     logits: Float[Tensor, "token d_vocab"]
 
+    @cached_property
+    def probabilities(self) -> Float[Tensor, "token d_vocab"]:
+        """The model's predictions where a token counts."""
+        return self.logits.softmax(dim=1)
+
 
 class LayerForward:
     """A model as seen from the attention heads of one layer.
@@ -210,28 +215,28 @@ def _hearing(heard: dict[str, Tensor], name: str) -> Callable[..., None]:
 
 
 def prediction_changes(
-    clean: Float[Tensor, "token d_vocab"], changed: Float[Tensor, "ablation token d_vocab"], right: Int[Tensor, " token"]
+    clean: Clean, changed: Float[Tensor, "ablation token d_vocab"], right: Int[Tensor, " token"]
 ) -> tuple[Float[Tensor, "ablation token"], Float[Tensor, "ablation token"]]:
-    """How much the loss of each token rises, and KL(clean || changed) of its prediction, both in nats; ``changed`` is overwritten.
+    """How much the loss of each token rises, and KL(clean || changed) of its prediction, both in nats; the logits ``changed`` are
+    overwritten. ``right``: the tokens that follow.
 
     With d the change of the logits and p the clean probabilities, the loss rises by log E_p[e^d] - d[right] and the divergence is
     log E_p[e^d] - E_p[d]: exact to the precision of d where the difference of two log-probabilities would cancel.
     """
-    n_vocab = clean.shape[1]
-    loss, divergence = (clean.new_empty(changed.shape[:2]) for _ in range(2))
+    n_tokens, n_vocab = clean.logits.shape
+    loss, divergence = (clean.logits.new_empty(changed.shape[:2]) for _ in range(2))
     # A few rows at a time: what is read again and again stays in the cache.
-    rows = max(1, (1 << 17) // n_vocab) if clean.device.type == "cpu" else len(clean)
-    for first in range(0, len(clean), rows):
+    rows = max(1, (1 << 18) // n_vocab) if clean.logits.device.type == "cpu" else n_tokens
+    for first in range(0, n_tokens, rows):
         at = slice(first, first + rows)
-        logs = clean[at].log_softmax(dim=1)
-        probability = logs.exp()
+        probabilities = clean.probabilities[at]
         for ablation in range(len(changed)):
-            d = changed[ablation, at].sub_(clean[at])
-            mean = torch.linalg.vecdot(probability, d)
-            normaliser = torch.linalg.vecdot(probability, d.expm1()).log1p()
+            d = changed[ablation, at].sub_(clean.logits[at])
+            mean = torch.linalg.vecdot(probabilities, d)
+            normaliser = torch.linalg.vecdot(probabilities, d.expm1()).log1p()
             if not bool(normaliser.isfinite().all()):
                 # Changes of so many nats that their exponentials overflow.
-                normaliser = torch.logsumexp(logs + d, dim=1)
+                normaliser = torch.logsumexp(clean.logits[at].log_softmax(dim=1) + d, dim=1)
             loss[ablation, at] = normaliser - d.gather(1, right[at, None])[:, 0]
             divergence[ablation, at] = normaliser - mean
     return loss, divergence

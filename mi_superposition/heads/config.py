@@ -50,7 +50,7 @@ class TextAblationPart(Config):
     """Random sets of heads, all different, to compare the small set of each task with."""
     pair_heads: Annotated[int, Interval(ge=0, le=1000)] = 16
     """Heads, those with the largest effects, of which all pairs are ablated; 0 for none."""
-    pair_documents: AtLeast2 = 20
+    pair_documents: AtLeast2 = 12
     """Documents on which pairs are ablated."""
     shard: AtLeast1 = 50
     """Documents per shard of text. A shard of one layer is the unit of work for a worker; an interruption loses at most those in
@@ -74,7 +74,7 @@ class AblateConfig(Config):
     """Random problems on which an addition model's accuracy is measured."""
     random_sets: Annotated[int, Interval(ge=1, le=100_000)] = 500
     """Random head sets of an addition model, all different, to compare each small set with; all sets of that size where there are no more."""
-    text: TextPart = TextPart(documents=100)
+    text: TextPart = TextPart(documents=60)
     on_text: TextAblationPart = TextAblationPart()
     random: SeedPart = SeedPart()
     threads: WorkerThreadsPart = WorkerThreadsPart()

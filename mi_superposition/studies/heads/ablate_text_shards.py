@@ -112,7 +112,14 @@ def ablate_shard(shard: Shard) -> Path:
 def _worker_model(config: AblateConfig, state: State) -> tuple[HookedModel, str]:
     model = load_model(config.model.name, device=config.device.device)
     sha256 = content_hash(weights_of(model))
-    return (model if state == "trained" else untrained_copy(model, config.random.seed)), sha256
+    return (model if state == "trained" else untrained_reader(model, config.random.seed)), sha256
+
+
+def untrained_reader(model: HookedModel, seed: int) -> HookedModel:
+    """The untrained control, which reads texts as the trained model does."""
+    control = untrained_copy(model, seed)
+    control.tokenizer = model.tokenizer
+    return control
 
 
 @functools.lru_cache(maxsize=1)

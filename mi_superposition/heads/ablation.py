@@ -202,7 +202,8 @@ def _replacement(
         return (z * weight).sum(dim=0, keepdim=True) / weight.sum(dim=0, keepdim=True)
     if replace_with == "overall mean":
         weight = counts.to(z.dtype)[..., None, None]
-        return (z * weight).sum(dim=(0, 1), keepdim=True) / weight.sum(dim=(0, 1), keepdim=True).clamp_min(1)
+        mean = (z * weight).sum(dim=(0, 1), keepdim=True) / weight.sum(dim=(0, 1), keepdim=True).clamp_min(1)
+        return mean.expand(1, *z.shape[1:])
     cycle = torch.randperm(z.shape[0], generator=seeded_generator(seed, "resample-ablation")).to(z.device)
     donors = torch.arange(z.shape[0], device=z.device)[:, None].repeat(1, z.shape[1])
     for position in range(z.shape[1]):

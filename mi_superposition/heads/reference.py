@@ -51,7 +51,7 @@ class Reference:
 
     position_mean: Float[Tensor, "pos head d_head"]
     overall_mean: Float[Tensor, "head d_head"]
-    donors: Float[Tensor, "donor pos head d_head"]
+    donors: Float[Tensor, "donor donor_pos head d_head"]
     donor_length: Int[Tensor, " donor"]
 
     def to(self, device: torch.device) -> Reference:
@@ -89,7 +89,7 @@ class Reference:
             order = torch.randperm(len(self.donors), generator=seeded_generator(seed, "another document", number))
             rows.append(order[reaches[order].int().argmax(dim=0)])
         chosen = torch.stack(rows).to(self.donors.device)
-        positions = torch.arange(width, device=chosen.device)
+        positions = torch.arange(width, device=chosen.device).clamp_max(self.donors.shape[1] - 1)
         found = self.donors[chosen, positions]
         none = ~reaches.any(dim=0).to(chosen.device)
         found[:, none] = self.overall_mean

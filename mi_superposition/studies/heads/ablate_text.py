@@ -100,6 +100,9 @@ class TextAblation(Result):
     """
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.pages.heads.ablate_text:figure"
+    COLUMNS_PRINTED: ClassVar[tuple[str, ...]] = (
+        "zero_loss", "mean_loss", "overall_mean_loss", "resample_loss", "random_direction_loss", "untrained_loss",
+    )  # fmt: skip
 
     config: AblateConfig
     n_documents: int

@@ -17,8 +17,42 @@ from mi_superposition import load_model
 from mi_superposition.files import write_file
 from mi_superposition.heads.tasks import BUNDLED_TASKS, accuracy, logit_differences, read_tasks
 
-GIRLS = ("Lily", "Lucy", "Mia", "Sue", "Anna", "Sara", "Emma", "Amy", "Jane", "Mary", "Daisy", "Molly", "Kitty", "Bella", "Lila", "Jill")
-BOYS = ("Tom", "Tim", "Ben", "Max", "Jack", "Sam", "Bob", "Billy", "Joe", "John", "Timmy", "Tommy", "Jimmy", "Mark", "Peter", "Jake")
+GIRLS = (
+    "Lily",
+    "Lucy",
+    "Mia",
+    "Sue",
+    "Anna",
+    "Sara",
+    "Emma",
+    "Amy",
+    "Jane",
+    "Mary",
+    "Daisy",
+    "Molly",
+    "Kitty",
+    "Bella",
+    "Lila",
+    "Jill",
+)
+BOYS = (
+    "Tom",
+    "Tim",
+    "Ben",
+    "Max",
+    "Jack",
+    "Sam",
+    "Bob",
+    "Billy",
+    "Joe",
+    "John",
+    "Timmy",
+    "Tommy",
+    "Jimmy",
+    "Mark",
+    "Peter",
+    "Jake",
+)
 THINGS = (
     "ball", "doll", "car", "toy", "book", "box", "hat", "cake", "apple", "cookie", "kite", "boat", "flower", "stick", "dog", "cat", "bird",
     "bear", "tree", "rock", "leaf", "bike", "train", "truck",
@@ -55,7 +89,9 @@ def main() -> None:
     model = load_model("stories", device="cpu")
     for task in read_tasks(model, None):
         found = logit_differences(model, task)
-        print(f"{task.name:10} {len(found):4} prompts, right {100 * accuracy(found):.1f} %, logit difference {float(found.mean()):.2f}")
+        print(
+            f"{task.name:10} {len(found):4} prompts, right {100 * accuracy(found):.1f} %, logit difference {float(found.mean()):.2f}"
+        )
 
 
 if __name__ == "__main__":

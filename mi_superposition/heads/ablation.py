@@ -191,7 +191,10 @@ def _logits_and_z(model: HookedModel, tokens: Tensor, layers: Sequence[int]) -> 
 
 
 def _replacement(
-    z: Float[Tensor, "batch pos head d_head"], counts: Bool[Tensor, "batch pos"], replace_with: HeadReplacement, seed: int
+    z: Float[Tensor, "batch pos head d_head"],
+    counts: Bool[Tensor, "batch pos"],
+    replace_with: HeadReplacement,
+    seed: int,
 ) -> Float[Tensor, "donor pos head d_head"]:
     """What stands in for an ablated head: one row for all examples or one for each."""
     if replace_with == "zero":

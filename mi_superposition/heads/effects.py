@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_superposition.corpora.batches import TokenBatch
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.config import HeadReplacement, TextAblationPart
-from mi_superposition.heads.forward import Ablation, LayerForward, prediction_changes
+from mi_superposition.heads.forward import Ablation, Done, LayerForward, prediction_changes
 from mi_superposition.heads.reference import Piece, Reference, pieces_of
 from mi_superposition.heads.resampling import ResampledMeans
 from mi_superposition.heads.token_classes import TokenClasses
@@ -47,7 +47,7 @@ def layer_ablations(n_heads: int, default: HeadReplacement, *, control: bool = F
     that ``default`` gives, and the whole layer. Of a control ``default`` and the layer alone.
     """
     heads = [*range(n_heads), None]
-    done = [default] if control else [*REPLACEMENTS, "random direction"]
+    done: list[Done] = [default] if control else [*REPLACEMENTS, "random direction"]
     return [*(Ablation(one, head) for one in done for head in heads), Ablation("layer")]
 
 
@@ -100,11 +100,10 @@ class LayerEffects:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``."""
         self.means.load_state(state["means"])
-        names = [field.name for field in fields(LosingToken)]
         self.examples = {
-            int(head): [LosingToken(**{n: tuple(v) if isinstance(v, list) else v for n, v in zip(names, one, strict=True)}) for one in some]
+            int(head): [LosingToken(*one[:4], tuple(one[4]), tuple(one[5])) for one in some]
             for head, some in state["examples"].items()
-        }  # fmt: skip
+        }
 
 
 @torch.no_grad()
@@ -133,7 +132,12 @@ def add_documents(
 
 
 def _add_piece(
-    effects: LayerEffects, forward: LayerForward, reference: Reference, piece: Piece, counts: Tensor, classes: TokenClasses
+    effects: LayerEffects,
+    forward: LayerForward,
+    reference: Reference,
+    piece: Piece,
+    counts: Tensor,
+    classes: TokenClasses,
 ) -> None:
     clean = forward.read(piece.tokens, counts)
     documents = piece.batch.document.amax(dim=1).tolist()
@@ -158,8 +162,7 @@ def _add_piece(
     for start in range(0, len(effects.ablations), at_once):
         ablations = effects.ablations[start : start + at_once]
         loss, divergence = (
-            values.cpu()
-            for values in prediction_changes(clean, forward.ablated(clean, ablations, replaced), on_device)
+            values.cpu() for values in prediction_changes(clean, forward.ablated(clean, ablations, replaced), on_device)
         )
         changes = loss.T[:, :, None].double() * quantities[:, None]
         changes[:, :, 1] = divergence.T

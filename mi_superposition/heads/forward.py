@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
@@ -169,7 +169,7 @@ class LayerForward:
         """The same by hooks in a whole forward pass."""
 
         def put(value: Tensor) -> Callable[..., Tensor]:
-            return lambda activation, hook: value.to(activation)  # noqa: ARG005 - TransformerLens passes it by name
+            return lambda activation, hook: value.to(activation)
 
         if one.done == "layer":
             hook = (self._hook["after"], put(clean.before))
@@ -196,7 +196,9 @@ class LayerForward:
         first = int(clean.counts[: row.start].sum())
         logits = clean.logits[first : first + int(clean.counts[row].sum())]
         middle = None if clean.middle is None else clean.middle[row]
-        small = Clean(clean.tokens[row], clean.counts[row], clean.z[row], clean.before[row], middle, clean.after[row], logits)
+        small = Clean(
+            clean.tokens[row], clean.counts[row], clean.z[row], clean.before[row], middle, clean.after[row], logits
+        )
         self._fast = True
         none = torch.zeros_like(small.z)
         for one in (Ablation("zero"), Ablation("layer")):

@@ -80,7 +80,9 @@ def read_lines(path: Path) -> list[tuple[int, TaskLine]]:
             raise RequestError(f"{str(path)!r}, line {number}: right and wrong are both {row.right!r}")
         rows.append((number, row))
     if not rows:
-        raise RequestError(f"tasks = {str(path)!r}: is empty; each line is an object with 'prompt', 'right' and 'wrong'")
+        raise RequestError(
+            f"tasks = {str(path)!r}: is empty; each line is an object with 'prompt', 'right' and 'wrong'"
+        )
     return rows
 
 
@@ -143,14 +145,14 @@ def logit_differences(
 
     def difference(logits: Tensor, tokens: Tensor) -> Tensor:
         times = len(tokens) // len(task)
-        last, right, wrong = (
-            index.repeat(times).to(logits.device) for index in (task.last, task.right, task.wrong)
-        )
+        last, right, wrong = (index.repeat(times).to(logits.device) for index in (task.last, task.right, task.wrong))
         at = logits[torch.arange(len(logits), device=logits.device), last]
         return at.gather(1, right[:, None])[:, 0] - at.gather(1, wrong[:, None])[:, 0]
 
     mask = torch.arange(task.tokens.shape[1]) <= task.last[:, None]
-    found = ablate_heads(model, task.tokens, kept, replace_with=replace_with, mask=mask, reduce=difference, seed=seed).cpu()
+    found = ablate_heads(
+        model, task.tokens, kept, replace_with=replace_with, mask=mask, reduce=difference, seed=seed
+    ).cpu()
     found = found.view(len(kept), len(task))
     return found[0] if whole else found
 

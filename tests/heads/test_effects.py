@@ -20,7 +20,9 @@ from mi_superposition.heads.token_classes import TokenClasses
 SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=32, vocab_size=61)  # fmt: skip
 GROUPED = SIZES | dict(num_key_value_heads=2)
 MODELS = {
-    "GPT-2": T.GPT2Config(vocab_size=61, n_positions=32, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0),
+    "GPT-2": T.GPT2Config(
+        vocab_size=61, n_positions=32, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+    ),
     "GPT-NeoX": T.GPTNeoXConfig(**SIZES),
     "Llama, grouped queries": T.LlamaConfig(**GROUPED),
     "a bridge": T.LlamaConfig(**GROUPED, attention_bias=True),
@@ -117,8 +119,12 @@ def test_a_layer_that_is_left_out(model):
     for text in documents(MEASURED, seed=1):
         tokens, kept = torch.tensor([text]), {}
         with torch.no_grad():
-            whole = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.hook_resid_pre", lambda x, hook: kept.update(x=x))])  # noqa: B023
-            without = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.hook_resid_post", lambda x, hook: kept["x"])])  # noqa: B023
+            whole = model.run_with_hooks(
+                tokens, fwd_hooks=[("blocks.1.hook_resid_pre", lambda x, hook, kept=kept: kept.update(x=x))]
+            )
+            without = model.run_with_hooks(
+                tokens, fwd_hooks=[("blocks.1.hook_resid_post", lambda x, hook, kept=kept: kept["x"])]
+            )
         change = whole.log_softmax(-1) - without.log_softmax(-1)
         loss += float(change[0, :-1].gather(1, tokens[0, 1:, None]).sum())
     found = float(effects.means.means()[effects.of(Ablation("layer")), 0])
@@ -157,7 +163,9 @@ def test_parts_of_a_corpus_merge_to_the_whole(model):
     one.merge(two)
     assert (one.means.means() - whole.means.means()).abs().max() < 1e-5
     assert (one.means.standard_errors() - whole.means.standard_errors()).abs().max() < 1e-5
-    assert [[e.document for e in some] for some in one.examples.values()] == [[e.document for e in some] for some in whole.examples.values()]
+    assert [[e.document for e in some] for some in one.examples.values()] == [
+        [e.document for e in some] for some in whole.examples.values()
+    ]
     again, _, _ = measured(model, 2, texts=[])
     again.load_state(whole.state())
     assert torch.equal(again.means.sums, whole.means.sums)
@@ -178,7 +186,9 @@ def test_examples_are_the_tokens_that_lose_most(model):
             return z
 
         with torch.no_grad():
-            change = model(tokens).log_softmax(-1) - model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.attn.hook_z", zero)]).log_softmax(-1)
+            change = model(tokens).log_softmax(-1) - model.run_with_hooks(
+                tokens, fwd_hooks=[("blocks.1.attn.hook_z", zero)]
+            ).log_softmax(-1)
         rises = change[0, :-1].gather(1, tokens[0, 1:, None])[:, 0]
         largest.append((float(rises.max()), number, 1 + int(rises.argmax())))
     wanted = sorted(largest, reverse=True)[:2]
@@ -210,11 +220,15 @@ def test_changes_of_a_prediction_are_those_of_double_precision(scale):
 def test_standard_errors_by_brute_force_and_in_theory():
     generator = torch.Generator().manual_seed(0)
     counts = torch.randint(5, 60, (300, 2), generator=generator).double()
-    sums = counts[:, None] * (0.5 + torch.randn(300, 3, 1, generator=generator).double()) + torch.randn(300, 3, 2, generator=generator)
+    sums = counts[:, None] * (0.5 + torch.randn(300, 3, 1, generator=generator).double()) + torch.randn(
+        300, 3, 2, generator=generator
+    )
     whole = ResampledMeans(3, 2, n_resamples=2000, seed=7)
     whole.update(range(300), sums, counts)
     weights = torch.stack([whole._weights(number) for number in range(300)])
-    brute = torch.stack([(weights[:, r, None, None] * sums).sum(0) / (weights[:, r, None] * counts).sum(0) for r in range(2000)])
+    brute = torch.stack(
+        [(weights[:, r, None, None] * sums).sum(0) / (weights[:, r, None] * counts).sum(0) for r in range(2000)]
+    )
     assert torch.allclose(whole.standard_errors(), brute.std(dim=0))
     assert weights.mean() == pytest.approx(1, abs=0.01)
     assert weights.var() == pytest.approx(1, abs=0.02)
@@ -253,9 +267,26 @@ def test_means_of_documents_of_different_lengths(tmp_path):
 
 
 def test_classes_of_tokens():
-    strings = ["<pad>", "Once", " upon", " there", " was", " Li", "ly", ".", " She", " said", "\"", "Hi", "!", " I", "\n", "the"]
+    strings = [
+        "<pad>",
+        "Once",
+        " upon",
+        " there",
+        " was",
+        " Li",
+        "ly",
+        ".",
+        " She",
+        " said",
+        '"',
+        "Hi",
+        "!",
+        " I",
+        "\n",
+        "the",
+    ]
     index = {string: number for number, string in enumerate(strings)}
-    text = ["Once", " upon", " was", " Li", "ly", ".", " She", " was", " I", "\"", "Hi", "!", "\n", "the", " Li"]
+    text = ["Once", " upon", " was", " Li", "ly", ".", " She", " was", " I", '"', "Hi", "!", "\n", "the", " Li"]
     tokens = torch.tensor([[index[one] for one in text] + [0, 0]])
     real = torch.arange(17)[None] < 15
     classes = TokenClasses(strings, known=True)
@@ -264,7 +295,7 @@ def test_classes_of_tokens():
     assert by_class["inside a word"] == ["ly"]
     # The last follows a word; 'She', 'Hi' and 'the' begin sentences, and 'I' is no name.
     assert by_class["name"] == [" Li", " Li"]
-    assert by_class["punctuation"] == [".", "\"", "!"]
+    assert by_class["punctuation"] == [".", '"', "!"]
     assert by_class["repeated"] == [" was", " Li"]
     assert by_class["first of a word"] == ["Once", " upon", " was", " Li", " She", " was", " I", "Hi", "the", " Li"]
     assert set(by_class["new"]) | set(by_class["repeated"]) == set(text)

@@ -34,7 +34,11 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
     path = tmp_path_factory.mktemp("tasks") / "animals.jsonl"
-    lines = [{"prompt": f"Once upon a time there was a {w}", "right": a, "wrong": b} for w in WORDS[:5] for a, b in ((".", "e"), ("e", "."))]
+    lines = [
+        {"prompt": f"Once upon a time there was a {w}", "right": a, "wrong": b}
+        for w in WORDS[:5]
+        for a, b in ((".", "e"), ("e", "."))
+    ]
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
 
@@ -56,7 +60,12 @@ def test_a_run(run, tiny_gpt2, corpus, capsys):
     assert len(frame) == 4
     assert study.n_documents == 14
     assert set(study.effects) == {"zero", "mean", "overall mean", "resample", "random direction", "untrained"}
-    assert sorted(path.name for path in run.iterdir()) == ["manifest.json", "metrics.json", "page", "text_ablation.safetensors"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "manifest.json",
+        "metrics.json",
+        "page",
+        "text_ablation.safetensors",
+    ]
     metrics = read_json(run / "metrics.json")
     # The same by the public function, with means taken of nothing: zero.
     model = tiny_gpt2.hooked
@@ -128,9 +137,15 @@ def test_logit_differences_are_those_of_each_prompt_by_itself(tiny_gpt2, tasks):
         return z
 
     for number, line in enumerate(map(json.loads, tasks.read_text().splitlines())):
-        ids = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (line["prompt"], line["right"], line["wrong"])]
+        ids = [
+            model.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in (line["prompt"], line["right"], line["wrong"])
+        ]
         tokens = torch.tensor([[0, *ids[0]]])
-        for wanted, logits in ((found, model(tokens)), (ablated, model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.attn.hook_z", zero)]))):
+        for wanted, logits in (
+            (found, model(tokens)),
+            (ablated, model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.attn.hook_z", zero)])),
+        ):
             difference = logits[0, -1, ids[1][0]] - logits[0, -1, ids[2][0]]
             assert float(wanted[number]) == pytest.approx(float(difference), abs=1e-4)
     # A prompt and its counterpart stay together, and what is right once is wrong once.

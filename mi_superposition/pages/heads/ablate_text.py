@@ -107,7 +107,9 @@ def _scale(study: TextAblation) -> TableRecord:
     for row, layer in enumerate(study.layers):
         whole = study.whole_layer[row]
         for name, some in study.effects.items():
-            layer_cell = _pm(*whole) if name == study.default else _pm(*study.untrained_layer[row]) if name == UNTRAINED else "–"
+            layer_cell = (
+                _pm(*whole) if name == study.default else _pm(*study.untrained_layer[row]) if name == UNTRAINED else "–"
+            )
             rows.append(
                 [
                     f"layer {layer}, {name}",
@@ -130,7 +132,10 @@ def _every_head(study: TextAblation) -> TableRecord:
     rows = []
     for row, layer in enumerate(study.layers):
         for head in range(study.n_heads):
-            losses = [f"{float(some.loss[row, head]):.3f} ± {float(some.loss_error[row, head]):.3f}" for some in study.effects.values()]
+            losses = [
+                f"{float(some.loss[row, head]):.3f} ± {float(some.loss_error[row, head]):.3f}"
+                for some in study.effects.values()
+            ]
             divergence = study.main.divergence[row, head]
             rows.append([f"{layer}.{head}", *losses, f"{float(divergence):.4f}"])
     return TableRecord(
@@ -188,7 +193,11 @@ def _texts(study: TextAblation) -> TextsRecord:
 def _tasks(study: TextAblation) -> list[Item]:
     if not study.tasks:
         return []
-    names = [f"{layer}.{head}" for layer in range(len(next(iter(study.tasks.values())).without)) for head in range(study.n_heads)]
+    names = [
+        f"{layer}.{head}"
+        for layer in range(len(next(iter(study.tasks.values())).without))
+        for head in range(study.n_heads)
+    ]
     shares = torch.stack([(task.without.flatten() - task.difference) for task in study.tasks.values()])
     strongest = int(shares.min(dim=1).values.argmin())
     name = list(study.tasks)[strongest]

@@ -194,4 +194,10 @@ def load(folder: Path) -> HeadAblation | ablate_text.TextAblation:
     read_manifest(folder, COMMAND)
     if (folder / ablate_text.RESULT).exists():
         return ablate_text.load(folder)
+    return load_addition(folder)
+
+
+def load_addition(folder: Path) -> HeadAblation:
+    """The result of an addition model's run, finished and known to be one."""
+    read_manifest(folder, COMMAND)
     return read_record(folder / RESULT, HeadAblation)

@@ -34,6 +34,7 @@ from mi_superposition.runs import Outcome, check_run, open_run, read_manifest
 from mi_superposition.storing import read_record, write_record
 from mi_superposition.studies.heads.ablate_text_shards import (
     LAYERS,
+    State,
     TextAblationWork,
     batches_of,
     classes_of,
@@ -44,7 +45,7 @@ from mi_superposition.training import fixed_arithmetic
 
 COMMAND = "heads ablate"
 RESULT = "text_ablation.safetensors"
-UNTRAINED = "untrained"
+UNTRAINED: State = "untrained"
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ class TextAblation(Result):
     def summary(self) -> str:
         """The mean and the largest effect beside the controls."""
         row, head = self.largest
-        one, random, untrained = (self.effects[name].loss[:, :-1] for name in (self.default, "random direction", UNTRAINED))
+        one, random, untrained = (
+            self.effects[name].loss[:, :-1] for name in (self.default, "random direction", UNTRAINED)
+        )
         return (
             f"{one.numel()} heads of {self.config.model.name} on {self.n_tokens:,} tokens: replacing one ({self.default}) costs "
             f"{float(one.mean()):.4f} nats a token on average ({float(random.mean()):.4f} in a random direction, {float(untrained.mean()):.4f} in "
@@ -163,7 +166,10 @@ class TextAblation(Result):
                 found: dict[str, float] = {"layer": layer, "head": head}
                 for name, some in self.effects.items():
                     key = name.replace(" ", "_")
-                    found[f"{key}_loss"], found[f"{key}_loss_error"] = float(some.loss[row, head]), float(some.loss_error[row, head])
+                    found[f"{key}_loss"], found[f"{key}_loss_error"] = (
+                        float(some.loss[row, head]),
+                        float(some.loss_error[row, head]),
+                    )
                     found[f"{key}_kl"] = float(some.divergence[row, head])
                 found |= {f"{name}_difference": float(task.without[layer, head]) for name, task in self.tasks.items()}
                 rows.append(found)
@@ -212,8 +218,14 @@ def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Out
     config = config.replace(device=device_of(config.device.device), threads=threads)
     model = load_model(config.model.name, device=config.device.device)
     check_readable(model, corpus, config.text.corpus, context=asked.context)
-    if hooks := [hook for hook in (f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)) if hook not in model.hook_dict]:
-        raise RequestError(f"{config.model.name!r} has layers without attention heads ({hooks[0]} is not there): it cannot be ablated")
+    if hooks := [
+        hook
+        for hook in (f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers))
+        if hook not in model.hook_dict
+    ]:
+        raise RequestError(
+            f"{config.model.name!r} has layers without attention heads ({hooks[0]} is not there): it cannot be ablated"
+        )
     for layer in asked.layer:
         if layer >= model.cfg.n_layers:
             raise RequestError(f"layer = {layer}: the model has layers 0 to {model.cfg.n_layers - 1}")
@@ -246,7 +258,10 @@ def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Out
         documents = list(islice(iter(corpus), len(reference), len(reference) + asked.pair_documents))
         result = replace(result, pairs=_pairs(model, documents, result))
         write_record(out / RESULT, result)
-        run.finish(result.metrics() | corpus.losses(None if config.text.documents is None else len(reference) + config.text.documents))
+        run.finish(
+            result.metrics()
+            | corpus.losses(None if config.text.documents is None else len(reference) + config.text.documents)
+        )
         remove(out / LAYERS)
     return Outcome(out, finished_already=False)
 
@@ -263,10 +278,14 @@ def _result(
     n_heads, default = model.cfg.n_heads, config.on_text.text_replacement
     heads: list[int | None] = [*range(n_heads), None]
     done = {name: (trained, name) for name in (*REPLACEMENTS, "random direction")} | {UNTRAINED: (control, default)}
-    means = {id(one): (one.means.means(), one.means.standard_errors()) for one in (*trained.values(), *control.values())}
+    means = {
+        id(one): (one.means.means(), one.means.standard_errors()) for one in (*trained.values(), *control.values())
+    }
 
     def stacked(layers: Mapping[int, LayerEffects], name: Any, quantity: int | slice, which: int) -> Tensor:
-        rows = [[means[id(one)][which][one.of(Ablation(name, head)), quantity] for head in heads] for one in layers.values()]
+        rows = [
+            [means[id(one)][which][one.of(Ablation(name, head)), quantity] for head in heads] for one in layers.values()
+        ]
         return torch.stack([torch.stack(row) for row in rows])
 
     def of_layer(layers: Mapping[int, LayerEffects]) -> Tensor:
@@ -304,7 +323,13 @@ def _result(
 
 def _shown(examples: Sequence[LosingToken], strings: Sequence[str]) -> list[Example]:
     return [
-        Example(one.change, one.document, one.position - one.first, [strings[token] for token in one.tokens], list(one.changes))
+        Example(
+            one.change,
+            one.document,
+            one.position - one.first,
+            [strings[token] for token in one.tokens],
+            list(one.changes),
+        )
         for one in examples
     ]
 
@@ -319,7 +344,9 @@ def _on_task(model: HookedModel, untrained: HookedModel, task: Task, config: Abl
     without = (~torch.eye(cfg.n_layers * cfg.n_heads, dtype=torch.bool)).view(-1, cfg.n_layers, cfg.n_heads)
     found = logit_differences(model, task, without, replacement, seed).double().mean(dim=1)
     can = len(task) >= 8 and float(whole.mean()) > 2 * float(whole.std()) / len(whole) ** 0.5
-    kept = task_set(model, task, replace_with=replacement, n_random=config.on_text.task_sets, seed=seed) if can else None
+    kept = (
+        task_set(model, task, replace_with=replacement, n_random=config.on_text.task_sets, seed=seed) if can else None
+    )
     return TaskEffects(
         n_prompts=len(task),
         accuracy=accuracy(whole),
@@ -345,7 +372,7 @@ def _pairs(model: HookedModel, documents: list[Any], result: TextAblation) -> Pa
         keep[rows, layer, head] = False
     # Of so few documents a position has no mean of its own.
     replacement = "overall mean" if asked.text_replacement == "mean" else asked.text_replacement
-    rows = [batch for batch in batches_of(model, documents, result.config)]
+    rows = list(batches_of(model, documents, result.config))
     loss = torch.cat(
         [ablate_heads(model, [batch], keep, replace_with=replacement, reduce="loss", seed=result.config.random.seed).cpu() for batch in rows], dim=1
     ).double()  # fmt: skip

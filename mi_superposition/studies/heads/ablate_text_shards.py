@@ -102,7 +102,9 @@ def ablate_shard(shard: Shard) -> Path:
     if not shard.out.exists():
         model, sha256 = _worker_model(shard.config, shard.state)
         if sha256 != shard.model_sha256:
-            raise WorkError(f"{shard.config.model.name!r}: the model on a worker differs from the one the run was started with")
+            raise WorkError(
+                f"{shard.config.model.name!r}: the model on a worker differs from the one the run was started with"
+            )
         with fixed_arithmetic(shard.config.threads.number):
             write_state(shard.out, _measured(model, shard, lambda tokens: None).state())
     return shard.out
@@ -227,7 +229,8 @@ class TextAblationWork:
 
     def _shards(self, layer: int, reference: Path, folder: Path) -> Iterator[Shard]:
         config = self.config.replace(
-            model=name_for_workers(self.config.model.name, BUNDLED_MODELS), device=self.config.device.device.split(":")[0]
+            model=name_for_workers(self.config.model.name, BUNDLED_MODELS),
+            device=self.config.device.device.split(":")[0],
         )
         n = len(self.reference)
         end = None if self.config.text.documents is None else n + self.config.text.documents
@@ -237,4 +240,14 @@ class TextAblationWork:
             texts = list(itertools.islice(documents, self.config.on_text.shard))
             if not texts:
                 return
-            yield Shard(number, layer, self.state, first, texts, config, reference, self.model_sha256, folder / f"{number:06d}.safetensors")
+            yield Shard(
+                number,
+                layer,
+                self.state,
+                first,
+                texts,
+                config,
+                reference,
+                self.model_sha256,
+                folder / f"{number:06d}.safetensors",
+            )

@@ -101,7 +101,10 @@ class LayerEffects:
         """Inverse of ``state``."""
         self.means.load_state(state["means"])
         self.examples = {
-            int(head): [LosingToken(*one[:4], tuple(one[4]), tuple(one[5])) for one in some]
+            int(head): [
+                LosingToken(change, document, position, first, tuple(tokens), tuple(changes))
+                for change, document, position, first, tokens, changes in some
+            ]
             for head, some in state["examples"].items()
         }
 

@@ -14,7 +14,7 @@ from mi_superposition.pages.heads import ablate_text
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import ImageRecord, Item, TableRecord
 from mi_superposition.studies.heads.ablate import N_UNTRAINED, HeadAblation, load
-from mi_superposition.studies.heads.ablate_text import TextAblation
+from mi_superposition.studies.heads.ablate_text_result import TextAblation
 
 
 def sections(folder: Path) -> list[Section]:

@@ -13,7 +13,7 @@ from mi_superposition.figures.head_ablation import by_head, head_effects
 from mi_superposition.heads.token_classes import CLASSES
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, ShadedText, TableRecord, TextsRecord
-from mi_superposition.studies.heads.ablate_text import UNTRAINED, TextAblation
+from mi_superposition.studies.heads.ablate_text_result import UNTRAINED, TextAblation
 
 _RANDOM = "random direction"
 _SAID = {

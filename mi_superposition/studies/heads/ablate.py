@@ -32,6 +32,7 @@ from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_manifest
 from mi_superposition.storing import read_record, write_record
 from mi_superposition.studies.heads import ablate_text
+from mi_superposition.studies.heads.ablate_text_result import TextAblation
 
 COMMAND = "heads ablate"
 RESULT = "ablation.safetensors"
@@ -189,7 +190,7 @@ def is_addition(name: str) -> bool:
     return cfg.d_vocab_out != cfg.d_vocab
 
 
-def load(folder: Path) -> HeadAblation | ablate_text.TextAblation:
+def load(folder: Path) -> HeadAblation | TextAblation:
     """The result in a finished run folder. Raises ``RequestError`` where there is none."""
     read_manifest(folder, COMMAND)
     if (folder / ablate_text.RESULT).exists():

@@ -1,6 +1,7 @@
 """``heads ablate`` on text, end to end: its numbers, resuming, Ray, tasks, sets and wrong requests."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -113,6 +114,20 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(times, run, tmp_path):
     for name in ("text_ablation.safetensors", "metrics.json"):
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
     assert not (tmp_path / "run" / "layers").exists()
+
+
+def test_workers_give_the_same_bytes(run, tmp_path, monkeypatch):
+    """What a worker gets and gives back is pickled, as Ray does it."""
+
+    def of_workers(work, pieces, **_):
+        return (pickle.loads(pickle.dumps(work(pickle.loads(pickle.dumps(piece))))) for piece in pieces)
+
+    pytest.importorskip("ray")
+    monkeypatch.setattr("mi_superposition.studies.heads.ablate_text_shards.results_of", of_workers)
+    config = AblateConfig.from_flat(read_json(run / "manifest.json")["config"]).replace(engine="ray")
+    ablate.measure(config, tmp_path / "run")
+    for name in ("text_ablation.safetensors", "metrics.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
 
 
 @pytest.mark.slow

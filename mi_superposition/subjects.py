@@ -198,7 +198,7 @@ SUBJECTS: tuple[Subject, ...] = (
             Study("heads project", "ProjectConfig"),
         ),
         python=("ms.ablate_heads", "ms.project_heads"),
-        docs=("addition.md",),
+        docs=("addition.md", "heads.md"),
     ),
     Subject(
         name="neurons",

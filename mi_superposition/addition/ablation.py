@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from mi_superposition.errors import RequestError
 from mi_superposition.heads import head_logits, head_outputs, keep_only, leave_out
 from mi_superposition.heads.ablation import logits_and_head_changes
 from mi_superposition.heads.config import AblateConfig, Replacement
+from mi_superposition.heads.sets import other_sets
 from mi_superposition.parts import SeedPart
 from mi_superposition.results import Result
 from mi_superposition.training import seeded_generator
@@ -305,25 +305,6 @@ def smallest_head_sets(
         accuracy_of_all=torch.stack(of_all),
         accuracy_of_others=tuple(of_others),
     )
-
-
-def other_sets(keep: Bool[Tensor, " head"], n_random: int, generator: torch.Generator) -> Bool[Tensor, "set head"]:
-    """``n_random`` other sets of as many heads, drawn uniformly and no two alike; every other set where there are no more."""
-    n_heads, size = len(keep), int(keep.sum())
-    n_others = math.comb(n_heads, size) - 1
-    if n_others <= 4 * n_random:
-        every = torch.zeros(n_others + 1, n_heads, dtype=torch.bool)
-        members = torch.tensor(list(itertools.combinations(range(n_heads), size)), dtype=torch.long)
-        every.scatter_(1, members.reshape(n_others + 1, size), True)
-        found = every[(every != keep).any(dim=1)]
-        return found if n_others <= n_random else found[torch.randperm(n_others, generator=generator)[:n_random]]
-    # At most a quarter of all sets is taken, so few rounds are needed. `unique` sorts, hence the shuffle before the surplus is cut off.
-    found = torch.zeros(0, n_heads, dtype=torch.bool)
-    while len(found) < n_random:
-        ranks = torch.rand(n_random + n_random // 8 + 8, n_heads, generator=generator).argsort(dim=1).argsort(dim=1)
-        found = torch.cat([found, ranks < size]).unique(dim=0)
-        found = found[(found != keep).any(dim=1)]
-    return found[torch.randperm(len(found), generator=generator)[:n_random]]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,11 @@ from .ablation import head_logits as head_logits
 from .ablation import head_outputs as head_outputs
 from .ablation import keep_only as keep_only
 from .ablation import leave_out as leave_out
+from .effects import LayerEffects as LayerEffects
+from .effects import add_documents as add_documents
+from .effects import layer_ablations as layer_ablations
+from .forward import Ablation as Ablation
+from .forward import LayerForward as LayerForward
 from .patterns import attention_pattern as attention_pattern
 from .projection import Circularity as Circularity
 from .projection import HeadProjections as HeadProjections
@@ -10,3 +15,8 @@ from .projection import circularity as circularity
 from .projection import digit_circularity as digit_circularity
 from .projection import fourier_plane as fourier_plane
 from .projection import project_heads as project_heads
+from .reference import reference_of as reference_of
+from .sets import smallest_set as smallest_set
+from .sets import task_set as task_set
+from .tasks import logit_differences as logit_differences
+from .tasks import read_tasks as read_tasks

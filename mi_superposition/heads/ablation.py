@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mi_superposition.corpora.given import Given, as_batches
 from mi_superposition.errors import RequestError
-from mi_superposition.heads.config import AblateConfig, Replacement
+from mi_superposition.heads.config import AblateConfig, HeadReplacement, Replacement
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
@@ -45,7 +45,7 @@ def ablate_heads(
     keep: Bool[Tensor, "condition ... head"],
     *,
     layer: int = 0,
-    replace_with: Replacement = AblateConfig.replace_with,
+    replace_with: HeadReplacement = AblateConfig.replace_with,
     mask: Tensor | None = None,
     reduce: Literal["loss"] | Reduction | None = None,
     seed: int = SeedPart.seed,
@@ -58,7 +58,8 @@ def ablate_heads(
     ``tokens``: [batch, pos] (what ``model.to_tokens(texts)`` gives), texts, or token batches. ``keep`` is [condition, head], of
     one ``layer``, or [condition, layer, head], of all: heads kept in later layers then read what the ablation of earlier ones left.
 
-    ``replace_with``: ``"zero"``; ``"mean"``, the head's mean output over the batch at each position; ``"resample"``, its output on
+    ``replace_with``: ``"zero"``; ``"mean"``, the head's mean output over the batch at each position; ``"overall mean"``, that over all
+    positions; ``"resample"``, its output on
     another example of the batch (donors form one seeded random cycle, so never its own). Means and donors are those of positions that
     count: where ``mask`` is true, by default all but beginning tokens and padding. Biases ``b_O`` and ``b_U`` stay: they belong to no
     head. ``positions`` picks the positions returned.
@@ -128,7 +129,7 @@ def logits_and_head_changes(
 
 
 def _logits_and_changes(
-    model: HookedModel, rows: _Rows, replace_with: Replacement, seed: int, positions: slice
+    model: HookedModel, rows: _Rows, replace_with: HeadReplacement, seed: int, positions: slice
 ) -> tuple[Tensor, Tensor]:
     logits, [z] = _logits_and_z(model, rows.tokens, [0])
     if replace_with == "zero":
@@ -153,8 +154,8 @@ def _check_request(model: HookedModel, keep: Tensor, layer: int, replace_with: s
         raise RequestError(f"keep has dtype {keep.dtype}: give a bool mask, True for each head that stays")
     if not 0 <= layer < cfg.n_layers:
         raise RequestError(f"layer = {layer}: the model has layers 0 to {cfg.n_layers - 1}")
-    if replace_with not in ("zero", "mean", "resample"):
-        raise RequestError(f"replace_with = {replace_with!r}: give 'zero', 'mean' or 'resample'")
+    if replace_with not in get_args(HeadReplacement):
+        raise RequestError(f"replace_with = {replace_with!r}: give {', '.join(map(repr, get_args(HeadReplacement)))}")
 
 
 def _rows(model: HookedModel, given: Given, mask: Tensor | None) -> _Rows:
@@ -190,15 +191,22 @@ def _logits_and_z(model: HookedModel, tokens: Tensor, layers: Sequence[int]) -> 
 
 
 def _replacement(
-    z: Float[Tensor, "batch pos head d_head"], counts: Bool[Tensor, "batch pos"], replace_with: Replacement, seed: int
+    z: Float[Tensor, "batch pos head d_head"],
+    counts: Bool[Tensor, "batch pos"],
+    replace_with: HeadReplacement,
+    seed: int,
 ) -> Float[Tensor, "donor pos head d_head"]:
     """What stands in for an ablated head: one row for all examples or one for each."""
     if replace_with == "zero":
         return torch.zeros_like(z[:1])
     if replace_with == "mean":
-        # Where no example counts, what stands there changes nothing that is asked for.
+        # Where no example counts, as at a beginning token, which later layers still read, that of all.
+        weight = (counts | ~counts.any(dim=0)).to(z.dtype)[..., None, None]
+        return (z * weight).sum(dim=0, keepdim=True) / weight.sum(dim=0, keepdim=True)
+    if replace_with == "overall mean":
         weight = counts.to(z.dtype)[..., None, None]
-        return (z * weight).sum(dim=0, keepdim=True) / weight.sum(dim=0, keepdim=True).clamp_min(1)
+        mean = (z * weight).sum(dim=(0, 1), keepdim=True) / weight.sum(dim=(0, 1), keepdim=True).clamp_min(1)
+        return mean.expand(1, *z.shape[1:])
     cycle = torch.randperm(z.shape[0], generator=seeded_generator(seed, "resample-ablation")).to(z.device)
     donors = torch.arange(z.shape[0], device=z.device)[:, None].repeat(1, z.shape[1])
     for position in range(z.shape[1]):
@@ -209,7 +217,7 @@ def _replacement(
 
 
 def _ablate_linear(
-    model: HookedModel, rows: _Rows, keep: Tensor, replace_with: Replacement, seed: int, positions: slice
+    model: HookedModel, rows: _Rows, keep: Tensor, replace_with: HeadReplacement, seed: int, positions: slice
 ) -> Tensor:
     logits, change = _logits_and_changes(model, rows, replace_with, seed, positions)
     ablated = (~keep).to(logits.dtype)
@@ -222,7 +230,7 @@ def _ablate_with_hooks(
     rows: _Rows,
     keep: Bool[Tensor, "condition layer head"],
     layers: Sequence[int],
-    replace_with: Replacement,
+    replace_with: HeadReplacement,
     seed: int,
     positions: slice,
     reduce: Literal["loss"] | Reduction | None,

@@ -31,7 +31,8 @@ class HeadProjections(Result):
     ``z``. ``b_O`` belongs to no head and is left out. ``ov`` is the circuit from the token read to the logit
     written, ``W_E W_V[h] W_O[h] W_U`` (Elhage et al. 2021), its mean over the chosen tokens and over the logits taken
     out: the first is an offset, the second invisible to a softmax. With it come its singular values and directions:
-    rows of ``ov_read`` over the tokens read, rows of ``ov_write`` over the tokens written.
+    rows of ``ov_read`` over the tokens read, rows of ``ov_write`` over the tokens written. ``before_rotation``: queries and keys are those
+    of a model with rotary positions before it rotates them, the same at every position.
     """
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.figures.heads:projection_multiples"
@@ -46,6 +47,7 @@ class HeadProjections(Result):
     ov_write: Float[Tensor, "head rank token_out"]
     tokens: Int[Tensor, " token"]
     positions: Int[Tensor, " pos"]
+    before_rotation: bool = False
 
     @property
     def ov_ratio(self) -> Float[Tensor, " head"]:
@@ -56,8 +58,9 @@ class HeadProjections(Result):
     def summary(self) -> str:
         """How much was projected."""
         n_heads, n_positions, n_tokens, d_head = self.value.shape
+        rotation = ", queries and keys before rotation" if self.before_rotation else ""
         return (
-            f"Q, K, V and O of {n_heads} heads of {d_head} dimensions, {n_tokens} tokens at {n_positions} positions; second over first "
+            f"Q, K, V and O of {n_heads} heads of {d_head} dimensions, {n_tokens} tokens at {n_positions} positions{rotation}; second over first "
             f"singular value of OV {float(self.ov_ratio.mean()):.2f} on average (0: one dimension in use)"
         )
 
@@ -149,6 +152,7 @@ def project_heads(
         ov_write=write[:, :rank],
         tokens=token_index,
         positions=position_index,
+        before_rotation=cfg.positional_embedding_type == "rotary",
     )
 
 

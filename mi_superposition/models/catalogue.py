@@ -86,4 +86,4 @@ def nearest_name(name: str) -> str | None:
 
 def _hint(name: str, otherwise: str) -> str:
     near = nearest_name(name)
-    return f"did you mean {near!r}?" if near else otherwise
+    return f"did you mean {near!r}?" if near and near != name else otherwise

@@ -92,7 +92,7 @@ def fetch_tokenizer(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
     except LocalEntryNotFoundError:
-        return _answered(hub_id, lambda: Path(snapshot_download(hub_id, allow_patterns=patterns)))
+        return answered(hub_id, lambda: Path(snapshot_download(hub_id, allow_patterns=patterns)))
 
 
 def _cached(hub_id: str) -> Path | None:
@@ -121,13 +121,13 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _download(hub_id: str) -> Path:
-    info = _answered(hub_id, lambda: HfApi().model_info(hub_id, files_metadata=True, timeout=_TIMEOUT))
+    info = answered(hub_id, lambda: HfApi().model_info(hub_id, files_metadata=True, timeout=_TIMEOUT))
     files = _needed(info)
     if not any(Path(name).suffix in (".safetensors", ".bin", ".pth") for name in files):
         raise RequestError(f"{hub_id!r} holds no weights that can be read: safetensors, pytorch_model.bin or final.pth")
     size = sum(files.values()) / 1e6
     print(f"downloading {hub_id}: {len(files)} files, {size:,.0f} MB", file=sys.stderr, flush=True)
-    return _answered(hub_id, lambda: Path(snapshot_download(hub_id, allow_patterns=list(files))))
+    return answered(hub_id, lambda: Path(snapshot_download(hub_id, allow_patterns=list(files))))
 
 
 def _needed(info: ModelInfo) -> dict[str, int]:
@@ -142,7 +142,7 @@ def _needed(info: ModelInfo) -> dict[str, int]:
     return {name: sizes[name] for name in names}
 
 
-def _answered(hub_id: str, ask: Callable[[], _Answer]) -> _Answer:
+def answered(hub_id: str, ask: Callable[[], _Answer]) -> _Answer:
     """What the hub answers, its refusals as one line each."""
     try:
         return ask()

@@ -109,7 +109,32 @@ class MatrixRecord:
     pages: Mapping[int, str] = field(default_factory=dict)
 
 
-Item = FigureRecord | ImageRecord | MatrixRecord | TableRecord
+@dataclass(frozen=True)
+class ShadedText:
+    """An excerpt whose tokens have values, shown as shades; ``at`` is the token that it is about, ``value`` what is told of it."""
+
+    value: str
+    tokens: Sequence[str]
+    values: Sequence[float]
+    at: int
+
+
+@dataclass(frozen=True)
+class TextsRecord:
+    """Groups of shaded texts, each behind its heading; ``largest`` is the magnitude that has the deepest shade."""
+
+    id: str
+    title: str
+    look_at: str
+    groups: Mapping[str, Sequence[ShadedText]]
+    largest: float
+
+    def depth(self, value: float) -> str:
+        """Depth of a value's shade, 0 to 0.62; of one that is not known 0."""
+        return f"{0.62 * min(abs(value) / self.largest, 1.0):.2f}" if value == value and self.largest > 0 else "0"
+
+
+Item = FigureRecord | ImageRecord | MatrixRecord | TableRecord | TextsRecord
 
 
 @dataclass(frozen=True)

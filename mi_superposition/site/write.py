@@ -26,6 +26,7 @@ from mi_superposition.site.records import (
     Page,
     Section,
     TableRecord,
+    TextsRecord,
 )
 from mi_superposition.site.tiles import TILE, matrix_files
 
@@ -141,6 +142,7 @@ def environment() -> Environment:
     templates.filters["matrix_json"] = _matrix_json
     templates.tests["link"] = lambda cell: isinstance(cell, Link)
     templates.tests["matrix"] = lambda item: isinstance(item, MatrixRecord)
+    templates.tests["texts"] = lambda item: isinstance(item, TextsRecord)
     templates.tests["table"] = lambda item: isinstance(item, TableRecord)
     templates.globals["security"] = _SECURITY
     templates.globals["asset_version"] = _asset_version()

@@ -62,7 +62,7 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         snapshots_figure(paper),
         carry_figure(evaluations),
         attention_figure(paper),
-        *ablate.items(ablation_study.load(own["ablate"])),
+        *ablate.items(ablation_study.load_addition(own["ablate"])),
         *project.items(projections),
     ]
     page = Page(

@@ -10,14 +10,18 @@ from torch import Tensor
 from mi_superposition.addition.ablation import HeadSets
 from mi_superposition.figures.addition import ablation_accuracy, ablation_animation, head_set_accuracy, push_counts
 from mi_superposition.figures.animation import ablation_gif
+from mi_superposition.pages.heads import ablate_text
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import ImageRecord, Item, TableRecord
 from mi_superposition.studies.heads.ablate import N_UNTRAINED, HeadAblation, load
+from mi_superposition.studies.heads.ablate_text_result import TextAblation
 
 
 def sections(folder: Path) -> list[Section]:
     """A finished run as a page."""
     study = load(folder)
+    if isinstance(study, TextAblation):
+        return ablate_text.sections(study)
     animation = ImageRecord(
         id="animation",
         title="The same maps as an animation",

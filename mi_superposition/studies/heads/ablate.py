@@ -1,4 +1,7 @@
-"""Head ablation: every head kept alone, every head left out, small sets, and an untrained control."""
+"""Head ablation of an addition model: every head kept alone, every head left out, small sets, and an untrained control.
+
+Of any other model the command measures what ``studies.heads.ablate_text`` does.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,14 @@ from mi_superposition.addition.ablation import (
 )
 from mi_superposition.addition.train import load_addition_model
 from mi_superposition.heads.config import AblateConfig
-from mi_superposition.models import model_record, untrained_copy
+from mi_superposition.models import MODEL_CONFIG, load_model, model_folder, model_record, untrained_copy
+from mi_superposition.models.saved import is_whole
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, open_run, read_manifest
 from mi_superposition.storing import read_record, write_record
+from mi_superposition.studies.heads import ablate_text
+from mi_superposition.studies.heads.ablate_text_result import TextAblation
 
 COMMAND = "heads ablate"
 RESULT = "ablation.safetensors"
@@ -156,7 +162,11 @@ def ablation_study(
 
 
 def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Outcome:
-    """Run the study into a run folder. Raises as ``load_addition_model`` and ``open_run`` do."""
+    """Run the study into a run folder. Raises as ``load_addition_model`` and ``open_run`` do, and of other models as
+    ``ablate_text.measure``.
+    """
+    if not is_addition(config.model.name):
+        return ablate_text.measure(config, out, progress)
     model = load_addition_model(config.model.name, config.model.digit_order)
     inputs = {"model": model_record(config.model.name, model)}
     with open_run(out, COMMAND, config, inputs) as run:
@@ -169,7 +179,26 @@ def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Out
     return Outcome(out, finished_already=False)
 
 
-def load(folder: Path) -> HeadAblation:
+def is_addition(name: str) -> bool:
+    """Whether a model is one that is studied on sums: of this package's own layout, and none that reads text."""
+    folder = model_folder(name)
+    if folder is None or not (folder / MODEL_CONFIG).is_file():
+        return False
+    if not is_whole(folder):
+        return True
+    cfg = load_model(folder, device="cpu").cfg
+    return cfg.d_vocab_out != cfg.d_vocab
+
+
+def load(folder: Path) -> HeadAblation | TextAblation:
     """The result in a finished run folder. Raises ``RequestError`` where there is none."""
+    read_manifest(folder, COMMAND)
+    if (folder / ablate_text.RESULT).exists():
+        return ablate_text.load(folder)
+    return load_addition(folder)
+
+
+def load_addition(folder: Path) -> HeadAblation:
+    """The result of an addition model's run, finished and known to be one."""
     read_manifest(folder, COMMAND)
     return read_record(folder / RESULT, HeadAblation)

@@ -1,0 +1,262 @@
+"""``heads ablate`` on text, end to end: its numbers, resuming, Ray, tasks, sets and wrong requests."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from mi_superposition import load_model, load_run
+from mi_superposition.cli import main
+from mi_superposition.files import read_json
+from mi_superposition.heads import ablate_heads, leave_out
+from mi_superposition.heads.config import AblateConfig
+from mi_superposition.heads.sets import smallest_set
+from mi_superposition.heads.tasks import induction_task, logit_differences, read_tasks
+from mi_superposition.models import untrained_copy
+from mi_superposition.progress import Progress
+from mi_superposition.studies.heads import ablate
+from mi_superposition.training import Stopped
+
+WORDS = ["cat", "dog", "fox", "time", "there", "was", "liked", "to", "run", "play"]
+SMALL = ["--reference-documents", "12", "--documents", "14", "--shard", "5", "--threads", "1", "--resamples", "100", "--examples", "3", "--pair-heads", "3", "--pair-documents", "4", "--task-sets", "4"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    generator = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("corpus") / "words.jsonl"
+    texts = [" ".join(generator.choice(WORDS, generator.integers(2, 40))) for _ in range(40)]
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tasks") / "animals.jsonl"
+    lines = [
+        {"prompt": f"Once upon a time there was a {w}", "right": a, "wrong": b}
+        for w in WORDS[:5]
+        for a, b in ((".", "e"), ("e", "."))
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def request(tiny_gpt2, corpus, tasks):
+    return ["heads", "ablate", "--model", str(tiny_gpt2.folder), "--corpus", str(corpus), "--tasks", str(tasks), *SMALL]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_gpt2, corpus, tasks, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main([*request(tiny_gpt2, corpus, tasks), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_run(run, tiny_gpt2, corpus, capsys):
+    study = load_run(run)
+    frame = study.to_frame()
+    assert len(frame) == 4
+    assert study.n_documents == 14
+    assert set(study.effects) == {"zero", "mean", "overall mean", "resample", "random direction", "untrained"}
+    assert sorted(path.name for path in run.iterdir()) == [
+        "manifest.json",
+        "metrics.json",
+        "page",
+        "text_ablation.safetensors",
+    ]
+    metrics = read_json(run / "metrics.json")
+    # The same by the public function, with means taken of nothing: zero.
+    model = tiny_gpt2.hooked
+    texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()][12:26]
+    total = tokens = 0.0
+    for text in texts:
+        read = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"][:31]])
+        read = torch.cat([torch.zeros(1, 1, dtype=torch.long), read], dim=1)
+        keep = torch.cat([torch.ones(1, 2, dtype=torch.bool), leave_out(2)])
+        loss = ablate_heads(model, read, keep, layer=1, reduce="loss", mask=torch.arange(read.shape[1])[None] > 0)[:, 0]
+        total = total + (loss[1:] - loss[:1]) * (read.shape[1] - 1)
+        tokens += read.shape[1] - 1
+    for head in (0, 1):
+        assert metrics[f"layer_1/head_{head}/zero_loss"] == pytest.approx(float(total[head] / tokens), abs=2e-5)
+    assert metrics["tokens"] == tokens
+    assert main(["heads", "ablate", "--config", str(run / "manifest.json"), "--out", str(run)]) == 0
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_the_page(run, visit):
+    for width in (1280, 390):
+        page, problems, requests = visit(run / "page" / "ablation.html", width=width)
+        assert not problems
+        assert not requests
+        assert page.locator("details.texts").count() == 4
+        assert page.locator("details.texts .peak").count() > 0
+
+
+class StopAfter(Progress):
+    def __init__(self, times):
+        self.left = times
+
+    def should_stop(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("times", [1, 4, 9, 14])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(times, run, tmp_path):
+    config = AblateConfig.from_flat(read_json(run / "manifest.json")["config"])
+    with pytest.raises(Stopped):
+        ablate.measure(config, tmp_path / "run", StopAfter(times))
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    ablate.measure(config, tmp_path / "run")
+    for name in ("text_ablation.safetensors", "metrics.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+    assert not (tmp_path / "run" / "layers").exists()
+
+
+def test_workers_give_the_same_bytes(run, tmp_path, monkeypatch):
+    """What a worker gets and gives back is pickled, as Ray does it."""
+
+    def of_workers(work, pieces, **_):
+        return (pickle.loads(pickle.dumps(work(pickle.loads(pickle.dumps(piece))))) for piece in pieces)
+
+    pytest.importorskip("ray")
+    monkeypatch.setattr("mi_superposition.studies.heads.ablate_text_shards.results_of", of_workers)
+    config = AblateConfig.from_flat(read_json(run / "manifest.json")["config"]).replace(engine="ray")
+    ablate.measure(config, tmp_path / "run")
+    for name in ("text_ablation.safetensors", "metrics.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(run, tmp_path):
+    pytest.importorskip("ray")
+    config = AblateConfig.from_flat(read_json(run / "manifest.json")["config"]).replace(engine="ray")
+    ablate.measure(config, tmp_path / "run")
+    for name in ("text_ablation.safetensors", "metrics.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_logit_differences_are_those_of_each_prompt_by_itself(tiny_gpt2, tasks):
+    model = tiny_gpt2.hooked
+    [task] = read_tasks(model, tasks)
+    found = logit_differences(model, task)
+    keep = torch.ones(1, 2, 2, dtype=torch.bool)
+    keep[0, 1, 0] = False
+    ablated = logit_differences(model, task, keep, "zero")[0]
+
+    def zero(z, hook):
+        z[:, :, 0] = 0
+        return z
+
+    for number, line in enumerate(map(json.loads, tasks.read_text().splitlines())):
+        ids = [
+            model.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in (line["prompt"], line["right"], line["wrong"])
+        ]
+        tokens = torch.tensor([[0, *ids[0]]])
+        for wanted, logits in (
+            (found, model(tokens)),
+            (ablated, model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.attn.hook_z", zero)])),
+        ):
+            difference = logits[0, -1, ids[1][0]] - logits[0, -1, ids[2][0]]
+            assert float(wanted[number]) == pytest.approx(float(difference), abs=1e-4)
+    # A prompt and its counterpart stay together, and what is right once is wrong once.
+    one, two = task.halves()
+    assert len(one) + len(two) == len(task)
+    assert sorted(one.right.tolist()) == sorted(one.wrong.tolist())
+
+
+def test_induction_prompts(tiny_gpt2):
+    task = induction_task(tiny_gpt2.hooked, 0)
+    for tokens, last, right, wrong in zip(task.tokens, task.last, task.right, task.wrong, strict=True):
+        text = tokens[1 : int(last) + 1].tolist()
+        before = [at for at, token in enumerate(text[:-1]) if token == text[-1]]
+        assert len(before) == 1
+        assert text[before[0] + 1] == int(right) != int(wrong)
+        assert int(wrong) in text
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return load_model("stories", device="cpu")
+
+
+def test_the_bundled_tasks_can_be_done_and_not_by_an_untrained_model(stories):
+    found = read_tasks(stories, None)
+    assert [task.name for task in found] == ["pronoun", "name", "object"]
+    untrained = untrained_copy(stories, 0)
+    for task in found:
+        assert sorted(task.right.tolist()) == sorted(task.wrong.tolist())
+        assert float((logit_differences(stories, task) > 0).double().mean()) > 0.9
+        assert float((logit_differences(untrained, task) > 0).double().mean()) < 0.75
+
+
+def test_the_smallest_set():
+    """Heads that add: the few large ones are found, and one that only looks large is dropped."""
+    worth = torch.tensor([0.0, 0.5, 0.01, 0.3, 0.0, 0.17, 0.02, 0.0])
+
+    def kept(sets):
+        return sets.double() @ worth.double()
+
+    assert smallest_set(kept, 8).nonzero()[:, 0].tolist() == [1, 3, 5]
+    assert smallest_set(kept, 8, share=1.0).sum() == 5
+
+    # The first head is needed only while the second is there: the third would do alone, which a greedy search need not find.
+    def tangled(sets):
+        return torch.where(sets[:, 0] | ~sets[:, 1], 1.0, 0.5).double() * (sets[:, 1] | sets[:, 2]).double()
+
+    assert smallest_set(tangled, 3).tolist() == [True, True, False]
+
+
+def wrong(name, *said, tasks=None, corpus=None, options=()):
+    return pytest.param(tasks, corpus, options, said, id=name)
+
+
+@pytest.mark.parametrize(
+    ("lines", "texts", "options", "said"),
+    [
+        wrong("same text", "line 1", "right and wrong are both ' a'", tasks=[{"prompt": "x", "right": " a", "wrong": " a"}]),
+        wrong("several tokens", "line 2", "wrong ' hippopotamus' is", tasks=[{"prompt": "x", "right": "a", "wrong": "b"}, {"prompt": "x", "right": "a", "wrong": " hippopotamus"}]),
+        wrong("no token", "right '' is 0 tokens", tasks=[{"prompt": "x", "right": "", "wrong": "a"}]),
+        wrong("no prompt", "line 1", "prompt", tasks=[{"right": "a", "wrong": "b"}]),
+        wrong("long prompt", "the prompt has", "at most 32", tasks=[{"prompt": "x " * 60, "right": "a", "wrong": "b"}]),
+        wrong("empty tasks", "is empty", tasks=[]),
+        wrong("no tasks", "No such file", options=["--tasks", "nowhere.jsonl"]),
+        wrong("short corpus", "has 19 documents: too few to resample from, give at least 20", corpus=19),
+        wrong("few documents", "documents = 9", "give at least 10", options=["--documents", "9"]),
+        wrong("long context", "context = 33", "2 to 32", options=["--context", "33"]),
+        wrong("no such layer", "layer = 2: the model has layers 0 to 1", options=["--layer", "2"]),
+    ],
+)  # fmt: skip
+def test_wrong_requests(lines, texts, options, said, tiny_gpt2, corpus, tmp_path, capsys):
+    path, text = tmp_path / "tasks.jsonl", corpus
+    if texts is not None:
+        text = tmp_path / "short.jsonl"
+        text.write_text("\n".join(corpus.read_text().splitlines()[:texts]))
+    words = ["heads", "ablate", "--model", str(tiny_gpt2.folder), "--corpus", str(text), *SMALL]
+    if lines is not None:
+        path.write_text("\n".join(map(json.dumps, lines)))
+        words += ["--tasks", str(path)]
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        words = [*words[: words.index(name)], *words[words.index(name) + 2 :]] if name in words else words
+        words += [name, value]
+    out = tmp_path / "out"
+    assert main([*words, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    for one in said:
+        assert one in error
+    assert not out.exists()
+
+
+def test_a_model_without_attention_is_refused_before_its_weights_are_read(tmp_path, corpus, capsys):
+    folder = tmp_path / "mamba"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 2}))
+    words = ["heads", "ablate", "--model", str(folder), "--corpus", str(corpus), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "'mamba': it has no attention heads" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

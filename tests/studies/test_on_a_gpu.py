@@ -27,6 +27,8 @@ SAE = [
     "--buffer-batches",
     "8",
 ]
+# A feature near the line between rare and dense, or dead and alive, may fall on its other side.
+COUNTS = ("/dead", "/dense", "/l0")
 # Command, and how far a number may be from that of the CPU: relative, or absolute where that is more. What reads only is exact to
 # what sums in another order lose; trainings and searches go other ways from the first rounding on, and end in as good a place.
 COMMANDS = {
@@ -44,7 +46,7 @@ COMMANDS = {
     "spectra of a language model": (["spectra", "--model", "stories", *TEXT], 2e-3, 2e-3),
     "spectra of a classifier": (["spectra", "--epochs", "0", "--documents", "300"], 2e-3, 2e-3),
     "concepts": (
-        ["concepts", "--documents", "2000", "--random-lists", "3", "--permutations", "50", "--per-concept", "60"],
+        ["concepts", "--random-lists", "3", "--permutations", "50", "--per-concept", "60"],
         0.02,
         0.03,
     ),
@@ -65,7 +67,8 @@ def test_the_numbers_of_a_gpu_are_those_of_a_cpu(command, tmp_path):
     far = {
         name: (on["cpu"][name], on["cuda"][name])
         for name in measured
-        if on["cuda"][name] != pytest.approx(on["cpu"][name], rel=relative, abs=absolute)
+        if on["cuda"][name]
+        != pytest.approx(on["cpu"][name], rel=0.15 if name.endswith(COUNTS) else relative, abs=absolute)
     }
     assert not far
 

@@ -5,11 +5,16 @@
 measures SmolLM2-135M-Instruct (`FOLDER/smollm2-135m`, a Hugging Face folder) and all-MiniLM-L6-v2 (`FOLDER/minilm`) on TinyStories
 (`train.parquet` and `validation.parquet` in the folder of data, each with a column 'text'). `--list` prints the commands, `--only order
 sae` takes those whose name begins so, `--jobs 4` runs four at a time, `--device cuda` uses a GPU. seconds.json has how long each took.
+
+    python scripts/real_models.py --out runs/real --bundle
+
+writes the numbers of the finished ones, not the weights, into the package, from where the report shows them.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
 import subprocess
 import sys
 import time
@@ -18,10 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mi_superposition.files import read_json, write_json
+from mi_superposition.real import BUNDLED_REAL
+from mi_superposition.runs import MANIFEST, METRICS
 
 # Layers named before anything was measured: a sixth, half and five sixths of the way.
 N_LAYERS, SOME_LAYERS, MIDDLE = 30, (5, 15, 25), 15
 SECONDS = "seconds.json"
+# Of the thousands of numbers of `spectra`, the share of the largest possible rank.
+SHARE = ".possible_ratio"
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--only", nargs="+", help="steps whose names begin with one of these")
     parser.add_argument("--jobs", type=int, default=1, help="commands at a time")
+    parser.add_argument("--bundle", action="store_true", help="write the numbers into the package and stop")
+    parser.add_argument("--machine", help="with --bundle: name of the machine that measured, if it was another")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     options = parser.parse_args()
     wanted = [step for step in steps() if options.only is None or step.name.startswith(tuple(options.only))]
@@ -76,6 +87,9 @@ def main() -> None:
         parser.error(f"--only {' '.join(options.only)}: there are {', '.join(step.name for step in steps())}")
     if options.list:
         print("\n".join(f"mi-superposition {step.command} --out {{out}}/{step.name}" for step in wanted))
+        return
+    if options.bundle:
+        print(bundle(wanted, options.out, options.machine or f"{platform.processor() or platform.machine()}"))
         return
     if options.models is None or options.data is None:
         parser.error("--models and --data: give both folders")
@@ -105,6 +119,30 @@ def run(step: Step, places: dict[str, object], out: Path) -> int:
     if code == 0 and step.name not in known:
         write_json(times, known | {step.name: round(taken, 1)})
     return code
+
+
+def bundle(wanted: list[Step], out: Path, machine: str) -> Path:
+    """Write what was measured into the package; where to."""
+    finished = [step.name for step in wanted if (out / step.name / METRICS).exists()]
+    metrics = {name: read_json(out / name / METRICS) for name in finished}
+    for name, numbers in metrics.items():
+        metrics[name] = {
+            key: round(value, 6) if isinstance(value, float) else value
+            for key, value in numbers.items()
+            if isinstance(value, int | float | None) and (name != "spectra" or key.endswith(SHARE))
+        }
+    seconds = read_json(out / SECONDS)
+    write_json(
+        BUNDLED_REAL,
+        {
+            "name": "SmolLM2-135M-Instruct",
+            "machine": machine,
+            "sha256": read_json(out / finished[0] / MANIFEST)["inputs"]["model"]["sha256"],
+            "metrics": metrics,
+            "seconds": {name: seconds[name] for name in finished if name in seconds},
+        },
+    )
+    return BUNDLED_REAL
 
 
 if __name__ == "__main__":

@@ -29,9 +29,7 @@ class RealModel:
 
     def by_layer(self, step: str, metric: str) -> list[float]:
         """A number of every layer: ``{layer}`` in ``step`` or ``metric`` stands for its number."""
-        found = [
-            self.metrics[step.format(layer=layer)][metric.format(layer=layer)] for layer in self.layers()
-        ]
+        found = [self.metrics[step.format(layer=layer)][metric.format(layer=layer)] for layer in self.layers()]
         assert all(value is not None for value in found), (step, metric)
         return [float(value) for value in found if value is not None]
 

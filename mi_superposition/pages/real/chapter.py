@@ -72,7 +72,7 @@ def _orders(real: RealModel, scores: list[float], gains: list[float]) -> FigureR
         title="The order of every layer's neurons",
         look_at=(
             "Sum of squared cosines of neighbours in the best order found, and the same of random matrices with the same row norms and "
-            "spectrum. The dotted lines cannot be passed: by any order of the trained neurons, and by any of the control samples."
+            "spectrum. The upper bounds are proven: no order of the trained neurons, or of any control sample, scores more."
         ),
         number=f"{max(scores):.1f} in layer {best}, {gains[layers.index(best)]:+.0%} over its control",
         control=(
@@ -111,7 +111,9 @@ def _contexts(real: RealModel) -> FigureRecord:
         title="In how many contexts a neuron is active",
         look_at=(
             f"Median effective number of contexts among a neuron's 20 largest activations, {real.metrics[SCAN]['tokens']:,} tokens. Next to "
-            "random directions in three layers that were named beforehand (fewer tokens, so more contexts): " + said + "."
+            "random directions in three layers that were named beforehand (fewer tokens, so more contexts): "
+            + said
+            + "."
         ),
         number=f"{median(measured):.1f} (median of layers), {min(measured):.1f} to {max(measured):.1f}",
         control=f"untrained {_number(numbers, compared[1], 'contexts_untrained_median')}; examples permuted 18",

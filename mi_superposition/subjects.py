@@ -295,6 +295,20 @@ SUBJECTS: tuple[Subject, ...] = (
         docs=("concepts.md",),
     ),
     Subject(
+        name="real",
+        question="What of it holds in a real pretrained model?",
+        chapters=(
+            Chapter(
+                "real",
+                "A real pretrained model",
+                "All this was in models made here. What of it holds in a language model that others trained?",
+                "whether the ordered W^T W of a large model has structure was left open (Thaman, Rigg, Oozeer & David, Experiments in Superposition)",
+                "mi_superposition.pages.real.chapter",
+            ),
+        ),
+        docs=("real-models.md",),
+    ),
+    Subject(
         name="sources",
         question="What became of the claims of the sources?",
         chapters=(

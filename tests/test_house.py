@@ -19,7 +19,7 @@ FLOORS = [
     {"config", "progress", "results", "schemas", "room"},
     {"parts", "subjects"},
     {"files", "provenance"},
-    {"runs", "engine", "storing", "sources"},
+    {"runs", "engine", "storing", "sources", "real"},
     {"training"},
     {"models", "notebook", "linalg", "streaming"},
     {"corpora"},

@@ -43,11 +43,21 @@ class TokenBatch:
     content: Mapping[int, int] = field(default_factory=dict)
 
     def pieces(self, device: torch.device) -> Iterator[TokenBatch]:
-        """Its rows in order, as many at a time as a model on that device reads fastest: on a CPU few, on others all."""
-        rows = max(1, CPU_TOKENS // self.tokens.shape[1]) if device.type == "cpu" else len(self.tokens)
-        for first in range(0, len(self.tokens), rows):
-            some = slice(first, first + rows)
+        """Its rows in order, as many at a time as a model on that device reads fastest: on a CPU few, on others all; without the
+        padding behind the longest row of each piece.
+        """
+        # A causal model reads the same whether padding follows or not; what stands between documents stays.
+        lengths = [int(row.nonzero()[-1]) + 1 if row.any() else 1 for row in self.document != NO_TOKEN]
+        room = CPU_TOKENS if device.type == "cpu" else self.tokens.numel()
+        first = 0
+        while first < len(lengths):
+            end, width = first + 1, lengths[first]
+            while end < len(lengths) and (end + 1 - first) * max(width, lengths[end]) <= room:
+                width = max(width, lengths[end])
+                end += 1
+            some = (slice(first, end), slice(width))
             yield TokenBatch(self.tokens[some], self.mask[some], self.document[some], self.place[some], self.content)
+            first = end
 
 
 @dataclass

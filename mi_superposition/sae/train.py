@@ -202,14 +202,15 @@ def train_sae(
     seed: int = SeedPart.seed,
     on_log: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> SAE[Any]:
-    """Train one autoencoder on a hook of a model: one of SAELens's, in eval mode.
+    """Train one autoencoder on a hook of a model, on the model's device: one of SAELens's, in eval mode, on the CPU.
 
     ``batches``: as for ``scan_neurons``; ``n_steps`` batches of ``batch_size`` tokens are drawn, over and over the corpus,
     from buffers of ``buffer_batches``. ``seed`` is that of their order; that of the weights is in ``config``. For several at
     once, or a run that can be resumed, see ``train_saes``. Raises as ``ActivationStream`` and ``train_saes`` do.
     """
     stream = ActivationStream(model, batches, [hook], batch_size=batch_size, buffer_batches=buffer_batches, seed=seed)
-    return train_saes([SaeJob("sae", hook, config or SaeConfig())], stream, n_steps, on_log=on_log)["sae"]
+    job = SaeJob("sae", hook, config or SaeConfig())
+    return train_saes([job], stream, n_steps, device=str(model.W_E.device), on_log=on_log)["sae"]
 
 
 def _trainer(job: SaeJob, d_in: int, batch_size: int, n_steps: int, device: str) -> SAETrainer:

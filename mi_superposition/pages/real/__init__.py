@@ -1,0 +1,1 @@
+"""What was measured on a real pretrained model, as pages."""

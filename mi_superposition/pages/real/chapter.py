@@ -1,0 +1,201 @@
+"""The report's chapter on a real pretrained model. It has no runs: its numbers come with the package (``scripts/real_models.py``)."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from mi_superposition.figures.lines import Line, lines
+from mi_superposition.pages.request import ChapterRequest, Job, Runs
+from mi_superposition.real import RealModel, load_real
+from mi_superposition.site import Page, Section
+from mi_superposition.site.records import FigureRecord, TableRecord
+
+CHAPTER = "real"
+TITLE = "A real pretrained model"
+ORDER, SCAN, CONTEXTS, EVALUATION, SPECTRA = "order-{layer}", "scan", "contexts", "sae-evaluation", "spectra"
+# Kinds of random directions, as the contexts of neurons are compared with them.
+DIRECTIONS = ("to_a_random_token", "input_covariance", "isotropic", "weight_covariance", "whitened")
+RECONSTRUCTIONS = (
+    "autoencoder",
+    "autoencoder's directions, matching pursuit",
+    "training activations, matching pursuit",
+    "training activations, largest projections",
+    "largest dimensions",
+    "principal components",
+    "random directions, matching pursuit",
+    "random dictionary",
+    "autoencoder of a shuffled model, on that model",
+)
+
+
+def jobs(request: ChapterRequest) -> dict[str, Job]:  # noqa: ARG001
+    """None."""
+    return {}
+
+
+def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
+    """Order and contexts of every layer's neurons, an autoencoder in the middle, effective ranks."""
+    real = load_real()
+    layers = real.layers()
+    scores, most = real.by_layer(ORDER, "score"), real.by_layer(ORDER, "highest_control")
+    above = sum(score > control for score, control in zip(scores, most, strict=True))
+    gains = real.by_layer(ORDER, "gain")
+    page = Page(
+        CHAPTER,
+        TITLE,
+        (
+            f"{real.name}: {len(layers)} layers, weights dequantised from 4 bits, read on TinyStories. The same commands as for the bundled "
+            "models, in scripts/real_models.py; docs/real-models.md has what they cost and what they do not show."
+        ),
+        [_orders(real, scores, gains), _contexts(real), _reconstructions(real), _ranks(real)],
+    )
+    return Section(
+        slug=CHAPTER,
+        title=TITLE,
+        summary="What of all this holds in a language model that others trained.",
+        number=f"{above} of {len(layers)} layers",
+        number_is=(
+            f"whose neurons, in order, score above the most that any order of any control sample can (proven bound); {min(gains):+.0%} to "
+            f"{max(gains):+.0%} relative to the hardest control's mean"
+        ),
+        control="same row norms and spectrum, 5 samples a layer; in the bundled story model +11 % in its last layer",
+        page=page,
+    )
+
+
+def _orders(real: RealModel, scores: list[float], gains: list[float]) -> FigureRecord:
+    layers = real.layers()
+    best = layers[scores.index(max(scores))]
+    without = real.by_layer(ORDER, "without_above_0.35_gain")
+    return FigureRecord(
+        id="order",
+        title="The order of every layer's neurons",
+        look_at=(
+            "Sum of squared cosines of neighbours in the best order found, and the same of random matrices with the same row norms and "
+            "spectrum. The upper bounds are proven: no order of the trained neurons, or of any control sample, scores more."
+        ),
+        number=f"{max(scores):.1f} in layer {best}, {gains[layers.index(best)]:+.0%} over its control",
+        control=(
+            f"smallest gain of a layer {min(gains):+.0%}; without neurons in pairs with a cosine above 0.35 {min(without):+.0%} to "
+            f"{max(without):+.0%}"
+        ),
+        figure=lines(
+            {
+                "trained": Line(layers, scores),
+                "same norms and spectrum": Line(layers, real.by_layer(ORDER, "spectrum_score_mean")),
+                "Gaussian": Line(layers, real.by_layer(ORDER, "gaussian_score_mean")),
+                "trained: upper bound": Line(layers, real.by_layer(ORDER, "upper_bound")),
+                "controls: upper bound": Line(layers, real.by_layer(ORDER, "highest_control")),
+            },
+            x_title="layer",
+            y_title="score",
+        ),
+    )
+
+
+def _contexts(real: RealModel) -> FigureRecord:
+    layers = real.layers()
+    measured = real.by_layer(SCAN, "blocks.{layer}.mlp.hook_post/contexts_median")
+    compared = [layer for layer in layers if f"{_hook(layer)}/contexts_untrained_median" in real.metrics[CONTEXTS]]
+    numbers = real.metrics[CONTEXTS]
+    said = "; ".join(
+        f"layer {layer}: {_number(numbers, layer, 'contexts_median')} beside "
+        + ", ".join(
+            f"{_number(numbers, layer, f'contexts_directions_{kind}_median')} ({kind.replace('_', ' ')})"
+            for kind in DIRECTIONS
+        )
+        for layer in compared
+    )
+    return FigureRecord(
+        id="contexts",
+        title="In how many contexts a neuron is active",
+        look_at=(
+            f"Median effective number of contexts among a neuron's 20 largest activations, {real.metrics[SCAN]['tokens']:,} tokens. Next to "
+            "random directions in three layers that were named beforehand (fewer tokens, so more contexts): "
+            + said
+            + "."
+        ),
+        number=f"{median(measured):.1f} (median of layers), {min(measured):.1f} to {max(measured):.1f}",
+        control=f"untrained {_number(numbers, compared[1], 'contexts_untrained_median')}; examples permuted 18",
+        figure=lines(
+            {
+                "neurons": Line(layers, measured),
+                "examples permuted": Line(
+                    layers, real.by_layer(SCAN, "blocks.{layer}.mlp.hook_post/contexts_shuffled_median")
+                ),
+            },
+            x_title="layer",
+            y_title="contexts",
+        ),
+    )
+
+
+def _reconstructions(real: RealModel) -> TableRecord:
+    numbers = real.metrics[EVALUATION]
+
+    def cell(name: str, what: str, form: str) -> str:
+        value = numbers.get(f"sae/{name}/{what}")
+        return "" if value is None or (what == "ce" and value == 0) else format(value, form)
+
+    return TableRecord(
+        id="autoencoder",
+        title="An autoencoder in the middle",
+        look_at=(
+            "8,192 features, 32 active, of the residual stream before layer 15, trained on 3 million tokens; held-out stories. Every row "
+            "has as many active per token. Matching pursuit searches at each token, which the autoencoder does not."
+        ),
+        columns=["reconstruction", "variance explained", "cross-entropy, nats a token"],
+        rows=[
+            [name, cell(name, "explained_variance", ".3f"), cell(name, "ce", ".3f")]
+            for name in RECONSTRUCTIONS
+            if f"sae/{name}/explained_variance" in numbers
+        ],
+    )
+
+
+def _ranks(real: RealModel) -> FigureRecord:
+    layers = real.layers()
+
+    def mean(kind: str, state: str) -> list[float]:
+        found = real.metrics[SPECTRA]
+        shares: list[float] = []
+        for layer in layers:
+            of_layer = [
+                float(value)
+                for name, value in found.items()
+                if name.startswith(f"blocks.{layer}.")
+                and name.endswith(f"{kind}{state}.possible_ratio")
+                and value is not None
+            ]
+            shares.append(sum(of_layer) / len(of_layer))
+        return shares
+
+    weights, activations = mean(".weights", ""), mean(".activations", "")
+    return FigureRecord(
+        id="ranks",
+        title="Effective rank by layer",
+        look_at="Energy rank at 99 %, as a share of the largest rank that the matrix can have; mean over the layer's matrices.",
+        number=f"{sum(weights) / len(layers):.2f} of weights, {sum(activations) / len(layers):.2f} of activations",
+        control=(
+            f"untrained {sum(mean('.weights', '.untrained')) / len(layers):.2f} and "
+            f"{sum(mean('.activations', '.untrained')) / len(layers):.2f}"
+        ),
+        figure=lines(
+            {
+                "weights": Line(layers, weights),
+                "weights, untrained": Line(layers, mean(".weights", ".untrained")),
+                "activations": Line(layers, activations),
+                "activations, untrained": Line(layers, mean(".activations", ".untrained")),
+            },
+            x_title="layer",
+            y_title="share of the largest possible rank",
+        ),
+    )
+
+
+def _hook(layer: int) -> str:
+    return f"blocks.{layer}.mlp.hook_post"
+
+
+def _number(numbers: dict[str, float | int | None], layer: int, what: str) -> str:
+    return f"{numbers[f'{_hook(layer)}/{what}']:.1f}"

@@ -20,8 +20,8 @@ from mi_superposition.neurons.scan.calibration import RangeAccumulator
 from mi_superposition.neurons.scan.reader import projected
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS
 
-# Each query's strongest keys among which the pairs are sought that are followed.
-_KEYS_SOUGHT = 4
+# Sequences in which the pairs of tokens are sought that are followed, and each query's strongest keys among which.
+ROWS_SOUGHT, _KEYS_SOUGHT = 64, 4
 # Heads times tokens from which pairs are taken: about 200 MB while they are counted.
 _MOST_SOUGHT = 1 << 22
 # A pair that a head attends less often in the first documents has no mean worth ranking.
@@ -126,7 +126,7 @@ class HeadAccumulator:
 
 def calibrate_heads(reader: HeadReader, batches: Iterable[TokenBatch], settings: HeadScanSettings) -> HeadCalibration:
     """Ranges of every head's strongest attention on the first 32 sequences, and the pairs of tokens to follow: of each head those
-    that take most of its attention among the strongest keys of the first queries, half of them by their sum, half by their mean.
+    that take most of its attention among the strongest keys of the queries of the first 64, half of them by their sum, half by their mean.
 
     Raises ``RequestError`` for a corpus in which no token follows another.
     """
@@ -134,13 +134,13 @@ def calibrate_heads(reader: HeadReader, batches: Iterable[TokenBatch], settings:
     ranges = {hook_of(layer): RangeAccumulator() for layer in reader.layers}
     sought: dict[int, list[tuple[Int[Tensor, "head entry"], Float[Tensor, "head entry"]]]] = {}
     nothing = FollowedPairs(torch.zeros(0, dtype=torch.long), d_vocab)
-    rows, queries = CALIBRATION_ROWS, _MOST_SOUGHT // n_heads
+    rows, queries = 0, _MOST_SOUGHT // n_heads
     follows = False
     for batch in (piece for batch in batches for piece in batch.pieces(reader.device)):
         view = BatchView.of(batch, nothing, 0.0)
         follows = follows or bool((batch.mask[:, 1:] & batch.mask[:, :-1]).any())
         taking = PatternSums(list(reader.layers), reader.model.cfg.n_heads, d_vocab, 0).begin(view)
-        some = batch.mask & (torch.arange(len(batch.mask)) < rows)[:, None]
+        some = batch.mask & (torch.arange(len(batch.mask)) + rows < CALIBRATION_ROWS)[:, None]
 
         def hear(reading: LayerReading, batch: TokenBatch = batch, taking: object = taking, some: Tensor = some) -> None:
             strongest = taking.take(reading)  # type: ignore[attr-defined]
@@ -149,9 +149,9 @@ def calibrate_heads(reader: HeadReader, batches: Iterable[TokenBatch], settings:
             sought.setdefault(reading.layer, []).append(_strongest_pairs(reading.pattern.cpu(), batch, d_vocab))
 
         reader.read(batch.tokens, hear)
-        rows -= len(batch.tokens)
+        rows += len(batch.tokens)
         queries -= int(batch.mask.sum())
-        if rows <= 0 or queries <= 0:
+        if rows >= ROWS_SOUGHT or (rows >= CALIBRATION_ROWS and queries <= 0):
             break
     if not follows:
         raise RequestError("the corpus is too short: no token follows another in its first documents")

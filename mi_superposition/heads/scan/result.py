@@ -19,6 +19,10 @@ from mi_superposition.neurons import NeuronScan, UnitExamples
 from mi_superposition.results import Result
 
 
+# A longer table is none that a command prints.
+_ROWS_TOLD = 24
+
+
 @dataclass(frozen=True)
 class Similarity:
     """Cosines of every two heads, of the trained and of an untrained model."""
@@ -38,6 +42,11 @@ class HeadScan(Result):
     """
 
     DRAWN_BY: ClassVar[str] = "mi_superposition.figures.head_scan:head_points"
+
+    COLUMNS_PRINTED: ClassVar[tuple[str, ...]] = (
+        "entropy", "distance", "first", "previous", "written", "induction", "previous_token", "duplicate_token", "copying", "qk_rank",
+        "ov_rank",
+    )  # fmt: skip
 
     layers: list[int]
     n_heads: int
@@ -91,6 +100,13 @@ class HeadScan(Result):
                     columns[f"{name}_{control}"] = values.tolist()
         index = [(layer, head) for layer in self.layers for head in range(self.n_heads)]
         return pd.DataFrame(columns, index=pd.MultiIndex.from_tuples(index, names=["layer", "head"]))
+
+    def told(self) -> str:
+        """As every result, without the columns that this scan does not have."""
+        frame = self.to_frame()
+        some = frame[[name for name in self.COLUMNS_PRINTED if name in frame]]
+        table = f"{some.to_string(float_format='{:.3g}'.format)}\n" if len(some) <= _ROWS_TOLD else ""
+        return f"{table}{self.summary()}"
 
     def metrics(self) -> dict[str, float | int | list[float]]:
         """All measures and controls, flat: ``NAME``, ``NAME/untrained`` and ``NAME/permuted``, a number a head."""

@@ -132,7 +132,7 @@ def calibrate_heads(reader: HeadReader, batches: Iterable[TokenBatch], settings:
     """
     d_vocab, n_heads = reader.model.cfg.d_vocab, len(reader.layers) * reader.model.cfg.n_heads
     ranges = {hook_of(layer): RangeAccumulator() for layer in reader.layers}
-    sought: dict[int, list[tuple[Int[Tensor, "head entry"], Float[Tensor, "head entry"]]]] = {}
+    sought: dict[int, list[tuple[Int[Tensor, "head _entry"], Float[Tensor, "head _entry"]]]] = {}
     nothing = FollowedPairs(torch.zeros(0, dtype=torch.long), d_vocab)
     rows, queries = 0, _MOST_SOUGHT // n_heads
     follows = False
@@ -197,7 +197,7 @@ def _strongest_pairs(
 
 
 def _chosen(
-    parts: list[tuple[Int[Tensor, "head entry"], Float[Tensor, "head entry"]]], n_pairs: int
+    parts: list[tuple[Int[Tensor, "head _entry"], Float[Tensor, "head _entry"]]], n_pairs: int
 ) -> Int[Tensor, " pair"]:
     """The pairs of each head of a layer that take most of its attention, of all these heads together."""
     codes, attention = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))

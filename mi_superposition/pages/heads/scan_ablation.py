@@ -54,7 +54,7 @@ def ablations_of(folder: Path, scan: HeadScan, sha256: str) -> HeadAblations:
 
 def _by_head(frame: pd.DataFrame, scan: HeadScan, folder: Path) -> dict[str, list[float]]:
     """The numbers of a table with a row a head, named by the columns or levels ``layer`` and ``head``."""
-    rows = frame.reset_index()
+    rows = frame.reset_index(drop=not any(frame.index.names))
     if "layer" not in rows and len(scan.layers) == 1:
         rows = rows.assign(layer=scan.layers[0])
     heads = [(layer, head) for layer in scan.layers for head in range(scan.n_heads)]

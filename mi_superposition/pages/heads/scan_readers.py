@@ -78,7 +78,7 @@ def _links(title: str, readers: HeadReaders, config: HeadPagesConfig) -> HeadLin
     here = (config.out / HEADS).resolve()
 
     def named(hook: str, unit: int) -> str | Link:
-        name = unit_slug(hook, unit)
+        name = f"feature {unit}" if hook.endswith(FEATURES) else unit_slug(hook, unit)
         page = None if config.neurons is None else config.neurons / unit_address(hook, unit)
         return Link(name, Path(os.path.relpath(page.resolve(), here)).as_posix()) if page and page.is_file() else name
 

@@ -183,7 +183,7 @@ def _pairs(scan: HeadScan, place: int) -> TableRecord:
     return TableRecord(
         id="pairs",
         title="Pairs of tokens it attends most",
-        look_at=f"From a query token to all keys of one token together: the mean share of attention where both occur, at least {FEWEST} times. Beside it the same head position in an untrained model, and attention permuted among each query's keys.",
+        look_at=f"From a query token to all keys of one token together: the mean share of attention where both occur, at least {FEWEST} times. Beside it the head in the same place of an untrained model, and attention permuted among each query's keys.",
         columns=("query", "key", "attention", "untrained", "permuted", "queries"),
         rows=rows,
         words=("query", "key"),
@@ -192,7 +192,7 @@ def _pairs(scan: HeadScan, place: int) -> TableRecord:
 
 def _writes(scan: HeadScan, place: int) -> TableRecord:
     attended, vocabulary = scan.attended, scan.examples.vocabulary
-    writes, n_vocabulary = attended.writes, len(vocabulary)
+    writes = attended.writes
     rows = []
     for rank, token in enumerate(attended.token[place].tolist()):
         if token < 0:
@@ -205,13 +205,13 @@ def _writes(scan: HeadScan, place: int) -> TableRecord:
                 f"{float(attended.untrained[place, rank]):.1f} ×",
                 _words(vocabulary, writes.raised[place, rank].tolist()),
                 _words(vocabulary, writes.lowered[place, rank].tolist()),
-                f"{own:,} of {n_vocabulary:,}" if own else "–",
+                f"{own:,}" if own else "–",
             ]
         )
     return TableRecord(
         id="writes",
         title="What it writes for the tokens it attends most",
-        look_at="The keys that get the most attention relative to what they would get if each query's keys were permuted (1 ×), and the tokens whose logits the head raises and lowers most when it attends to them: the OV circuit through the unembedding, from the token's embedding alone. Last, the rank of the token itself: 1 is a copy, by chance half of all.",
+        look_at=f"The keys that get the most attention relative to what they would get if each query's keys were permuted (1 ×), and the tokens whose logits the head raises and lowers most when it attends to them: the OV circuit through the unembedding, from the token's embedding alone. Last, the rank of the token itself among {len(vocabulary):,}: 1 is a copy, by chance half of all.",
         columns=("key", "attention", "untrained", "raises", "lowers", "rank of itself"),
         rows=rows,
         words=("key", "raises", "lowers"),

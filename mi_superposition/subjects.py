@@ -200,7 +200,10 @@ SUBJECTS: tuple[Subject, ...] = (
         ),
         tools=(
             Tool(
-                "heads pages", "HeadPagesConfig", "mi_superposition.heads.scan.config", "mi_superposition.pages.heads.scan"
+                "heads pages",
+                "HeadPagesConfig",
+                "mi_superposition.heads.scan.config",
+                "mi_superposition.pages.heads.scan",
             ),
         ),
         python=("ms.ablate_heads", "ms.project_heads", "ms.scan_heads"),

@@ -29,7 +29,10 @@ CHECKPOINT_EVERY = 30.0
 class Accumulator(Protocol):
     """What reading documents leaves: ``merge`` of two equals one pass over both."""
 
-    n_documents: int
+    @property
+    def n_documents(self) -> int:
+        """Documents seen."""
+        ...
 
     @property
     def n_tokens(self) -> int:

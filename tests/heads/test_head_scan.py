@@ -237,10 +237,10 @@ def test_circuits_are_those_of_whole_matrices(models, kind):
             folded(norm, getattr(attn, f"W_{letter}").detach()[head * len(getattr(attn, f"W_{letter}")) // model.cfg.n_heads].float())
             for letter in "QKV"
         )  # fmt: skip
-        ov, qk = value @ attn.W_O.detach()[head], query @ key.T
+        ov, qk = (value @ attn.W_O[head]).detach(), (query @ key.T).detach()
         whole["ov"].append(ov)
         whole["qk"].append(qk)
-        eigenvalues = torch.linalg.eigvals(embedding @ ov.detach().double() @ unembedding)
+        eigenvalues = torch.linalg.eigvals(embedding @ ov.double() @ unembedding)
         eigenvalues = eigenvalues[eigenvalues.abs().argsort(descending=True)[: model.cfg.d_head]]
         assert float(copying["copying"][at]) == pytest.approx(
             float(eigenvalues.real.sum() / eigenvalues.abs().sum()), abs=1e-3
@@ -252,7 +252,10 @@ def test_circuits_are_those_of_whole_matrices(models, kind):
         _, values, right = torch.linalg.svd(ov.double())
         assert (directions[at].double() @ right[:2].T).abs().diagonal().tolist() == pytest.approx([1, 1], abs=1e-3)
         assert shares[at].tolist() == pytest.approx((values[:2] / values.square().sum().sqrt()).tolist(), rel=1e-3)
-    for name, left, right in (("ov", weights.value, weights.output), ("qk", weights.query, weights.key.transpose(1, 2))):
+    for name, left, right in (
+        ("ov", weights.value, weights.output),
+        ("qk", weights.query, weights.key.transpose(1, 2)),
+    ):
         flat = torch.stack(whole[name]).flatten(1).double()
         flat = flat / flat.norm(dim=1, keepdim=True)
         torch.testing.assert_close(circuit_similarity(left, right), flat @ flat.T, rtol=0, atol=1e-4)
@@ -263,7 +266,9 @@ def test_a_head_that_copies_has_only_positive_eigenvalues(models):
     model = models["gpt2"]
     weights = HeadWeights.of(model)
     d_head = weights.value.shape[2]
-    tied = torch.linalg.qr(torch.randn(len(weights.query), model.cfg.d_model, d_head, generator=torch.Generator().manual_seed(0)))[0]
+    tied = torch.linalg.qr(
+        torch.randn(len(weights.query), model.cfg.d_model, d_head, generator=torch.Generator().manual_seed(0))
+    )[0]
     through = (logit_directions(model) @ model.W_E.detach()).double()
     symmetric = torch.linalg.pinv(through, rtol=1e-6).float()
     up = HeadWeights(weights.query, weights.key, symmetric @ tied, tied.transpose(1, 2))
@@ -296,9 +301,7 @@ def test_parts_merge_to_one_pass_and_states_come_back(models):
     calibration = calibrate_heads(reader, batches_of(model), settings)
     whole = scan_batches(reader, untrained, batches_of(model), calibration, settings)
     parts = [
-        scan_batches(
-            reader, untrained, model_batches(model, TEXTS[a:b], 8, first_document=a), calibration, settings
-        )
+        scan_batches(reader, untrained, model_batches(model, TEXTS[a:b], 8, first_document=a), calibration, settings)
         for a, b in ((0, 13), (13, 40))
     ]
     parts[0].merge(parts[1])
@@ -349,7 +352,9 @@ def test_a_scan_shows_pairs_tokens_and_texts_as_they_are(models, kind):
             assert int(cut.query[head, example]) == query
             key = int(cut.key[head, example])
             norm = float(cut.length[head, example, key])
-            assert float(wanted[query, key]) * norm == pytest.approx(float(units.top.activation[head, example]), rel=1e-2)
+            assert float(wanted[query, key]) * norm == pytest.approx(
+                float(units.top.activation[head, example]), rel=1e-2
+            )
     rows = len(scan.names)
     flat = torch.zeros(rows, 0, dtype=torch.float64)
     for batch, pattern in zip(batches, patterns, strict=True):
@@ -372,7 +377,10 @@ def test_a_planted_reader_is_found_and_random_ones_are_as_near_as_the_control():
     written = torch.linalg.qr(torch.randn(2, 24, 3, generator=generator))[0].transpose(1, 2)
     # Directions that lie mostly in a few dimensions, of which the head writes into none more than into others.
     shape = torch.linspace(2, 0.1, 24)[:, None]
-    reading = {"a": shape * torch.randn(24, 400, generator=generator), "b": shape * torch.randn(24, 400, generator=generator)}
+    reading = {
+        "a": shape * torch.randn(24, 400, generator=generator),
+        "b": shape * torch.randn(24, 400, generator=generator),
+    }
     reading["b"][:, 7] = 3 * written[0, 1]
     first, second = readers_of_heads(written, reading, [["a", "b"], ["a"]], 4, seed=0)
     assert (first.nearest[0].hook, first.nearest[0].unit, first.nearest[0].direction) == ("b", 7, 1)

@@ -62,7 +62,9 @@ def heads():
 def record():
     n = len(NAMES)
     measures = [
-        MeasureRecord("a", "score a", "What a is.", [0.1 * place for place in range(n)], [0.05] * n, [0.02] * n, "a mean"),
+        MeasureRecord(
+            "a", "score a", "What a is.", [0.1 * place for place in range(n)], [0.05] * n, [0.02] * n, "a mean"
+        ),
         MeasureRecord("b", HOSTILE[0], HOSTILE[1], [float(n - place) for place in range(n)], [1.0] * n, None),
         MeasureRecord("c", "score c", "What c is.", [math.nan, *[2.0] * (n - 1)], None, None),
     ]
@@ -70,7 +72,14 @@ def record():
     attended[4] = [" planted"]
     layers = [place // 3 for place in range(n)]
     return HeadsRecord(
-        f"Heads of {HOSTILE[1]}", [("model", HOSTILE[0])], [HOSTILE[0]], NAMES, layers, measures, attended, ("a", "b", "c")
+        f"Heads of {HOSTILE[1]}",
+        [("model", HOSTILE[0])],
+        [HOSTILE[0]],
+        NAMES,
+        layers,
+        measures,
+        attended,
+        ("a", "b", "c"),
     )
 
 

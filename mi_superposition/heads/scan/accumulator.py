@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
@@ -13,7 +14,7 @@ from mi_superposition.corpora import TokenBatch
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.scan.config import HeadScanSettings
 from mi_superposition.heads.scan.reader import HeadReader, LayerReading
-from mi_superposition.heads.scan.sums import PatternSums
+from mi_superposition.heads.scan.sums import PatternBatch, PatternSums, key_lengths, strongest_attention
 from mi_superposition.heads.scan.view import BatchView, FollowedPairs
 from mi_superposition.neurons.scan import Calibration, ScanAccumulator
 from mi_superposition.neurons.scan.calibration import RangeAccumulator
@@ -50,7 +51,9 @@ class HeadCalibration:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> HeadCalibration:
         """Inverse of ``tensors``; layers in their order."""
         names = [field.name for field in fields(Calibration)]
-        hooks = sorted({name.partition("/")[0] for name in tensors if "/" in name}, key=lambda hook: int(hook.split(".")[1]))
+        hooks = sorted(
+            {name.partition("/")[0] for name in tensors if "/" in name}, key=lambda hook: int(hook.split(".")[1])
+        )
         ranges = {hook: Calibration(**{name: tensors[f"{hook}/{name}"] for name in names}) for hook in hooks}
         return cls(ranges, FollowedPairs(tensors["pairs"], int(tensors["d_vocab"])))
 
@@ -86,8 +89,8 @@ class HeadAccumulator:
         for name, one in ((TRAINED, reader), (UNTRAINED, untrained)):
             taking = self.sums[name].begin(view)
 
-            def hear(reading: LayerReading, name: str = name, taking: object = taking) -> None:
-                strongest = taking.take(reading)  # type: ignore[attr-defined]
+            def hear(reading: LayerReading, name: str = name, taking: PatternBatch = taking) -> None:
+                strongest = taking.take(reading)
                 if name == TRAINED:
                     readings[hook_of(reading.layer)] = strongest.cpu(), projected(reading.entering).cpu()
 
@@ -133,19 +136,16 @@ def calibrate_heads(reader: HeadReader, batches: Iterable[TokenBatch], settings:
     d_vocab, n_heads = reader.model.cfg.d_vocab, len(reader.layers) * reader.model.cfg.n_heads
     ranges = {hook_of(layer): RangeAccumulator() for layer in reader.layers}
     sought: dict[int, list[tuple[Int[Tensor, "head _entry"], Float[Tensor, "head _entry"]]]] = {}
-    nothing = FollowedPairs(torch.zeros(0, dtype=torch.long), d_vocab)
     rows, queries = 0, _MOST_SOUGHT // n_heads
     follows = False
-    for batch in (piece for batch in batches for piece in batch.pieces(reader.device)):
-        view = BatchView.of(batch, nothing, 0.0)
+    pieces = itertools.chain.from_iterable(batch.pieces(reader.device) for batch in batches)
+    for batch in pieces:
         follows = follows or bool((batch.mask[:, 1:] & batch.mask[:, :-1]).any())
-        taking = PatternSums(list(reader.layers), reader.model.cfg.n_heads, d_vocab, 0).begin(view)
         some = batch.mask & (torch.arange(len(batch.mask)) + rows < CALIBRATION_ROWS)[:, None]
 
-        def hear(reading: LayerReading, batch: TokenBatch = batch, taking: object = taking, some: Tensor = some) -> None:
-            strongest = taking.take(reading)  # type: ignore[attr-defined]
-            at = ranges[hook_of(reading.layer)]
-            at.update(strongest[some.to(strongest.device)].cpu(), projected(reading.entering)[some.to(strongest.device)].cpu())
+        def hear(reading: LayerReading, batch: TokenBatch = batch, some: Tensor = some) -> None:
+            strongest = strongest_attention(reading.pattern, key_lengths(reading, batch.mask)).transpose(1, 2)
+            ranges[hook_of(reading.layer)].update(strongest.cpu()[some], projected(reading.entering).cpu()[some])
             sought.setdefault(reading.layer, []).append(_strongest_pairs(reading.pattern.cpu(), batch, d_vocab))
 
         reader.read(batch.tokens, hear)

@@ -62,7 +62,11 @@ class HeadExcerpts:
         shown = torch.tensor(_positions(query, key, n))
         k = len(shown)
         at = (head, example)
-        self.n_shown[at], self.query[at], self.key[at] = k, (shown == query).int().argmax(), (shown == key).int().argmax()
+        self.n_shown[at], self.query[at], self.key[at] = (
+            k,
+            (shown == query).int().argmax(),
+            (shown == key).int().argmax(),
+        )
         self.place[at][:k], self.token[at][:k] = batch.place[row, shown], batch.tokens[row, shown]
         self.attention[at][:k, :k] = pattern[shown][:, shown].tril().half()
         self.length[at][:k] = lengths[shown]
@@ -84,7 +88,9 @@ def cut_excerpts(reader: HeadReader, batches: Iterable[TokenBatch], scan: Neuron
     for batch, at in _rows_wanted(batches, wanted):
         for piece, first in _pieces(batch, reader.device):
 
-            def hear(reading: LayerReading, piece: TokenBatch = piece, first: int = first, at: list[Tensor] = at) -> None:
+            def hear(
+                reading: LayerReading, piece: TokenBatch = piece, first: int = first, at: list[Tensor] = at
+            ) -> None:
                 for row in range(len(piece.tokens)):
                     for query in at[first + row].tolist():
                         where = int(piece.document[row, query]), int(piece.place[row, query])

@@ -62,9 +62,10 @@ def readers_of_heads(
         magnitude, direction = together.abs().max(dim=0)
         best = magnitude.argsort(descending=True, stable=True)[:k].tolist()
         chance = torch.stack([drawn[hook][:, head] for hook in hooks]).amax(dim=0)
-        nearest = [
-            Reader(*names[at], float(together[direction[at], at]), int(direction[at])) for at in best
-        ]
+        nearest = []
+        for at in best:
+            hook, unit = names[at]
+            nearest.append(Reader(hook, unit, float(together[direction[at], at]), int(direction[at])))
         found.append(HeadReaders(nearest, float(chance.mean()), float(chance.std())))
     return found
 

@@ -18,7 +18,6 @@ from mi_superposition.heads.scan.tables import AttendedTokens, TokenPairs
 from mi_superposition.neurons import NeuronScan, UnitExamples
 from mi_superposition.results import Result
 
-
 # A longer table is none that a command prints.
 _ROWS_TOLD = 24
 
@@ -66,7 +65,9 @@ class HeadScan(Result):
     def place_of(self, layer: int, head: int) -> int:
         """Where a head stands. Raises ``RequestError`` for one that is not there."""
         if layer not in self.layers:
-            raise RequestError(f"layer = {layer}: the scan has heads in the layers {self.layers[0]} to {self.layers[-1]}")
+            raise RequestError(
+                f"layer = {layer}: the scan has heads in the layers {self.layers[0]} to {self.layers[-1]}"
+            )
         if not 0 <= head < self.n_heads:
             raise RequestError(f"head = {head}: each layer has heads 0 to {self.n_heads - 1}")
         return self.layers.index(layer) * self.n_heads + head
@@ -82,8 +83,12 @@ class HeadScan(Result):
         for name in ("induction", "previous_token"):
             measured = self.measures[name]
             best = int(measured.values.argmax())
-            other = "" if measured.untrained is None else f" ({float(measured.untrained.max()):.2f} in an untrained model)"
-            found.append(f"{name.replace('_', '-')} score up to {float(measured.values[best]):.2f}, {self.names[best]}{other}")
+            other = (
+                "" if measured.untrained is None else f" ({float(measured.untrained.max()):.2f} in an untrained model)"
+            )
+            found.append(
+                f"{name.replace('_', '-')} score up to {float(measured.values[best]):.2f}, {self.names[best]}{other}"
+            )
         return (
             f"{len(self.names)} heads on {self.examples.n_documents:,} documents ({self.examples.n_tokens:,} tokens): "
             f"{'; '.join(found)}"
@@ -117,7 +122,11 @@ class HeadScan(Result):
             "layers": len(self.layers),
         }
         for name, measured in self.measures.items():
-            for end, values in (("", measured.values), ("/untrained", measured.untrained), ("/permuted", measured.permuted)):
+            for end, values in (
+                ("", measured.values),
+                ("/untrained", measured.untrained),
+                ("/permuted", measured.permuted),
+            ):
                 if values is not None and bool(torch.isfinite(values).all()):
                     metrics[f"{name}{end}"] = values.tolist()
         return metrics

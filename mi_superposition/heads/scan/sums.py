@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_superposition.heads.scan.reader import LayerReading
@@ -114,9 +114,8 @@ class PatternBatch:
         place = self._sums.place_of(reading.layer)
         counts = view.counts.to(device)
         position = torch.arange(pattern.shape[-1], device=device, dtype=torch.float32)
-        lengths = reading.values.norm(dim=-1) * counts[..., None]
-        weighted = pattern * lengths.transpose(1, 2)[:, :, None, :]
-        strongest = weighted.amax(dim=-1)
+        lengths = key_lengths(reading, counts)
+        strongest = strongest_attention(pattern, lengths)
         squares = einsum(pattern, pattern, "batch head query key, batch head query key -> batch head query")
         over_queries = {
             "entropy": torch.special.entr(pattern).sum(dim=-1),
@@ -160,6 +159,18 @@ class PatternBatch:
 
     def _index_add(self, name: str, index: Int[Tensor, " n"], values: Tensor, place: slice) -> None:
         self._sums.sums[name][:, place].index_add_(0, index, values.cpu().double())
+
+
+def key_lengths(reading: LayerReading, counts: Bool[Tensor, "batch key"]) -> Float[Tensor, "batch key head"]:
+    """The norm of what each key adds to a head's output at full attention; 0 for those that do not count."""
+    return reading.values.norm(dim=-1) * counts.to(reading.values.device)[..., None]
+
+
+def strongest_attention(
+    pattern: Float[Tensor, "batch head query key"], lengths: Float[Tensor, "batch key head"]
+) -> Float[Tensor, "batch head query"]:
+    """The largest value-weighted attention of every query."""
+    return (pattern * lengths.transpose(1, 2)[:, :, None, :]).amax(dim=-1)
 
 
 def _permuted_written(

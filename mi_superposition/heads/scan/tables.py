@@ -51,9 +51,7 @@ def token_pairs(trained: PatternSums, untrained: PatternSums, pairs: FollowedPai
     """The table of every head, of the pairs followed."""
     n_queries = trained.sums["pair_queries"]
     often = n_queries >= FEWEST
-    mean, other = (
-        (sums.sums["pair_attention"] / n_queries.clamp_min(1)[:, None]).T for sums in (trained, untrained)
-    )
+    mean, other = ((sums.sums["pair_attention"] / n_queries.clamp_min(1)[:, None]).T for sums in (trained, untrained))
     permuted = trained.sums["pair_permuted"] / n_queries.clamp_min(1)
     best = _ranked(mean, often, PAIRS_SHOWN)
     query, key = pairs.tokens()

@@ -37,7 +37,9 @@ def reader_links(
         )
     lists: list[list[HeadLinks]] = [[] for _ in scan.names]
     if not getattr(model.cfg, "attn_only", False):
-        reading = {f"blocks.{layer}.mlp.hook_post": input_directions(model, layer) for layer in range(model.cfg.n_layers)}
+        reading = {
+            f"blocks.{layer}.mlp.hook_post": input_directions(model, layer) for layer in range(model.cfg.n_layers)
+        }
         # Where attention and MLP run in parallel, the layer's own neurons do not read its heads.
         own = 0 if f"blocks.{scan.layers[0]}.hook_resid_mid" in model.hook_dict else 1
         later = [
@@ -49,7 +51,11 @@ def reader_links(
     if config.sae is not None:
         # The weights processed as those were that the autoencoder was trained on.
         processing = processing_of(load_sae(config.sae))
-        other = load_model(asked.model.name, device=config.device.device, process_weights=processing) if processing else model
+        other = (
+            load_model(asked.model.name, device=config.device.device, process_weights=processing)
+            if processing
+            else model
+        )
         features, sae = _features(config.sae, other)
         layer = _last_layer_before(features.removesuffix(FEATURES))
         later = [[features] * (one <= layer) for one in scan.layers for _ in range(scan.n_heads)]

@@ -68,7 +68,9 @@ def heads_record(scan: HeadScan, config: HeadScanConfig, ablations: HeadAblation
     ]
     layers = [layer for layer in scan.layers for _ in range(scan.n_heads)]
     axes = ("previous_token", "induction", "copying" if "copying" in scan.measures else "ov_rank")
-    return HeadsRecord(f"The heads of {model}", facts, _remarks(scan, config), scan.names, layers, measures, attended, axes)
+    return HeadsRecord(
+        f"The heads of {model}", facts, _remarks(scan, config), scan.names, layers, measures, attended, axes
+    )
 
 
 def head_records(
@@ -168,7 +170,14 @@ def _shown(value: float) -> str:
 def _pairs(scan: HeadScan, place: int) -> TableRecord:
     pairs, vocabulary = scan.pairs, scan.examples.vocabulary
     rows = [
-        [_word(vocabulary[query]), _word(vocabulary[key]), f"{attention:.3f}", f"{untrained:.3f}", f"{permuted:.3f}", f"{n:,}"]
+        [
+            _word(vocabulary[query]),
+            _word(vocabulary[key]),
+            f"{attention:.3f}",
+            f"{untrained:.3f}",
+            f"{permuted:.3f}",
+            f"{n:,}",
+        ]
         for query, key, attention, untrained, permuted, n in zip(
             pairs.query[place].tolist(),
             pairs.key[place].tolist(),
@@ -236,10 +245,12 @@ def _similar(scan: HeadScan, place: int) -> list[HeadLinks]:
         row[place] = -2
         best = row.argsort(descending=True, stable=True)[:_SIMILAR_SHOWN].tolist()
         others = found.untrained.clone().fill_diagonal_(-2).amax(dim=1)
-        links = [(Link(scan.names[other], f"{scan.names[other]}.html"), float(row[other])) for other in best if other != place]
-        control = (
-            f"The nearest in an untrained model: {float(others.median()):.2f} (median over heads), at most {float(others.max()):.2f}."
-        )
+        links = [
+            (Link(scan.names[other], f"{scan.names[other]}.html"), float(row[other]))
+            for other in best
+            if other != place
+        ]
+        control = f"The nearest in an untrained model: {float(others.median()):.2f} (median over heads), at most {float(others.max()):.2f}."
         lists.append(HeadLinks(title, links, control))
     return lists
 

@@ -85,7 +85,7 @@ def measure(config: HeadScanConfig, out: Path, progress: Progress = SILENT) -> O
             progress.advance(0, "reading examples")
             write_record(out / RESULT, _result(config, source, accumulator, repeated))
         tidy(out)
-        run.finish(load_result(out).metrics() | source.corpus.losses(config.text.documents))
+        run.finish({**load_result(out).metrics(), **source.corpus.losses(config.text.documents)})
     return Outcome(out, finished_already=False)
 
 
@@ -223,9 +223,7 @@ def _result(
     batches = _batches(source.reader, texts, config, by_length=False)
     found = read_documents(batches, set(range(len(numbers))))
     documents = {numbers[index]: tokens for index, tokens in found.items()}
-    return head_scan(
-        accumulator, source.reader, source.untrained, repeated, documents, _renumbered(batches, numbers)
-    )
+    return head_scan(accumulator, source.reader, source.untrained, repeated, documents, _renumbered(batches, numbers))
 
 
 def _numbered(corpus: Corpus, numbers: list[int]) -> Iterator[tuple[int, Content]]:

@@ -38,7 +38,9 @@ def corpus(tmp_path_factory):
 def config(tiny_gpt2, corpus):
     """A scan in four shards."""
     kept = HeadScanSettings(top_k=4, per_tenth=1, pairs=10, repeated_sequences=2)
-    return HeadScanConfig(kept=kept).replace(model=str(tiny_gpt2.folder), corpus=str(corpus), documents=100, shard=25, threads=1)
+    return HeadScanConfig(kept=kept).replace(
+        model=str(tiny_gpt2.folder), corpus=str(corpus), documents=100, shard=25, threads=1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +109,11 @@ def test_a_run_is_the_scan(whole, tiny_gpt2, corpus):
     texts = ms.load_corpus(corpus, documents=100)
     found = ms.load_run(whole)
     model = tiny_gpt2.hooked
-    wanted = ms.scan_heads(
-        model, model_batches(model, texts, 32), top_k=4, per_tenth=1, pairs=10, repeated_sequences=2
+    wanted = ms.scan_heads(model, model_batches(model, texts, 32), top_k=4, per_tenth=1, pairs=10, repeated_sequences=2)
+    assert (found.examples.n_documents, found.examples.n_tokens) == (
+        wanted.examples.n_documents,
+        wanted.examples.n_tokens,
     )
-    assert (found.examples.n_documents, found.examples.n_tokens) == (wanted.examples.n_documents, wanted.examples.n_tokens)
     for name, measured in wanted.measures.items():
         torch.testing.assert_close(found.measures[name].values, measured.values, rtol=1e-4, atol=1e-5)
         for control in ("untrained", "permuted"):
@@ -165,11 +168,15 @@ def test_pages_of_a_run(whole, tmp_path, capsys):
     out = tmp_path / "site"
     assert main(["heads", "pages", "--scan", str(whole), "--out", str(out)]) == 0
     assert "4 pages" in capsys.readouterr().out
-    assert {path.name for path in (out / "heads").iterdir()} == {f"L{layer}H{head}.html" for layer in (0, 1) for head in (0, 1)}
+    assert {path.name for path in (out / "heads").iterdir()} == {
+        f"L{layer}H{head}.html" for layer in (0, 1) for head in (0, 1)
+    }
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert ms.write_page(whole, tmp_path / "again") == tmp_path / "again" / "index.html"
     assert {path.relative_to(out): content for path, content in before.items()} == {
-        path.relative_to(tmp_path / "again"): path.read_bytes() for path in (tmp_path / "again").rglob("*") if path.is_file()
+        path.relative_to(tmp_path / "again"): path.read_bytes()
+        for path in (tmp_path / "again").rglob("*")
+        if path.is_file()
     }
     text = (out / "heads" / "L1H0.html").read_text()
     assert "random directions of equal covariance" in text
@@ -186,7 +193,9 @@ def test_pages_refuse_what_does_not_belong(whole, tmp_path, capsys):
 
     assert "no such folder" in refused("--neurons", tmp_path / "none")
     assert "none" in refused("--ablation", tmp_path / "none")
-    assert main(["heads", "ablate", "--n-problems", "20", "--random-sets", "2", "--out", str(tmp_path / "ablation")]) == 0
+    assert (
+        main(["heads", "ablate", "--n-problems", "20", "--random-sets", "2", "--out", str(tmp_path / "ablation")]) == 0
+    )
     capsys.readouterr()
     assert "is of another model than the scan" in refused("--ablation", tmp_path / "ablation")
     changed = tmp_path / "changed"

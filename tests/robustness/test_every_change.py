@@ -25,7 +25,7 @@ from mi_superposition.subjects import Chapter
 from mi_superposition.toy.config import ToyConfig
 
 # Of these pages are all there is.
-SHOWING = {"page", "neurons pages", "report"}
+SHOWING = {"page", "heads pages", "neurons pages", "report"}
 COMMANDS = [name for name in commands() if name not in WRITES_NOTHING]
 
 

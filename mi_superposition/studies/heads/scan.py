@@ -130,9 +130,12 @@ def _read_request(config: HeadScanConfig) -> tuple[HeadScanConfig, _Source]:
     n_heads = len(reader.layers) * model.cfg.n_heads
     pairs = n_heads * config.kept.pairs
     sums = 8 * n_heads * (2 * model.cfg.d_vocab + 2 * pairs + 2 * n_heads)
+    # Random tokens as they are drawn, and all of them twice.
+    repeated = 4 * 8 * config.kept.repeated_sequences * min(config.kept.repeated_length, model.cfg.n_ctx)
     # What a shard gives, what all before it gave, and both merged.
     check_memory(
-        3 * sums + 4 * config.kept.of_units.n_bytes(n_heads), f"a scan of {n_heads:,} heads (less with fewer pairs)"
+        3 * sums + 4 * config.kept.of_units.n_bytes(n_heads) + repeated,
+        f"a scan of {n_heads:,} heads (less with smaller pairs, top_k, per_tenth, repeated_sequences)",
     )
     corpus = corpus_of(config.text)
     check_readable(model, corpus, config.text.corpus, context=config.forward.context)

@@ -131,4 +131,9 @@ def test_a_limit_of_a_container_counts(tmp_path, monkeypatch):
 
 
 def test_every_command_with_a_number_is_tried():
-    assert {name for name, _ in OPTIONS} >= set(commands()) - WRITES_NOTHING - {"page", "report", "heads pages", "neurons pages"}
+    assert {name for name, _ in OPTIONS} >= set(commands()) - WRITES_NOTHING - {
+        "page",
+        "report",
+        "heads pages",
+        "neurons pages",
+    }

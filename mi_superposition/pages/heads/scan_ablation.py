@@ -16,13 +16,26 @@ from mi_superposition.schemas import convert_as
 from mi_superposition.subjects import find_study
 
 ABLATE = "heads ablate"
+_ERROR = " error"
 
 
 @dataclass(frozen=True)
 class HeadAblations:
-    """What an ablation measured of each head, in the scan's order, by what it was. Empty where none was given."""
+    """What an ablation measured of each head, in the scan's order, by what it was, and the standard errors that it gives. Empty where none
+    was given.
+    """
 
     values: Mapping[str, list[float]] = field(default_factory=dict)
+    errors: Mapping[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, list[float]]) -> HeadAblations:
+        """Numbers by name, of which one that ends in "error" is the standard error of that without."""
+        errors = {name: numbers[f"{name}{_ERROR}"] for name in numbers if f"{name}{_ERROR}" in numbers}
+        values = {
+            name: some for name, some in numbers.items() if name.removesuffix(_ERROR) not in errors or name in errors
+        }
+        return cls(values, errors)
 
 
 class _Model(TypedDict):
@@ -49,7 +62,7 @@ def ablations_of(folder: Path, scan: HeadScan, sha256: str) -> HeadAblations:
         raise RequestError(f"ablation = {str(folder)!r}: is of another model than the scan")
     study = find_study(ABLATE)
     assert study is not None
-    return HeadAblations(_by_head(study.measuring().load(folder).to_frame(), scan, folder))
+    return HeadAblations.of(_by_head(study.measuring().load(folder).to_frame(), scan, folder))
 
 
 def _by_head(frame: pd.DataFrame, scan: HeadScan, folder: Path) -> dict[str, list[float]]:

@@ -160,7 +160,10 @@ def _measured(scan: HeadScan, place: int, ablations: HeadAblations) -> list[tupl
             else f"{_shown(float(measured.untrained.min()))} to {_shown(float(measured.untrained.max()))}"
         )
         rows.append((_label(name), _shown(value), untrained, permuted))
-    return rows + [(f"ablated: {label}", _shown(values[place]), "–", "–") for label, values in ablations.values.items()]
+    for label, values in ablations.values.items():
+        error = f" ± {_shown(ablations.errors[label][place])}" if label in ablations.errors else ""
+        rows.append((f"ablated: {label}", f"{_shown(values[place])}{error}", "–", "–"))
+    return rows
 
 
 def _shown(value: float) -> str:

@@ -1,9 +1,11 @@
 """Scans of heads as run folders: stopped, resumed and shared out among Ray's workers, always the same bytes; and their pages."""
 
 import importlib.util
+import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from robustness.workshop import with_options
@@ -15,7 +17,7 @@ from mi_superposition.errors import RequestError
 from mi_superposition.files import read_json, write_json
 from mi_superposition.heads.scan import HeadScanSettings
 from mi_superposition.heads.scan.config import HeadScanConfig
-from mi_superposition.pages.heads.scan_ablation import _by_head
+from mi_superposition.pages.heads.scan_ablation import HeadAblations, _by_head
 from mi_superposition.progress import Progress
 from mi_superposition.studies.heads import scan as study
 from mi_superposition.training import Stopped
@@ -183,6 +185,29 @@ def test_pages_of_a_run(whole, tmp_path, capsys):
     assert "http" not in text.replace("http-equiv", "")
 
 
+def test_readers_are_linked_to_the_pages_of_neurons(whole, tmp_path):
+    pages = tmp_path / "neurons-site"
+    (pages / "neurons").mkdir(parents=True)
+    # Of one layer alone there are pages.
+    for neuron in range(48):
+        (pages / "neurons" / f"L1N{neuron}.html").write_text("a page")
+    out = tmp_path / "site"
+    assert main(["heads", "pages", "--scan", str(whole), "--out", str(out), "--neurons", str(pages)]) == 0
+    for head, layers in (("L0H1", {"0", "1"}), ("L1H0", {"1"})):
+        text = (out / "heads" / f"{head}.html").read_text()
+        part = text[text.index("Neurons that read what it writes") :]
+        part = part[: part.index("</section>")]
+        named = re.findall(r"L(\d)N(\d+)(?:</a>)? [+-]", part)
+        assert len(named) == 8
+        # A head of layer 0 is read by both layers, one of layer 1 by its own.
+        assert {layer for layer, _ in named} <= layers
+        linked = re.findall(r'href="([^"]+)"', part)
+        assert len(linked) == sum(layer == "1" for layer, _ in named)
+        for address in linked:
+            assert (out / "heads" / address).resolve().is_relative_to(pages)
+            assert (out / "heads" / address).is_file()
+
+
 def test_pages_refuse_what_does_not_belong(whole, tmp_path, capsys):
     out = tmp_path / "site"
 
@@ -208,8 +233,6 @@ def test_pages_refuse_what_does_not_belong(whole, tmp_path, capsys):
 
 
 def test_the_table_of_an_ablation_becomes_numbers_by_head(whole, tmp_path):
-    import pandas as pd
-
     scan = ms.load_run(whole)
     heads = [(layer, head) for layer in (1, 0) for head in (0, 1)]
     rows = [
@@ -219,6 +242,8 @@ def test_the_table_of_an_ablation_becomes_numbers_by_head(whole, tmp_path):
     ]
     found = _by_head(pd.DataFrame(rows).set_index(["layer", "head", "replacement"]), scan, tmp_path)
     assert found == {"loss (zero)": [0.0, 1.0, 10.0, 11.0], "loss (mean)": [0.5, 1.5, 10.5, 11.5]}
+    several = HeadAblations.of({"zero loss": [1.0], "zero loss error": [0.1], "other error": [2.0]})
+    assert (several.values, several.errors) == ({"zero loss": [1.0], "other error": [2.0]}, {"zero loss": [0.1]})
     # A row about all heads of a layer is left aside.
     plain = pd.DataFrame([*rows[:4], {"layer": 0, "head": "all", "replacement": "zero", "loss": 9.0}])
     assert _by_head(plain, scan, tmp_path) == {"loss (zero)": [0.0, 1.0, 10.0, 11.0]}

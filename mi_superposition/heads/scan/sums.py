@@ -19,10 +19,10 @@ OF_POSITIONS = ("entropy", "distance", "first", "itself", "previous")
 class PatternSums:
     """What the heads of one model did on the tokens seen so far. Heads of all layers stand in one axis, layer after layer.
 
-    The control permutes the attention weights of a query among its keys. Its means over all permutations are exact: they follow from
-    the number of keys, and for what is written from Σ a², Σ |u|² and |Σ u|² (``a`` the weights, ``u`` what each key would have the head
-    write): E |Σ a u|² = Σ a² Σ |u|² / n + (1 - Σ a²) (|Σ u|² - Σ |u|²) / (n (n - 1)). Only the largest entry is drawn, on some queries. In place of the
-    entropy, which a permutation leaves as it is, stands its largest possible value.
+    The control permutes the attention weights of a query among its ``n`` keys. Its means over all permutations are exact: they follow from
+    ``n``, and for what is written, with ``S`` the sum of the squared weights, ``Q`` that of the squared norms of what each key would have the
+    head write and ``T`` the squared norm of the sum of these: the mean square norm is ``S Q / n + (1 - S) (T - Q) / (n (n - 1))``. Only the largest
+    entry is drawn, on some queries. In place of the entropy, which a permutation leaves as it is, stands its largest possible value.
     """
 
     def __init__(self, layers: list[int], n_heads: int, d_vocab: int, n_pairs: int):

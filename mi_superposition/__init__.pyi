@@ -10,6 +10,7 @@ from .heads import ablate_heads as ablate_heads
 from .heads import keep_only as keep_only
 from .heads import leave_out as leave_out
 from .heads import project_heads as project_heads
+from .heads.scan import scan_heads as scan_heads
 from .loading import load_run as load_run
 from .loading import run as run
 from .models import load_model as load_model

@@ -196,8 +196,17 @@ SUBJECTS: tuple[Subject, ...] = (
         studies=(
             Study("heads ablate", "AblateConfig", renamed={"problems": "n-problems"}),
             Study("heads project", "ProjectConfig"),
+            Study("heads scan", "HeadScanConfig", config="mi_superposition.heads.scan.config", shown_at_once=False),
         ),
-        python=("ms.ablate_heads", "ms.project_heads"),
+        tools=(
+            Tool(
+                "heads pages",
+                "HeadPagesConfig",
+                "mi_superposition.heads.scan.config",
+                "mi_superposition.pages.heads.scan",
+            ),
+        ),
+        python=("ms.ablate_heads", "ms.project_heads", "ms.scan_heads"),
         docs=("addition.md", "heads.md"),
     ),
     Subject(

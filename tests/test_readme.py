@@ -26,6 +26,8 @@ SMALLER = {
     "heads ablate": ["--n-problems", "50", "--random-sets", "20"],
     "heads project": [],
     "neurons order": ["--controls", "2", "--seconds", "0.02"],
+    "heads scan": ["--documents", "40"],
+    "heads pages": [],
     "neurons scan": ["--documents", "40"],
     "neurons pages": [],
     "neurons try": [],

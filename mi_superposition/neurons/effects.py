@@ -41,9 +41,16 @@ def logit_effects(model: HookedModel, layer: int, k: int = 10) -> TokenEffects:
 @torch.no_grad()
 def direction_effects(model: HookedModel, written: Float[Tensor, "unit d_model"], k: int = 10) -> TokenEffects:
     """The same for anything that writes into the residual stream: what one unit of it adds to each token's logit (logits)."""
-    unembedding = _folded(getattr(model, "ln_final", None), model.W_U.detach().float().cpu())
-    unembedding = unembedding - unembedding.mean(dim=1, keepdim=True)
-    return _extremes(written.detach().float().cpu(), unembedding, k)
+    return _extremes(written.detach().float().cpu(), logit_directions(model), k)
+
+
+@torch.no_grad()
+def logit_directions(model: HookedModel) -> Float[Tensor, "d_model d_vocab_out"]:
+    """``W_U`` as seen from the residual stream: the weight and the centring of the final normalisation folded in, and the mean over
+    tokens, which changes no probability, taken off. Float32, on the CPU.
+    """
+    unembedding = folded(getattr(model, "ln_final", None), model.W_U.detach().float().cpu())
+    return unembedding - unembedding.mean(dim=1, keepdim=True)
 
 
 @torch.no_grad()
@@ -52,11 +59,7 @@ def input_effects(model: HookedModel, layer: int, k: int = 10) -> TokenEffects:
     function; in a gated MLP that is the product with ``W_gate``); without position, attention or earlier layers.
     """
     check_layer(model, layer)
-    embedding = model.W_E.detach().float().cpu()
-    norm = getattr(model.blocks[layer], "ln2", None)
-    if norm is not None:
-        centred = embedding - embedding.mean(dim=1, keepdim=True) if _centres(norm, embedding.shape[1]) else embedding
-        embedding = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+    embedding = normalised(getattr(model.blocks[layer], "ln2", None), model.W_E.detach().float().cpu())
     return _extremes(input_directions(model, layer).T, embedding.T, k)
 
 
@@ -68,11 +71,11 @@ def input_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_model n
     check_layer(model, layer)
     block = model.blocks[layer]
     gate = getattr(block.mlp, "W_gate", None)
-    return _folded(getattr(block, "ln2", None), (block.mlp.W_in if gate is None else gate).detach().float().cpu())
+    return folded(getattr(block, "ln2", None), (block.mlp.W_in if gate is None else gate).detach().float().cpu())
 
 
-def _folded(norm: nn.Module | None, matrix: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
-    """The matrix as seen before a normalisation, whose weight and centring go into it."""
+def folded(norm: nn.Module | None, matrix: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model column"]:
+    """The matrix as seen before a normalisation (``None``: there is none), whose weight and centring go into it."""
     if isinstance(norm, _KNOWN_NORMS):
         weight = getattr(norm, "w", None)
         weight = None if weight is None else weight.detach().float().cpu()
@@ -81,6 +84,14 @@ def _folded(norm: nn.Module | None, matrix: Float[Tensor, "d_model column"]) -> 
     if weight is not None:
         matrix = weight[:, None] * matrix
     return matrix - matrix.mean(dim=0) if _centres(norm, len(matrix)) else matrix
+
+
+def normalised(norm: nn.Module | None, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """Rows of the residual stream as a normalisation leaves them, but for its weight and bias; as they are where there is none."""
+    if norm is None:
+        return rows
+    centred = rows - rows.mean(dim=1, keepdim=True) if _centres(norm, rows.shape[1]) else rows
+    return centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 def _measured_weight(norm: nn.Module, d_model: int) -> Float[Tensor, " d_model"]:

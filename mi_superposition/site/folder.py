@@ -23,8 +23,8 @@ _FORMAT = 1
 _TOGETHER = 64
 _HASH = re.compile(r"[0-9a-f]{64}")
 # What a site can be, and how that is said.
-RUN, UNITS, REPORT = "run", "units", "report"
-_SAID = {RUN: "the pages of a run", UNITS: "pages of neurons", REPORT: "a report"}
+RUN, UNITS, HEAD_PAGES, REPORT = "run", "units", "heads", "report"
+_SAID = {RUN: "the pages of a run", UNITS: "pages of neurons", HEAD_PAGES: "pages of heads", REPORT: "a report"}
 
 
 class _Header(TypedDict):
@@ -35,7 +35,7 @@ class _Header(TypedDict):
 
 
 class SiteFolder:
-    """A folder that is new, empty, or holds a site of this package: of the ``kind`` asked for (``RUN``, ``UNITS`` or ``REPORT``).
+    """A folder that is new, empty, or holds a site of this package: of the ``kind`` asked for (``RUN``, ``UNITS``, ``HEAD_PAGES`` or ``REPORT``).
 
     Raises ``RequestError`` for any other folder, and for a place that is no site's: the working directory, a home folder.
     """

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mi_superposition.neurons.scan.names import layer_name, unit_word
 from mi_superposition.site.folder import SiteFolder
+from mi_superposition.site.packing import packed_length, packed_values
 from mi_superposition.site.records import UNITS
 from mi_superposition.site.unit_records import (
     DocumentRecord,
@@ -33,10 +34,6 @@ from mi_superposition.site.write import environment, script_json, write_assets
 
 # Documents in a file.
 DOCUMENTS_TOGETHER = 64
-_ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
-# Activations are kept in two characters, as steps between the unit's smallest and its largest; the last is for unknown ones.
-_STEPS = 64 * 64 - 2
-_UNKNOWN = 64 * 64 - 1
 
 
 def write_unit_pages(
@@ -151,11 +148,7 @@ def _packed(neuron: UnitRecord) -> list[list[_Packed]]:
     if not examples:
         return [[] for _ in lists]
     values = np.concatenate([example.activations for example in examples]).astype(np.float64)
-    scale = _STEPS / ((neuron.maximum - neuron.minimum) or 1.0)
-    with np.errstate(invalid="ignore"):
-        steps = np.where(np.isnan(values), _UNKNOWN, np.rint((values - neuron.minimum) * scale).clip(0, _STEPS))
-    steps = steps.astype(np.int64)
-    codes = np.stack((_ALPHABET[steps // 64], _ALPHABET[steps % 64]), axis=1).tobytes().decode("ascii")
+    codes = packed_values(values, neuron.minimum, neuron.maximum)
     packed, start = [], 0
     for example in examples:
         end = start + 2 * len(example.activations)
@@ -163,7 +156,7 @@ def _packed(neuron: UnitRecord) -> list[list[_Packed]]:
             _Packed(
                 example.activation,
                 f"{example.document} {example.position} {example.first} {example.activations_first}",
-                "".join(map(_length, example.tokens)),
+                "".join(map(packed_length, example.tokens)),
                 codes[start:end],
                 "".join(example.tokens),
             )
@@ -171,14 +164,6 @@ def _packed(neuron: UnitRecord) -> list[list[_Packed]]:
         start = end
     remaining = iter(packed)
     return [list(itertools.islice(remaining, len(some))) for some in lists]
-
-
-@functools.lru_cache(maxsize=2**16)
-def _length(token: str) -> str:
-    """The length of a token in characters: one letter, or ~ and two for a long one."""
-    length = len(token)
-    long = "" if length < 64 else f"~{chr(_ALPHABET[length // 64])}"
-    return long + chr(_ALPHABET[length % 64])
 
 
 def _layer_json(layer: LayerRecord, word: str) -> Markup:

@@ -30,7 +30,10 @@ from mi_superposition.site.records import (
 )
 from mi_superposition.site.tiles import TILE, matrix_files
 
-_STATIC = ("style.css", "figures.js", "matrix.js", "neuron.js", "layer.js", "search.js", "find.js", "favicon.svg")
+_STATIC = (
+    "style.css", "figures.js", "matrix.js", "packing.js", "neuron.js", "head.js", "heads.js", "layer.js", "search.js", "find.js",
+    "favicon.svg",
+)  # fmt: skip
 # Only the site's own scripts run, none that stands in a page, and nothing is asked of another machine. Plotly writes styles.
 _SECURITY = (
     "default-src 'none'; script-src 'self' file:; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; "

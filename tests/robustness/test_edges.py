@@ -103,6 +103,9 @@ TOO_LARGE = [
     ("neurons scan", ["--reach", 10**8]),
     ("neurons scan", ["--n-bins", 10**10]),
     ("concepts", ["--permutations", 10**10]),
+    ("heads scan", ["--top-k", 10**10]),
+    ("heads scan", ["--pairs", 10**11]),
+    ("heads scan", ["--repeated-sequences", 10**10]),
 ]  # fmt: skip
 
 
@@ -206,4 +209,9 @@ def test_a_limit_of_a_container_counts(tmp_path, monkeypatch):
 
 
 def test_every_command_with_a_number_is_tried():
-    assert {name for name, _ in OPTIONS} >= set(commands()) - WRITES_NOTHING - {"page", "report"} - {"neurons pages"}
+    assert {name for name, _ in OPTIONS} >= set(commands()) - WRITES_NOTHING - {
+        "page",
+        "report",
+        "heads pages",
+        "neurons pages",
+    }

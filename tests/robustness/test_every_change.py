@@ -20,7 +20,7 @@ from mi_superposition.runs import MANIFEST
 from mi_superposition.site.folder import LIST
 
 # Of these pages are all there is.
-SHOWING = {"page", "neurons pages", "report"}
+SHOWING = {"page", "heads pages", "neurons pages", "report"}
 COMMANDS = [name for name in commands() if name not in WRITES_NOTHING]
 
 

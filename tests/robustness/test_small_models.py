@@ -47,6 +47,7 @@ def commands(model, texts, out):
         ["neurons", "order", "--model", model, "--controls", "2", "--seconds", "0.01", "--window", "2", "--out", out],
         ["neurons", "scan", *read, "--threads", "1", "--out", out],
         ["neurons", "scan", *read, *hook, "--threads", "1", "--out", out],
+        ["heads", "scan", *read, "--repeated-sequences", "2", "--threads", "1", "--out", out],
         ["spectra", *read, "--out", out],
         ["sae", "train", *read, *hook, *small, "--out", out],
         ["neurons", "try", "--model", model, "--neuron", "0.0", "a cat"],

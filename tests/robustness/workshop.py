@@ -138,6 +138,13 @@ class Workshop:
                 return ["--model", self.root / "addition", "--n-problems", 200, "--random-sets", 50]
             case "heads project":
                 return ["--model", self.root / "addition"]
+            case "heads scan":
+                return [
+                    *reads, "--documents", 96, "--shard", 32, "--threads", 1, "--top-k", 3, "--per-tenth", 1, "--pairs", 10,
+                    "--repeated-sequences", 2,
+                ]  # fmt: skip
+            case "heads pages":
+                return ["--scan", self.root / "heads"]
             case "neurons order":
                 return ["--model", self.model, "--layer", 0, "--controls", 3, "--seconds", 0.05]
             case "neurons scan":
@@ -181,6 +188,7 @@ def furnish(root: Path, model: Path) -> Workshop:
         ("neurons scan", "scan", []),
         ("neurons scan", "small-scan", ["--hook", "blocks.0.hook_resid_pre", "--documents", 40]),
         ("sae train", "sae", []),
+        ("heads scan", "heads", []),
     ):
         code, _, error = finish(with_options(workshop.request(command, root / name), more))
         assert code == 0, error

@@ -88,7 +88,7 @@ class UnitReader:
                 raise RequestError(
                     f"what encode makes of {hook!r} has the shape {tuple(units.shape)}: give (batch, pos, unit)"
                 )
-            vectors = _projected(heard[self.representation_of(hook)].float())
+            vectors = projected(heard[self.representation_of(hook)].float())
             readings[name] = (units.float().cpu(), vectors.cpu())
         return readings
 
@@ -106,7 +106,8 @@ class UnitReader:
         return between if between in self.model.hook_dict else before
 
 
-def _projected(vectors: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos direction"]:
+def projected(vectors: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos direction"]:
+    """Vectors in 64 random directions, the same wherever they are read; those of fewer dimensions as they are."""
     d = vectors.shape[2]
     if d <= _DIRECTIONS:
         return vectors

@@ -80,7 +80,7 @@ def _hook_records(
     unit_scan, settings = scanned.scan.hooks[hook], scanned.scan.settings
     weights = WeightLists(scanned, hook)
     permuted = float(unit_scan.contexts_shuffled.median())
-    counts = _interval_counts(unit_scan)
+    names = interval_names(unit_scan)
     for unit in range(unit_scan.n_units) if units is None else units:
         unit_lists = weights.units(unit)
         if unit_scan.partners.shape[1]:
@@ -91,7 +91,7 @@ def _hook_records(
             unit=unit,
             top=excerpts(unit_scan.top, unit, texts, around=AROUND_TOP, kept=settings.reach),
             bottom=_others(unit_scan.bottom, unit, texts, slice(_SMALLEST_SHOWN)),
-            tenths=_intervals(unit_scan, unit, texts, settings.per_tenth, counts),
+            tenths=_intervals(unit_scan, unit, texts, settings.per_tenth, names[unit]),
             histogram=unit_scan.histogram[unit].numpy(),
             edges=(float(unit_scan.edges[unit, 0]), float(unit_scan.edges[unit, -1])),
             maximum=float(unit_scan.maximum[unit]),
@@ -132,23 +132,36 @@ def _interval_counts(unit_scan: UnitScan) -> NDArray[np.int64]:
     return inner.numpy()
 
 
+def interval_names(unit_scan: UnitScan) -> list[list[str]]:
+    """What each interval of each unit's range is, and how many tokens it holds, the highest first."""
+    counts = _interval_counts(unit_scan)
+    names = []
+    for unit, (low, high) in enumerate(unit_scan.edges[:, [0, -1]].tolist()):
+        scale = max(abs(low), abs(high))
+        spans = []
+        for interval in reversed(range(N_INTERVALS)):
+            start, end = (
+                shown_number(low + (high - low) * edge / N_INTERVALS, scale) for edge in (interval, interval + 1)
+            )
+            span = (
+                f"{start} and above"
+                if interval == N_INTERVALS - 1
+                else f"up to {end}"
+                if interval == 0
+                else f"{start} to {end}"
+            )
+            n = int(counts[unit, interval])
+            spans.append(f"{span}: {n:,} token{'s' if n != 1 else ''}")
+        names.append(spans)
+    return names
+
+
 def _intervals(
-    unit_scan: UnitScan, unit: int, texts: Mapping[int, Sequence[str]], per_interval: int, counts: NDArray[np.int64]
+    unit_scan: UnitScan, unit: int, texts: Mapping[int, Sequence[str]], per_interval: int, names: Sequence[str]
 ) -> list[tuple[str, list[Excerpt]]]:
     """Examples of each interval of a unit's range, the highest first, by what the interval is."""
-    low, high = float(unit_scan.edges[unit, 0]), float(unit_scan.edges[unit, -1])
-    scale = max(abs(low), abs(high))
     groups = []
-    for interval in reversed(range(N_INTERVALS)):
-        some = _others(unit_scan.tenths, unit, texts, slice(interval * per_interval, (interval + 1) * per_interval))
-        start, end = (shown_number(low + (high - low) * edge / N_INTERVALS, scale) for edge in (interval, interval + 1))
-        span = (
-            f"{start} and above"
-            if interval == N_INTERVALS - 1
-            else f"up to {end}"
-            if interval == 0
-            else f"{start} to {end}"
-        )
-        n = int(counts[unit, interval])
-        groups.append((f"{span}: {n:,} token{'s' if n != 1 else ''}", some))
+    for interval, name in zip(reversed(range(N_INTERVALS)), names, strict=True):
+        which = slice(interval * per_interval, (interval + 1) * per_interval)
+        groups.append((name, _others(unit_scan.tenths, unit, texts, which)))
     return groups

@@ -2,7 +2,7 @@
 // The table of a layer's units: sorted by a heading, filtered by a token or a number, a few hundred rows at a time.
 (() => {
   const table = document.getElementById("units");
-  const { word, slug, columns, tokens } = JSON.parse(document.getElementById(table.dataset.data).textContent);
+  const { word, slug, columns, tokens, names: labels } = JSON.parse(document.getElementById(table.dataset.data).textContent);
   const names = Object.keys(columns);
   const filter = document.getElementById("filter");
   const shown = document.getElementById("shown");
@@ -12,6 +12,8 @@
   const words = tokens.map((list) => list.join("\n").toLowerCase());
   let sorted = { name: word, down: false };
   let limit = STEP;
+  // What a unit goes by, where that is not its number.
+  const label = (unit) => labels?.[unit] ?? String(unit);
 
   // As many decimals as make the largest number of a column four digits long.
   const decimals = Object.fromEntries(
@@ -29,7 +31,7 @@
 
   function order() {
     const wanted = filter.value.trim().toLowerCase();
-    const rows = [...tokens.keys()].filter((unit) => !wanted || words[unit].includes(wanted) || String(unit) === wanted);
+    const rows = [...tokens.keys()].filter((unit) => !wanted || words[unit].includes(wanted) || label(unit).toLowerCase() === wanted);
     const kind = sorted.name === word ? "unit" : sorted.name === "tokens" ? "token" : "number";
     rows.sort(compare[kind](sorted.name));
     return sorted.down ? rows.reverse() : rows;
@@ -43,8 +45,8 @@
       const head = document.createElement("th");
       const link = document.createElement("a");
       head.scope = "row";
-      link.href = `${slug}${unit}.html`;
-      link.textContent = unit;
+      link.href = `${slug}${label(unit)}.html`;
+      link.textContent = label(unit);
       head.append(link);
       row.append(head);
       for (const name of names) {

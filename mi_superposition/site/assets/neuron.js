@@ -2,9 +2,7 @@
 // Unpacks the examples of a neuron's page: a span a token (or a character that is made of several), shaded by activation, its
 // value where the pointer or the arrow keys are, and the whole document on demand.
 (() => {
-  const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  const CODE = Object.fromEntries([...ALPHABET].map((letter, index) => [letter, index]));
-  const UNKNOWN = 64 * 64 - 1;
+  const { tokensOf, valuesOf, keys } = window.packing;
   const TOGETHER = 64;
   const main = document.getElementById("main");
   const low = Number(main.dataset.low);
@@ -14,24 +12,6 @@
   // As many decimals as tell the steps apart in which activations are kept.
   const decimals = Math.max(3, 3 - Math.floor(Math.log10(reach)));
 
-  function lengths(packed) {
-    const found = [];
-    for (let at = 0; at < packed.length; at += 1) {
-      if (packed[at] !== "~") found.push(CODE[packed[at]]);
-      else {
-        found.push(64 * CODE[packed[at + 1]] + CODE[packed[at + 2]]);
-        at += 2;
-      }
-    }
-    return found;
-  }
-
-  function tokensOf(text, packed) {
-    const characters = [...text];
-    let at = 0;
-    return lengths(packed).map((length) => characters.slice(at, (at += length)).join(""));
-  }
-
   // Document, place of the example, place of the first token shown, place of the first activation kept.
   function whereabouts(item) {
     const [number, peak, first, kept] = item.dataset.at.split(" ");
@@ -40,14 +20,9 @@
 
   // Activations by place in the document; places the model did not see together with the example are absent.
   function activationsOf(item) {
-    const packed = item.dataset.a;
     const { kept } = whereabouts(item);
-    const values = new Map();
-    for (let at = 0; at < packed.length; at += 2) {
-      const step = 64 * CODE[packed[at]] + CODE[packed[at + 1]];
-      if (step !== UNKNOWN) values.set(kept + at / 2, low + (step / (UNKNOWN - 1)) * (high - low));
-    }
-    return values;
+    const values = valuesOf(item.dataset.a, low, high).map((value, at) => [kept + at, value]);
+    return new Map(values.filter(([, value]) => value !== undefined));
   }
 
   function show(span) {
@@ -168,16 +143,6 @@
 
   for (const item of document.querySelectorAll(".examples > li")) prepare(item);
 
-  const random = document.getElementById("random");
   const prefix = document.getElementById("next").getAttribute("href").replace(/\d+\.html$/, "");
-  random.addEventListener("click", (event) => {
-    event.preventDefault();
-    location.href = `${prefix}${Math.floor(Math.random() * Number(main.dataset.units))}.html`;
-  });
-  const keys = { p: "previous", n: "next", r: "random", "/": "search" };
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key] || event.target.closest("input")) return;
-    event.preventDefault();
-    document.getElementById(keys[event.key]).click();
-  });
+  keys(() => `${prefix}${Math.floor(Math.random() * Number(main.dataset.units))}.html`);
 })();

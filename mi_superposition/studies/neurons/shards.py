@@ -7,23 +7,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mi_superposition.corpora import Content, Corpus, TokenBatches, model_batches
-from mi_superposition.engine import name_for_workers, results_of
+from mi_superposition.engine import name_for_workers
 from mi_superposition.errors import WorkError
-from mi_superposition.files import (
-    check_held,
-    content_hash,
-    read_state,
-    read_tensors,
-    remove,
-    write_state,
-    write_tensors,
-)
+from mi_superposition.files import content_hash, read_tensors, write_state, write_tensors
 from mi_superposition.models import BUNDLED_MODELS, weights_of
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import NeuronScan
@@ -40,15 +31,13 @@ from mi_superposition.neurons.scan import (
 )
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS, vocabulary_of
 from mi_superposition.progress import Progress
-from mi_superposition.runs import CHECKPOINT
 from mi_superposition.sae.files import BUNDLED_SAES
 from mi_superposition.studies.neurons.readers import State, model_of, reader_of
 from mi_superposition.studies.neurons.stored import SCAN, read_scan, write_scan
-from mi_superposition.training import Stopped, fixed_arithmetic
+from mi_superposition.studies.sharded import ShardedWork, documents_in_shards, tidy
+from mi_superposition.training import fixed_arithmetic
 
-CALIBRATION, SHARDS = "calibration.safetensors", "shards"
-# Between two checkpoints, in seconds: writing one takes a fraction of a second to a few.
-_CHECKPOINT_EVERY = 30.0
+CALIBRATION = "calibration.safetensors"
 
 
 @dataclass(frozen=True)
@@ -89,17 +78,16 @@ def scan_in_shards(
     shards done, and ``WorkError`` when a worker is lost, or has another model.
     """
     if (folder / SCAN).exists():
-        _tidy(folder)
+        tidy(folder)
         return read_scan(folder, config.kept)
     progress.begin("document", config.text.documents)
     progress.stage(stage)
-    work = _Work(folder, source, _for_workers(config), _calibrations(folder, source, config), progress)
-    accumulator = work.merged()
+    accumulator = _work(folder, source, _for_workers(config), _calibrations(folder, source, config), progress).merged()
     progress.advance(0, "reading examples")
     documents = _documents_of(source, config, documents_needed(accumulator))
     scan = scan_result(accumulator, documents, vocabulary_of(source.model))
     write_scan(folder, scan)
-    _tidy(folder)
+    tidy(folder)
     return scan
 
 
@@ -148,12 +136,6 @@ def _worker_reader(config: ScanConfig, state: State, directions: Path | None) ->
     return model, reader_of(model, config, state, read), content_hash(weights_of(model))
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what is kept only to resume, once the scan is written; a killed process leaves that to the next one."""
-    remove(folder / CHECKPOINT)
-    remove(folder / SHARDS)
-
-
 def _for_workers(config: ScanConfig) -> ScanConfig:
     """The same request for workers in other folders, and perhaps on machines with other devices of the kind."""
     return config.replace(
@@ -193,89 +175,32 @@ def _scan_here(
     return scan_batches(reader, batches, shard.calibrations, shard.config.kept, on_tokens=on_tokens)
 
 
-@dataclass
-class _Work:
-    """The shards of one scan: which are done, and what they gave."""
-
-    folder: Path
-    source: ScanSource
-    config: ScanConfig
-    calibrations: dict[str, Calibration]
-    progress: Progress
-    done: int = 0
-
-    def merged(self) -> ScanAccumulator:
-        """All shards, from the first that is not done; those before are in the checkpoint."""
-        accumulator = ScanAccumulator(self.calibrations, self.config.kept)
-        checkpoint = self.folder / CHECKPOINT
-        if checkpoint.exists():
-            saved = read_state(checkpoint)
-            accumulator.load_state(saved["scan"])
-            self.done = saved["shards"]
-            self.progress.advance(accumulator.n_documents, "resuming")
-        saved_at = time.monotonic()
-
-        def scan_here(shard: Shard) -> tuple[int, ScanAccumulator]:
-            return len(shard.documents), _scan_here(
-                self.source.model, self.source.reader, shard, lambda tokens: self._stop_if_asked(accumulator)
+def _work(
+    folder: Path, source: ScanSource, config: ScanConfig, calibrations: dict[str, Calibration], progress: Progress
+) -> ShardedWork[ScanAccumulator, Shard]:
+    def shards(first: int) -> Iterator[Shard]:
+        documents = itertools.islice(iter(source.corpus), config.text.documents)
+        for number, first_document, some, out in documents_in_shards(documents, config.shard, first, folder):
+            yield Shard(
+                number=number,
+                first_document=first_document,
+                documents=some,
+                config=config,
+                state=source.state,
+                calibrations=calibrations,
+                model_sha256=source.model_sha256,
+                directions=source.directions,
+                out=out,
             )
 
-        engine, threads = self.config.workers.engine, self.config.threads.number
-        work: Callable[[Shard], tuple[int, ScanAccumulator | Path]] = scan_here if engine == "local" else scan_shard
-        results = results_of(
-            work,
-            self._shards(self.done),
-            engine=engine,
-            address=self.config.workers.ray_address,
-            cpus=threads,
-            gpus=int(self.config.device.device == "cuda"),
-        )
-        for n_documents, part in results:
-            accumulator.merge(self._read(part) if isinstance(part, Path) else part)
-            self.done += 1
-            self.progress.advance(n_documents, f"{accumulator.n_tokens:,} tokens")
-            if time.monotonic() - saved_at > _CHECKPOINT_EVERY:
-                self._save(accumulator)
-                saved_at = time.monotonic()
-            self._stop_if_asked(accumulator)
-        return accumulator
-
-    def _shards(self, first: int) -> Iterator[Shard]:
-        documents = itertools.islice(iter(self.source.corpus), self.config.text.documents)
-        # Absolute: a worker stands in another folder.
-        folder = self.folder.resolve() / SHARDS
-        for number in itertools.count():
-            texts = list(itertools.islice(documents, self.config.shard))
-            if not texts:
-                return
-            if number >= first:
-                yield Shard(
-                    number=number,
-                    first_document=number * self.config.shard,
-                    documents=texts,
-                    config=self.config,
-                    state=self.source.state,
-                    calibrations=self.calibrations,
-                    model_sha256=self.source.model_sha256,
-                    directions=self.source.directions,
-                    out=folder / f"{number:06d}.safetensors",
-                )
-
-    def _save(self, accumulator: ScanAccumulator) -> None:
-        write_state(self.folder / CHECKPOINT, {"shards": self.done, "scan": accumulator.state()})
-        for path in (self.folder / SHARDS).glob("*.safetensors"):
-            if int(path.stem) < self.done:
-                remove(path)
-
-    def _stop_if_asked(self, accumulator: ScanAccumulator) -> None:
-        if self.progress.should_stop():
-            self._save(accumulator)
-            raise Stopped(self.done, "shard")
-
-    def _read(self, path: Path) -> ScanAccumulator:
-        check_held(path)
-        if not path.exists():
-            raise WorkError(f"{str(path)!r} is not there: all workers must share the file system of the run folder")
-        part = ScanAccumulator(self.calibrations, self.config.kept)
-        part.load_state(read_state(path))
-        return part
+    return ShardedWork(
+        folder=folder,
+        progress=progress,
+        workers=config.workers,
+        cpus=config.threads.number,
+        gpus=int(config.device.device == "cuda"),
+        empty=lambda: ScanAccumulator(calibrations, config.kept),
+        shards=shards,
+        here=lambda shard, on_tokens: _scan_here(source.model, source.reader, shard, on_tokens),
+        away=scan_shard,
+    )

@@ -204,8 +204,9 @@ _CHECKPOINT_EVERY_SHARD = """
 import sys
 import time
 from mi_superposition.cli import main
+from mi_superposition.studies import sharded
 from mi_superposition.studies.neurons import shards
-shards._CHECKPOINT_EVERY = 0.0
+sharded.CHECKPOINT_EVERY = 0.0
 # Shards so small would be done before anybody could kill the process.
 scan_here = shards._scan_here
 

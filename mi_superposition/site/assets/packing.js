@@ -1,0 +1,52 @@
+"use strict";
+// What the pages of neurons and of heads share: lists of numbers and tokens that are kept as letters, and keys that lead to other pages.
+window.packing = (() => {
+  const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const CODE = Object.fromEntries([...ALPHABET].map((letter, index) => [letter, index]));
+  const UNKNOWN = 64 * 64 - 1;
+
+  function lengths(packed) {
+    const found = [];
+    for (let at = 0; at < packed.length; at += 1) {
+      if (packed[at] !== "~") found.push(CODE[packed[at]]);
+      else {
+        found.push(64 * CODE[packed[at + 1]] + CODE[packed[at + 2]]);
+        at += 2;
+      }
+    }
+    return found;
+  }
+
+  // A text cut into its tokens.
+  function tokensOf(text, packed) {
+    const characters = [...text];
+    let at = 0;
+    return lengths(packed).map((length) => characters.slice(at, (at += length)).join(""));
+  }
+
+  // Numbers between the two; undefined where they are not known.
+  function valuesOf(packed, low, high) {
+    const values = [];
+    for (let at = 0; at < packed.length; at += 2) {
+      const step = 64 * CODE[packed[at]] + CODE[packed[at + 1]];
+      values.push(step === UNKNOWN ? undefined : low + (step / (UNKNOWN - 1)) * (high - low));
+    }
+    return values;
+  }
+
+  // Keys and links to the page before and after, to a random one and to the search.
+  function keys(randomAddress) {
+    document.getElementById("random").addEventListener("click", (event) => {
+      event.preventDefault();
+      location.href = randomAddress();
+    });
+    const links = { p: "previous", n: "next", r: "random", "/": "search" };
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || !links[event.key] || event.target.closest("input, select")) return;
+      event.preventDefault();
+      document.getElementById(links[event.key]).click();
+    });
+  }
+
+  return { tokensOf, valuesOf, keys };
+})();

@@ -141,8 +141,8 @@ def neuron_stacks(
     with the same panels side by side.
 
     Bars are relative to the largest bar of the panel; the hover text shows the weights. ``paired``: features 0 and 1,
-    2 and 3, … share a hue. ``interference`` of each feature, by frame: every panel is drawn a second time, in its colours (dark: none),
-    on one scale for all frames.
+    2 and 3, … share a hue. ``interference``: of each feature, 0 to 1, by frame; every panel is then drawn a second time in its colours
+    (dark: 0).
     """
     panels = list(next(iter(frames.values())))
     titles = panels if interference is None else [f"{name} {by}".strip() for name in panels for by in _COLOURED_BY]
@@ -167,14 +167,11 @@ def neuron_stacks(
         last, colours = max(n_features - 1, 1), dict(enumerate(feature_colours(n_features, paired)))
         return dict(cmin=0, cmax=last, colorscale=[[at / last, colours.get(at, colours[0])] for at in range(last + 1)])
 
-    most = 0.0 if interference is None else max(float(values.max()) for values in interference.values())
-    by_interference: dict[str, Any] = dict(
-        cmin=0, cmax=most or 1, colorscale="Viridis", colorbar=dict(thickness=10, len=0.9)
-    )
+    by_interference: dict[str, Any] = dict(cmin=0, cmax=1, colorscale="Viridis", colorbar=dict(thickness=10, len=0.9))
 
     def traces(name: str, by_panel: Mapping[str, Tensor]) -> list[go.Bar]:
-        found = interference and interference[name]
-        return [trace(W, values) for W in by_panel.values() for values in ([None] if found is None else [None, found])]
+        colourings = [None] if interference is None else [None, interference[name]]
+        return [trace(W, values) for W in by_panel.values() for values in colourings]
 
     first, *others = frames.items()
     for column, drawn in enumerate(traces(*first), start=1):

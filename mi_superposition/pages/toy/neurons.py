@@ -10,7 +10,7 @@ from mi_superposition.pages.toy.frames import interaction_frames, sparsity_label
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item
 from mi_superposition.studies.toy.neurons import PROBABILITIES, NeuronsStudy, mean_interference
-from mi_superposition.toy.geometry import interference
+from mi_superposition.toy.geometry import feature_dimensionality
 from mi_superposition.toy.polysemanticity import features_per_neuron
 
 TITLE = "Neurons that share features"
@@ -40,9 +40,9 @@ def items(study: NeuronsStudy) -> Sequence[Item]:
             id="toy-neuron-stacks",
             title="Input weights of each neuron",
             look_at=(
-                "One bar per neuron, its weights stacked: one colour per feature, and the same bars coloured by each feature's interference, the "
-                "sum of the squared projections of the others on its direction (dark: orthogonal to all others). Move the slider: dense "
-                "features get one neuron each, sparse features share neurons."
+                "One bar per neuron, its weights stacked: one colour per feature, and the same bars coloured by how much others interfere with "
+                "each feature, their share of the squared projections on its direction (0, dark: orthogonal to all others; ½: an antipodal pair). "
+                "Move the slider: dense features get one neuron each, sparse features share neurons."
             ),
             number=(
                 f"{float(number[0]):.1f} features per neuron (effective number) when dense, {float(number[-1]):.1f} at sparsity "
@@ -53,7 +53,7 @@ def items(study: NeuronsStudy) -> Sequence[Item]:
                 {name: {"": W} for name, W in zip(sparsities, trained.W_in, strict=True)},
                 "sparsity",
                 y_title="Σ |weight| over features",
-                interference=dict(zip(sparsities, interference(trained.W_in), strict=True)),
+                interference=dict(zip(sparsities, 1 - feature_dimensionality(trained.W_in), strict=True)),
             ),
         ),
         FigureRecord(

@@ -130,7 +130,9 @@ def kinds(weights: ToyWeights) -> tuple[int, int, int]:
     return sum(motif), sum(simple), len(motif) - sum(motif) - sum(simple)
 
 
-def output_loss(models: ToyModels, setting: int, weights: ToyWeights, output: int, *, relu: bool, n: int = 8192) -> float:
+def output_loss(
+    models: ToyModels, setting: int, weights: ToyWeights, output: int, *, relu: bool, n: int = 8192
+) -> float:
     """Mean squared error of one output, with the last ReLU and without."""
     config = models.config.replace(batch_size=n, device="cpu")
     inputs = InputSampler(config, torch.device("cpu")).draw("intervention", 0, n)[setting : setting + 1]

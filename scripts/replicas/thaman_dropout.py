@@ -165,7 +165,9 @@ def of_the_study() -> tuple[list[Row], dict[str, Any]]:
     best = {run: min(range(1, len(DROPOUT)), key=values.__getitem__) for run, values in own.items()}
     p_best = {run: float(mannwhitneyu(losses[run][0][best[run]], losses[run][0][0], alternative="less").pvalue) for run in RUNS}  # fmt: skip
     gains = {run: 1 - own[run][best[run]] / own[run][0] for run in RUNS}
-    shown = {run: told([here[0] for here in points[run][row]]) for run, row in zip(RUNS, (moderate, tenth), strict=True)}
+    shown = {
+        run: told([here[0] for here in points[run][row]]) for run, row in zip(RUNS, (moderate, tenth), strict=True)
+    }
     blurred = {run: told([here[1] for here in points[run][row]]) for run, row in zip(RUNS, (moderate, tenth), strict=True)}  # fmt: skip
     falls = points["falling"][tenth][0][0] - points["falling"][tenth][HALF][0]
     stays = points["even"][moderate][HALF][0] > 2 * points["even"][moderate][HALF][1]

@@ -108,6 +108,7 @@ def swapped(models: ToyModels, setting: int) -> dict[str, float]:
     own, other = (relu, gelu) if models.config.activation == "relu" else (gelu, relu)
     intact, found = treated(models, setting, None), {"values between -1 and 1": middle_share(models, setting)}
     for name, where in RANGES.items():
+
         def change(z: Tensor, where: Callable[[Tensor], Tensor] = where) -> Tensor:
             return torch.where(where(z), other(z), own(z))
 
@@ -132,7 +133,9 @@ def trained(name: str, config: ToyConfig, runs: Path | None) -> ToyModels:
         return train_toy(config, runs and runs / name, progress)
 
 
-def of_activations(steps: int | None, instances: int, device: str, runs: Path | None) -> tuple[list[Row], dict[str, Any]]:
+def of_activations(
+    steps: int | None, instances: int, device: str, runs: Path | None
+) -> tuple[list[Row], dict[str, Any]]:
     """The studies of directions and of width with every activation."""
     few, wide = DirectionsStudy.trainings(False)["relu"], WidthStudy.trainings(False)["m20"]
     options = dict(n_instances=instances, device=device)

@@ -17,6 +17,12 @@ from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
 
 from mi_superposition.addition.train import train_addition
 from mi_superposition.models.encoders import save_encoder
+from mi_superposition.studies.toy.absolute import AbsoluteStudy
+from mi_superposition.studies.toy.neurons import NeuronsStudy
+from mi_superposition.studies.toy.penalties import L1
+from mi_superposition.toy import ToyConfig, ToyModels, bundled_study, load_toy
+from mi_superposition.toy.network import ToyWeights
+from mi_superposition.toy.train import ToyLearner
 
 FOLDER = Path(__file__).parent.parent / "scripts" / "replicas"
 HELPER = "replica.py"
@@ -320,6 +326,179 @@ def test_statements_on_toy_models(run):
     assert rows["max: ReLU performs worse, median loss / constant's"]["verdict"] == "refuted"
     # Of the best of ten: dropout raises them, and much of it removes them.
     assert record["details"]["falling_features_in_antipodal_pairs"][3] == [6, 8, 8, 6, 14, 16, 16, 0]
+
+
+def test_what_is_told_of_dropout(functions):
+    script = functions("thaman_dropout.py")
+    # Two antipodal pairs and a feature of its own: all at fractions. A feature of norm 0 is not kept.
+    W = torch.tensor([[1.0, -1, 0, 0, 0, 0], [0, 0, 1, -1, 0, 0], [0, 0, 0, 0, 1, 0]])
+    share, blurred = script["gathered"](W)
+    assert share == 1
+    assert 0.05 < blurred < 0.5
+    assert script["negative_share"](W) == 1
+    assert script["negative_share"](W.abs()) == 0
+    random = torch.randn(200, 10, 40, generator=torch.Generator().manual_seed(0))
+    assert script["negative_share"](random) == pytest.approx(0.5, abs=0.01)
+    ratio = script["smaller_over_larger"](torch.tensor([[[1.0, 0.0]], [[1.0, -0.9]], [[0.5, 1.0]]]))
+    torch.testing.assert_close(ratio, torch.tensor([0.0, 0.9, 0.5]))
+    assert script["between"](ratio).tolist() == [False, False, True]
+    old, new, after = (
+        torch.tensor([[10.0, 10], [4, 4]]),
+        torch.tensor([[20.0, 20], [4, 4.5]]),
+        torch.tensor([[18.0, 18], [4, 4]]),
+    )
+    assert script["stuck"](old, new, after) == [pytest.approx(0.2), None]
+    assert script["less_stuck"]([0.4, 0.1, None])
+    assert not script["less_stuck"]([0.4, 0.3])
+    assert not script["less_stuck"]([0.05, 0.01])
+
+
+def test_statements_on_dropout(run):
+    rows, record = run("thaman_dropout.py", "--steps", 2, "--instances", 2)
+    # Of the bundled study: negative interference without dropout too, and points at one half until dropout is large.
+    assert rows["negative interactions, share of the squared products (sparsity 0.99)"]["verdict"] == "not confirmed"
+    even = rows["features at the fractions of the known shapes, equal importance, sparsity 0.7"]
+    assert even["verdict"] == "confirmed"
+    assert np.shape(record["details"]["at_fractions_and_blurred"]["even"]) == (5, 8, 2)
+    assert len(record["details"]["between"]) == 6
+    # Hardly trained, no model has changed over.
+    assert all(value is None or abs(value) < 50 for value in record["details"]["stuck_0.3_to_0.03"])
+
+
+def test_losing_a_dimension_by_brute_force(functions):
+    script = functions("thaman_dropout.py")
+    models = load_toy(bundled_study("dropout") / "runs" / "even")
+    own, _ = script["one_dimension_less"](models, 4, batches=1)
+    learner = ToyLearner(models.config.replace(probability=(0.01,)))
+    # One instance at dropout 0.1, one dimension after the other.
+    inputs, (W, b) = learner.sampler.draw("held out", 0, 512)[2], (models.weights.W_in[34, 3], models.weights.b[34, 3])
+    losses = []
+    for gone in range(10):
+        rest = torch.cat([W[:gone], W[gone + 1 :]])
+        losses.append(float((torch.relu(rest.T @ (rest @ inputs) + b[:, None]) - inputs).square().mean()))
+    assert float(own[2, 3]) == pytest.approx(np.mean(losses) / float(models.constant_loss[34]), rel=1e-4)
+
+
+def test_neurons_that_change_over(functions):
+    script = functions("arena_neurons.py")
+    # A step, a slope over three stages, one that stays, one that comes back.
+    shares = torch.tensor([[1.0, 1.0, 1.0, 0.5], [1.0, 0.8, 1.0, 0.5], [0.5, 0.7, 1.0, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    assert script["widths"](shares) == (2, [1, 3])
+    torch.testing.assert_close(
+        script["largest_share"](torch.tensor([[3.0, 1.0], [0.0, 2.0]])), torch.tensor([0.9, 1.0])
+    )
+
+
+def test_a_hidden_bias_and_its_absence(functions):
+    script = functions("arena_neurons.py")
+    config = NeuronsStudy.trainings(False)["relu"].replace(probability=(0.5,), n_instances=2, n_kept=1, n_steps=3)
+    linear = script["biased"](config, relu=False, bias=False)
+    # Without a hidden ReLU there is none to take out.
+    torch.testing.assert_close(linear.without, linear.loss)
+    layer = script["biased"](config, relu=True, bias=True)
+    assert not torch.allclose(layer.without, layer.loss)
+    assert bool(((layer.positive > 0) & (layer.positive < 1)).all())
+
+
+def test_instances_with_pairs_alone(functions):
+    kinds = functions("arena_neurons.py")["kinds"]
+    W_in = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+    mixed = W_in + 0.8 * W_in.flip(1)
+    weights = ToyWeights(torch.stack([W_in, mixed])[None], torch.stack([W_in.abs().T, mixed.abs().T])[None], torch.zeros(1, 2, 2))  # fmt: skip
+    assert kinds(weights) == (0, 1, 1)
+
+
+def test_statements_on_layers(run):
+    rows, record = run("arena_neurons.py", "--steps", 2, "--stage", 1, "--instances", 2, "--motifs", 2)
+    assert len(record["details"]["best_monosemantic"]) == 25
+    assert np.shape(record["details"]["motif_pairs_neither"]) == (24, 3)
+    # Hardly trained, no instance has a motif.
+    assert rows["how often the motif is, by probability and importance"]["verdict"] == "not confirmed"
+
+
+def test_corrections_of_a_motif_made_by_hand(functions):
+    # Neuron 0 serves feature 0 (strong) and feature 1 (weak); neuron 1 takes away what feature 0 adds to output 1; neuron 3 writes
+    # as negatively to output 1, but reads nothing.
+    W_in = torch.tensor([[2.0, 0.5], [2.0, 0.0], [0.0, -1.0], [0.0, 0.0]])
+    W_out = torch.tensor([[0.5, 0.0, 0.0, 0.0], [2.0, -2.0, 1.0, -2.0]])
+    usual = AbsoluteStudy.trainings(False)["motif"]
+    config = usual.replace(n_features=2, n_hidden=4, n_instances=1, n_kept=1).resolved()
+    one = torch.zeros(1, 1)
+    weights = ToyWeights(W_in[None, None], W_out[None, None], torch.zeros(1, 1, 2))
+    models = ToyModels(config, weights, one.long(), one, one, torch.ones(1), {})
+    ((intact, without, other, plain, plain_without, plain_other),) = functions("arena_neurons.py")["corrections"](models, 0).tolist()  # fmt: skip
+    assert without > 2 * intact
+    assert other == intact
+    # As much is taken away as was added, so that the last ReLU has nothing to do.
+    assert plain == pytest.approx(intact, abs=1e-6)
+    assert (plain_without, plain_other) == (pytest.approx(without), plain)
+
+
+def test_classes_of_features(functions):
+    script = functions("thaman_tasks.py")
+    # Dense features 0 and 1 have a dimension each; sparse feature 2 lies on feature 0, feature 3 is not there.
+    found = script["company"](torch.tensor([[1.0, 0, -1, 0], [0, 1, 0, 0]]))
+    assert float(found["dense"]) == 0
+    assert float(found["between"]) == 0.5
+    assert found["sparse"].isnan()
+    both = script["serves_both"](torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 0.1], [0, 0, 0, 1]]))
+    assert float(both) == pytest.approx(1 / 3)
+
+
+def test_two_classes_have_their_probabilities(functions):
+    script = functions("thaman_tasks.py")
+    weights, losses = script["two_classes"](ToyConfig.of(n_features=6, n_hidden=2, n_instances=3, n_steps=2))
+    assert weights.W_in.shape == (5, 3, 2, 6)
+    assert bool((losses.diff(dim=1) >= 0).all())
+    # Errors of the sparse class count for more and more.
+    assert bool((losses[:, 0].diff() > 0).all())
+
+
+def test_activations_are_swapped_where_it_is_said(functions):
+    script = functions("thaman_tasks.py")
+    models = load_toy(bundled_study("penalties") / "runs" / "gelu")
+    assert torch.equal(
+        script["treated"](models, len(L1), None), script["treated"](models, len(L1), torch.nn.functional.gelu)
+    )
+    found = script["swapped"](models, 0)
+    # GELU and ReLU differ between -1 and 1; beyond, hardly.
+    assert found["between -1 and 1"] > found["beyond"] > 0.95
+
+
+def test_statements_on_tasks_and_activations(run):
+    rows, record = run("thaman_tasks.py", "--steps", 1, "--instances", 1)
+    assert set(record["details"]["represented"]) == {"relu", "gelu", "linear", "leaky_relu", "silu", "tanh", "solu"}
+    assert rows["max: inputs of a neuron (effective number), 10 to 80 neurons"]["verdict"] != "confirmed"
+
+
+def test_planes_and_components(functions):
+    script = functions("pramodith_interference.py")
+    plane = torch.eye(5)[:2]
+    turned = torch.tensor([[0.6, 0.8], [-0.8, 0.6]]) @ plane
+    assert float(script["principal_angle"](plane, turned)) == pytest.approx(0, abs=1e-3)
+    assert float(script["principal_angle"](plane, torch.eye(5)[[0, 3]])) == pytest.approx(90)
+    x = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 5.0, 1, 1, 4])
+    assert float(script["principal_angle"](script["components"](x), torch.eye(5)[[1, 4]])) < 5
+
+
+def test_interference_by_sign(functions):
+    script = functions("pramodith_interference.py")
+    G = torch.tensor([[[1.0, 0.5, -0.5], [0.5, 1, 0], [-0.5, 0, 1]]])
+    assert script["without"](G, 1)[0].tolist() == [[1, 0, -0.5], [0, 1, 0], [-0.5, 0, 1]]
+    assert script["without"](G, -1)[0].tolist() == [[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]]
+    assert torch.equal(script["without"](G, 0)[0], torch.eye(3))
+    x = torch.tensor([[1.0, 0, 0]])
+    # Feature 0 alone: output 1 gets a half, output 2 minus a half, which ReLU removes.
+    assert script["errors"](G, torch.zeros(1, 3), x, True)[0].tolist() == [0, 0.25, 0]
+    assert script["errors"](G, torch.zeros(1, 3), x, False)[0].tolist() == [0, 0.25, 0.25]
+
+
+def test_statements_on_interference(run):
+    rows, record = run("pramodith_interference.py", "--steps", 1, "--instances", 2, "--three", 2)
+    row = rows["error of an output with one other feature active that pushes it up (sparsity 0.9)"]
+    assert row["ours"] > 100 * record["details"]["error_pushed_up_and_down"][1]
+    # Hardly trained, a linear model represents what one with ReLU does.
+    assert rows["features represented, by sparsity"]["verdict"] == "not confirmed"
 
 
 @pytest.mark.slow

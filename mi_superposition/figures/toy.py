@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,6 +18,8 @@ from torch import Tensor
 from mi_superposition.figures.style import SERIES, framed, plain_heatmap, styled
 
 _DECIMALS = 4
+# The panels of stacks that are drawn in both colourings.
+_COLOURED_BY = ("coloured by feature", "coloured by interference")
 
 
 @dataclass(frozen=True)
@@ -132,42 +135,54 @@ def neuron_stacks(
     *,
     y_title: str,
     paired: bool = False,
+    interference: Mapping[str, Float[Tensor, " feature"]] | None = None,
 ) -> go.Figure:
     """One bar per hidden neuron: the magnitudes of its weights stacked, one colour per feature; a slider over frames
     with the same panels side by side.
 
     Bars are relative to the largest bar of the panel; the hover text shows the weights. ``paired``: features 0 and 1,
-    2 and 3, … share a hue.
+    2 and 3, … share a hue. ``interference``: of each feature, 0 to 1, by frame; every panel is then drawn a second time in its colours
+    (dark: 0).
     """
     panels = list(next(iter(frames.values())))
-    figure = make_subplots(1, len(panels), subplot_titles=panels, horizontal_spacing=0.06, shared_yaxes=True)
+    titles = panels if interference is None else [f"{name} {by}".strip() for name in panels for by in _COLOURED_BY]
+    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.06, shared_yaxes=True)
 
-    def trace(W: Tensor) -> go.Bar:
+    def trace(W: Tensor, values: Tensor | None = None) -> go.Bar:
         # One trace for all features, each piece on top of those before, in arrays: a trace a feature is slow to make and to draw.
-        n_features = W.shape[1]
         heights = (W.abs() / W.abs().sum(dim=1).max().clamp_min(1e-12)).T
         feature, neuron = (heights > 10**-_DECIMALS / 2).nonzero(as_tuple=True)
-        last = max(n_features - 1, 1)
-        colours = dict(enumerate(feature_colours(n_features, paired)))
+        number = feature.numpy().astype(np.int16)
+        colour = number if values is None else _single(values[feature])
         return go.Bar(
             x=neuron.numpy().astype(np.int16), y=_single(heights[feature, neuron]),
             base=_single((heights.cumsum(dim=0) - heights)[feature, neuron]), customdata=_single(W[neuron, feature]),
-            marker=dict(
-                color=feature.numpy().astype(np.int16), cmin=0, cmax=last, line=dict(width=0),
-                colorscale=[[at / last, colours.get(at, colours[0])] for at in range(last + 1)],
-            ),
-            hovertemplate="neuron %{x}, feature %{marker.color}: %{customdata:.3f}<extra></extra>",
+            marker=dict(color=colour, line=dict(width=0), **(by_feature(W.shape[1]) if values is None else by_interference)),
+            text=None if values is None else number, textposition="none",
+            hovertemplate="neuron %{x}, feature %{marker.color}: %{customdata:.3f}<extra></extra>" if values is None
+            else "neuron %{x}, feature %{text}: %{customdata:.3f}; interference %{marker.color:.3f}<extra></extra>",
         )  # fmt: skip
 
-    for column, W in enumerate(next(iter(frames.values())).values(), start=1):
-        figure.add_trace(trace(W), row=1, col=column)
-    if len(frames) > 1:
-        framed(figure, {name: [trace(W) for W in by_panel.values()] for name, by_panel in frames.items()}, what)
+    def by_feature(n_features: int) -> dict[str, Any]:
+        last, colours = max(n_features - 1, 1), dict(enumerate(feature_colours(n_features, paired)))
+        return dict(cmin=0, cmax=last, colorscale=[[at / last, colours.get(at, colours[0])] for at in range(last + 1)])
+
+    by_interference: dict[str, Any] = dict(cmin=0, cmax=1, colorscale="Viridis", colorbar=dict(thickness=10, len=0.9))
+
+    def traces(name: str, by_panel: Mapping[str, Tensor]) -> list[go.Bar]:
+        colourings = [None] if interference is None else [None, interference[name]]
+        return [trace(W, values) for W in by_panel.values() for values in colourings]
+
+    first, *others = frames.items()
+    for column, drawn in enumerate(traces(*first), start=1):
+        figure.add_trace(drawn, row=1, col=column)
+    if others:
+        framed(figure, {name: traces(name, by_panel) for name, by_panel in frames.items()}, what)
     figure.update_layout(barmode="overlay", bargap=0.15)
     figure.update_xaxes(title="hidden neuron")
     figure.update_yaxes(range=[0, 1.02])
     figure.update_yaxes(title=f"{y_title} / maximum", row=1, col=1)
-    return styled(figure, height=420, min_width=560).update_layout(showlegend=False)
+    return styled(figure, height=420, min_width=560 if interference is None else 720).update_layout(showlegend=False)
 
 
 def loss_spread(groups: Mapping[str, Mapping[str, Sequence[float]]], *, y_title: str) -> go.Figure:

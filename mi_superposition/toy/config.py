@@ -17,7 +17,7 @@ from mi_superposition.toy.format1 import grid_axes
 
 Network = Literal["bottleneck", "neuron", "computation"]
 Task = Literal["reconstruct", "abs", "square", "max", "and", "or"]
-Activation = Literal["relu", "gelu", "linear"]
+Activation = Literal["relu", "gelu", "linear", "leaky_relu", "silu", "tanh", "solu"]
 Inputs = Literal["uniform", "signed", "normal", "binary", "ternary"]
 Sets = Literal["independent", "correlated", "anticorrelated"]
 # The one list of the studies: each has a module that measures and one that shows, found by its name.
@@ -70,7 +70,8 @@ class ToyConfig(Config):
     """'bottleneck': act(W^T W x + b); 'neuron': act(W^T act(W x) + b); 'computation': act(W2 act(W1 x) + b). Default:
     'bottleneck' to reconstruct, 'computation' for any other task."""
     activation: Activation = "relu"
-    """Activation of the output, and of the hidden layer where the model has one."""
+    """Activation of the output, and of the hidden layer where the model has one. 'leaky_relu' has a slope of 0.01 below 0; 'solu' is
+    x softmax(x), over the neurons of a layer."""
     tied: bool | None = None
     """Whether the output weights are the input weights transposed. Default: False for 'computation', True otherwise."""
     bias: bool = True

@@ -11,12 +11,16 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_superposition.toy.buffers import Buffers
 from mi_superposition.toy.config import Activation
+
+# Slope of a leaky ReLU below 0.
+_LEAK = 0.01
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Penalties:
 
 
 class ToyNetwork:
-    """The activations of both layers: ``hidden`` and ``output`` are ``relu``, ``gelu`` or ``linear``.
+    """The activations of both layers, ``hidden`` and ``output``: ``relu``, ``gelu`` and ``silu`` (Hendrycks & Gimpel 2016), ``leaky_relu``
+    (Maas et al. 2013), ``tanh``, ``solu`` (Elhage et al. 2022, "Softmax Linear Units", without its normalisation) or ``linear``.
 
     Intermediate results are kept in buffers of its own, from call to call: one thread may call it at a time.
     """
@@ -139,23 +144,48 @@ class ToyNetwork:
         return buffer
 
 
-def _activate(kind: Activation, values: Tensor) -> Tensor:
-    """ReLU writes over its argument."""
+def _activate(kind: Activation, values: Float[Tensor, "*many neuron batch"]) -> Float[Tensor, "*many neuron batch"]:
+    """Activations whose slope follows from their own value write over the argument."""
     match kind:
         case "linear":
             return values
         case "relu":
             return values.relu_()
-    return torch.nn.functional.gelu(values)
+        case "leaky_relu":
+            return F.leaky_relu_(values, _LEAK)
+        case "tanh":
+            return values.tanh_()
+        case "silu":
+            return F.silu(values)
+        case "solu":
+            return values * values.softmax(dim=-2)
+        case "gelu":
+            return F.gelu(values)
 
 
-def _times_slope(kind: Activation, gradient: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """The gradient by what stood before the activation. Writes over ``gradient``."""
+def _times_slope(
+    kind: Activation,
+    gradient: Float[Tensor, "*many neuron batch"],
+    before: Float[Tensor, "*many neuron batch"],
+    after: Float[Tensor, "*many neuron batch"],
+) -> Float[Tensor, "*many neuron batch"]:
+    """The gradient by what stood before the activation. Writes over ``gradient``; ``before`` is ``after`` where that was written over."""
     match kind:
         case "linear":
             return gradient
         case "relu":
             return torch.ops.aten.threshold_backward.grad_input(gradient, after, 0, grad_input=gradient)
-    # The derivative of x Φ(x), with Φ the normal distribution's: Φ(x) + x φ(x).
-    slope = torch.special.ndtr(before).addcmul_(before, torch.exp(-0.5 * before.square()), value=(2 * math.pi) ** -0.5)
-    return gradient.mul_(slope)
+        case "leaky_relu":
+            return gradient.mul_(torch.where(after > 0, 1.0, _LEAK))
+        case "tanh":
+            return gradient.addcmul_(gradient, after.square(), value=-1)
+        case "silu":
+            return torch.ops.aten.silu_backward.grad_input(gradient, before, grad_input=gradient)
+        case "solu":
+            # With s = softmax(x) and y = x s: dy_i/dx_j = s_j [i = j] + y_i ([i = j] - s_j).
+            both = (gradient * after).sum(dim=-2, keepdim=True)
+            return gradient.addcmul_(gradient, before).sub_(both).mul_(before.softmax(dim=-2))
+        case "gelu":
+            # The derivative of x Φ(x), with Φ the normal distribution's: Φ(x) + x φ(x).
+            density = torch.exp(-0.5 * before.square())
+            return gradient.mul_(torch.special.ndtr(before).addcmul_(before, density, value=(2 * math.pi) ** -0.5))

@@ -98,7 +98,7 @@ def test_wrong_requests_say_what_would_be_right(options, message):
 
 
 @pytest.mark.parametrize(
-    ("option", "word"), [("task", "xor"), ("network", "deep"), ("activation", "tanh"), ("tied", "2")]
+    ("option", "word"), [("task", "xor"), ("network", "deep"), ("activation", "sigmoid"), ("tied", "2")]
 )
 def test_wrong_words(option, word, tmp_path, capsys):
     assert main(["toy", "train", f"--{option}", word, "--out", str(tmp_path / "run")]) == 2

@@ -1,11 +1,23 @@
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
 
+from mi_superposition.toy.config import Activation
 from mi_superposition.toy.network import Penalties, ToyNetwork, ToyWeights
 
-ACTS = {"relu": F.relu, "gelu": F.gelu, "linear": lambda x: x}
+# The neurons of a layer, which SoLU takes together, are the axis before the batch.
+ACTS = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "linear": lambda x: x,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "solu": lambda x: x * x.softmax(dim=-2),
+}
 SETTINGS, INSTANCES, FEATURES, HIDDEN, N = 2, 3, 5, 4, 17
 
 
@@ -34,6 +46,10 @@ def reference(hidden, output, weights, x, wanted, penalties, keep, tied):
     losses = losses + penalties.l1[:, None] * h.abs().sum(dim=2).mean(dim=-1)
     losses.sum().backward()
     return losses.detach(), W_in.grad, b.grad, None if tied else W_out.grad
+
+
+def test_every_activation_is_tested():
+    assert set(ACTS) == set(get_args(Activation))
 
 
 @pytest.mark.parametrize("tied", [True, False])

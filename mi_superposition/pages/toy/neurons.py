@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mi_superposition.figures.lines import Line, lines
 from mi_superposition.figures.toy import interactions, neuron_stacks
 from mi_superposition.pages.toy.frames import interaction_frames, sparsity_labels
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item
-from mi_superposition.studies.toy.neurons import PROBABILITIES, NeuronsStudy, mean_interference
+from mi_superposition.studies.toy.neurons import PROBABILITIES, NeuronsStudy, mean_interference, others_share
+from mi_superposition.toy.geometry import REPRESENTED, feature_norms
 from mi_superposition.toy.polysemanticity import features_per_neuron
 
 TITLE = "Neurons that share features"
@@ -39,18 +43,20 @@ def items(study: NeuronsStudy) -> Sequence[Item]:
             id="toy-neuron-stacks",
             title="Input weights of each neuron",
             look_at=(
-                "One bar per neuron, its weights stacked, one colour per feature. Move the slider: dense features get one neuron each, "
-                "sparse features share neurons."
+                "One bar per neuron, its weights stacked: one colour per feature, and the same bars coloured by how much others interfere with "
+                "each feature, their share of the squared projections on its direction (0, dark: orthogonal to all others; ½: an antipodal pair). "
+                "Move the slider: dense features get one neuron each, sparse features share neurons."
             ),
             number=(
                 f"{float(number[0]):.1f} features per neuron (effective number) when dense, {float(number[-1]):.1f} at sparsity "
-                f"{sparsities[-1]}."
+                f"{sparsities[-1]}. Interference of the represented features, mean: {_share(trained.W_in[0])}, {_share(trained.W_in[-1])}."
             ),
-            control=f"{float(features_per_neuron(untrained).mean()):.1f} before training.",
+            control=f"{float(features_per_neuron(untrained).mean()):.1f} before training, with interference {_share(untrained)}.",
             figure=neuron_stacks(
                 {name: {"": W} for name, W in zip(sparsities, trained.W_in, strict=True)},
                 "sparsity",
                 y_title="Σ |weight| over features",
+                interference=dict(zip(sparsities, others_share(trained.W_in), strict=True)),
             ),
         ),
         FigureRecord(
@@ -91,3 +97,7 @@ def items(study: NeuronsStudy) -> Sequence[Item]:
             ),
         ),
     ]
+
+
+def _share(W: Float[Tensor, "*many hidden feature"]) -> str:
+    return f"{float(others_share(W)[feature_norms(W) > REPRESENTED].mean()):.2f}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mi_superposition.studies.toy.result import ToyStudyResult
 from mi_superposition.toy.config import ToyConfig
-from mi_superposition.toy.geometry import REPRESENTED, feature_norms, interference, represented
+from mi_superposition.toy.geometry import REPRESENTED, feature_dimensionality, feature_norms, interference, represented
 from mi_superposition.toy.models import ToyModels, initial_weights
 from mi_superposition.toy.network import ToyWeights
 from mi_superposition.toy.polysemanticity import features_per_neuron, monosemantic, polysemantic_share
@@ -21,6 +21,13 @@ PROBABILITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 def mean_interference(W: Float[Tensor, "*many hidden feature"]) -> float:
     """Mean over the represented features: of another one, the others are all there is on its direction."""
     return float(interference(W)[feature_norms(W) > REPRESENTED].mean())
+
+
+def others_share(W: Float[Tensor, "*many hidden feature"]) -> Float[Tensor, "*many feature"]:
+    """Of the squared projections on each feature's direction, the share of the others: 0 where it is orthogonal to them, 1/2 in an
+    antipodal pair.
+    """
+    return 1 - feature_dimensionality(W)
 
 
 class NeuronsStudy(ToyStudyResult):

@@ -70,7 +70,9 @@ def main(contexts: Path, seeds: int = 5, dimensions: tuple[int, ...] = DIMENSION
         dimensions: Dimensions, at least three.
         out: JSON file of all numbers.
     """
-    counts = {d: [len(nearly_orthogonal(d, torch.Generator().manual_seed(seed))) for seed in range(seeds)] for d in dimensions}
+    counts = {
+        d: [len(nearly_orthogonal(d, torch.Generator().manual_seed(seed))) for seed in range(seeds)] for d in dimensions
+    }
     d = np.array(dimensions, dtype=float)
     sizes = np.log([np.mean(some) for some in counts.values()])
     (exponent, off), (_, off_power) = fit(d, sizes), fit(np.log(d), sizes)
@@ -87,7 +89,9 @@ def main(contexts: Path, seeds: int = 5, dimensions: tuple[int, ...] = DIMENSION
             mine = (found.contexts[found.often] < few).double().mean()
             drawn = {name: float((some < few).double().mean()) for name, some in found.directions.items()}
             n = int(found.often.sum())
-            control = ", ".join(f"{name} {100 * share:.1f} %" for name, share in sorted(drawn.items(), key=lambda one: one[1]))
+            control = ", ".join(
+                f"{name} {100 * share:.1f} %" for name, share in sorted(drawn.items(), key=lambda one: one[1])
+            )
             if found.untrained is not None:
                 control += f"; untrained {100 * float((found.untrained < few).double().mean()):.1f} %"
             what = f"{hook}: units with fewer than {few:g} contexts"

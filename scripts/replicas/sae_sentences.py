@@ -24,7 +24,12 @@ import mi_superposition as ms
 from mi_superposition.linalg import unit_rows
 
 # Its list of four, of which it runs the first.
-LINES = (SENTENCE, "To be or not to be, that is the question.", "In a hole in the ground there lived a hobbit.", SENTENCE)
+LINES = (
+    SENTENCE,
+    "To be or not to be, that is the question.",
+    "In a hole in the ground there lived a hobbit.",
+    SENTENCE,
+)
 # A feature stands for a token where so much of its activation is there.
 ONE_TOKEN = 0.9
 

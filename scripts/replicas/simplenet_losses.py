@@ -29,7 +29,9 @@ LAST_BATCHES = 50
 def as_small(losses: Float[np.ndarray, "seed epoch batch"]) -> list[float]:
     """For each epoch the share of its last batches whose loss is at most the source's."""
     last = losses[:, :, -LAST_BATCHES:]
-    return [float((last[:, epoch] <= printed).mean()) for epoch, printed in zip(range(last.shape[1]), LOSSES, strict=False)]
+    return [
+        float((last[:, epoch] <= printed).mean()) for epoch, printed in zip(range(last.shape[1]), LOSSES, strict=False)
+    ]
 
 
 def main(data: Path, seeds: int = 5, epochs: int = 5, runs: int = 4, out: Path | None = None) -> None:
@@ -56,7 +58,10 @@ def main(data: Path, seeds: int = 5, epochs: int = 5, runs: int = 4, out: Path |
                 rank[run][name].append(ranks(getattr(network, name).weight).source)
             with torch.no_grad():
                 unseen[run].append(float(F.cross_entropy(network(test), images.test.labels)))
-            print(f"seed {seed}, run {run + 1}: last losses {[round(epoch[-1], 4) for epoch in losses[run][-1]]}", flush=True)
+            print(
+                f"seed {seed}, run {run + 1}: last losses {[round(epoch[-1], 4) for epoch in losses[run][-1]]}",
+                flush=True,
+            )
     first = np.array(losses[0])
     small = [as_small(np.array(some)) for some in losses]
     # As if the five were drawn independently: smaller products are less likely.
@@ -73,7 +78,9 @@ def main(data: Path, seeds: int = 5, epochs: int = 5, runs: int = 4, out: Path |
         rows.append(Row(f"the cell run {run + 1} times: % of last batches with a loss as small as printed, by epoch", None, share, f"median loss {middle:.4f} at the end; on the test set {spread(unseen[run])}", "ours", "the printed losses fit best here" if run == best and likely[best] else ""))  # fmt: skip
     for name in LAYERS:
         told = "; ".join(f"{run + 1}: {spread(rank[run][name])}" for run in range(runs))
-        rows.append(Row(f"{name}: its count of the rank, by how often the cell was run", PRINTED[name], told, None, "ours"))
+        rows.append(
+            Row(f"{name}: its count of the rank, by how often the cell was run", PRINTED[name], told, None, "ours")
+        )
     settings = {"data": "MNIST", "seeds": seeds, "epochs": epochs, "runs": runs, "batch": BATCH, "optimizer": "Adam, 0.001, fresh for each run"}  # fmt: skip
     details = {"last_losses": [[[epoch[-LAST_BATCHES:] for epoch in seed] for seed in some] for some in losses], "rank": rank, "test_loss": unseen}  # fmt: skip
     report("losses of SimpleNet on MNIST", STRINGER, settings, rows, details, out)

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from jaxtyping import Bool, Float, Int
+from digit_places import INK, Pictures, heat, holes, top_ink, without
+from jaxtyping import Float, Int
 from replica import STRINGER, Row, Verdict, percentile, report, spread
-from scipy import ndimage
 from scipy.stats import kurtosis, rankdata, spearmanr
 from simplenet_ranks import BATCH, LAYERS, Trained, inputs, trained
 from torch import Tensor
 
-from mi_superposition.corpora.images import Images, load_images
+from mi_superposition.corpora.images import load_images
 from mi_superposition.linalg import cosine_similarity
 from mi_superposition.models.classifiers import SimpleNet
 from mi_superposition.neurons.control import randomised
@@ -33,104 +33,56 @@ from mi_superposition.neurons.control import randomised
 PROPERTIES = {"loops": (0, 6, 8, 9), "lines": (1, 4, 7), "curves": (2, 3, 5)}
 # A neuron stands for a property where it tells it from the other digits as well as this, of 1; chance is one half.
 STANDS_FOR = 0.95
-# Ink is brighter than a half. A place of a digit is a disc; so large a share of its ink is taken away by a map.
-INK, RADIUS, TAKEN = 0.5, 3.0, 0.1
 STATES = TRAINED, PERMUTED, UNTRAINED = "trained", "labels permuted", "untrained"
 
 
-def activations(network: SimpleNet, images: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image neuron"]:
+def activations(
+    network: SimpleNet, images: Float[Tensor, "image channel height width"]
+) -> Float[Tensor, "image neuron"]:
     """Of the 128 neurons of the first layer and the 64 of the second."""
     with torch.no_grad():
         first = torch.relu(network.fc1(images.flatten(1)))
         return torch.cat([first, torch.relu(network.fc2(first))], dim=1)
 
 
-def rank_sums(values: Float[Tensor, "image neuron"], labels: Int[Tensor, " image"]) -> Float[np.ndarray, "digit neuron"]:
+def rank_sums(
+    values: Float[Tensor, "image neuron"], labels: Int[Tensor, " image"]
+) -> Float[np.ndarray, "digit neuron"]:
     """The sum of the ranks of each digit's images by each neuron's activation, ties at their mean rank."""
     ranks = rankdata(values.numpy(), axis=0)
     return np.stack([ranks[(labels == digit).numpy()].sum(axis=0) for digit in range(10)])
 
 
-def areas(sums: Float[np.ndarray, "digit neuron"], counts: Int[np.ndarray, " digit"], group: Sequence[int]) -> Float[np.ndarray, " neuron"]:
+def areas(
+    sums: Float[np.ndarray, "digit neuron"], counts: Int[np.ndarray, " digit"], group: Sequence[int]
+) -> Float[np.ndarray, " neuron"]:
     """The area under the ROC curve with which each neuron tells a group of digits from the others."""
     own = counts[list(group)].sum()
     return (sums[list(group)].sum(axis=0) - own * (own + 1) / 2) / (own * (counts.sum() - own))
 
 
 def partitions() -> list[tuple[tuple[int, ...], ...]]:
-    """All ways to part ten digits into groups of four, three and three, in this order."""
+    """All ways to part ten digits into groups of four, three and three."""
     found = []
     for four in itertools.combinations(range(10), 4):
-        rest = [digit for digit in range(10) if digit not in four]
-        for three in itertools.combinations(rest, 3):
-            found.append((four, three, tuple(digit for digit in rest if digit not in three)))
+        first, *rest = (digit for digit in range(10) if digit not in four)
+        for two in itertools.combinations(rest, 2):
+            found.append((four, (first, *two), tuple(digit for digit in rest if digit not in two)))
     return found
 
 
-def best_areas(found: Float[np.ndarray, "digit neuron"], counts: Int[np.ndarray, " digit"], groups: Sequence[Sequence[int]]) -> float:
+def best_areas(
+    found: Float[np.ndarray, "digit neuron"], counts: Int[np.ndarray, " digit"], groups: Sequence[Sequence[int]]
+) -> float:
     """The area of the best neuron for each group, their mean."""
     return float(np.mean([areas(found, counts, group).max() for group in groups]))
 
 
-def standing_for(found: Float[np.ndarray, "digit neuron"], counts: Int[np.ndarray, " digit"], groups: Sequence[Sequence[int]]) -> int:
+def standing_for(
+    found: Float[np.ndarray, "digit neuron"], counts: Int[np.ndarray, " digit"], groups: Sequence[Sequence[int]]
+) -> int:
     """How many neurons stand for one of the groups."""
     return int((np.stack([areas(found, counts, group) for group in groups]).max(axis=0) >= STANDS_FOR).sum())
-
-
-def holes(image: Float[np.ndarray, "height width"]) -> list[tuple[float, float]]:
-    """The middles of the holes in a digit's ink, the largest first; specks of one or two pixels are none."""
-    parts, n = ndimage.label(np.pad(image <= INK, 1, constant_values=True))
-    outside = parts[0, 0]
-    sizes = {part: int((parts == part).sum()) for part in range(1, n + 1) if part != outside}
-    kept = sorted((part for part, size in sizes.items() if size > 2), key=lambda part: -sizes[part])
-    return [tuple(value - 1 for value in ndimage.center_of_mass(parts == part)) for part in kept]
-
-
-def crossing(image: Float[np.ndarray, "height width"]) -> tuple[float, float] | None:
-    """The middle of an 8 with two holes: halfway between them."""
-    found = holes(image)
-    return None if len(found) != 2 else tuple(np.mean(found, axis=0))
-
-
-def lower_half(ink: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    """The ink below its middle."""
-    rows = np.nonzero(ink)[0]
-    return ink & (np.arange(len(ink))[:, None] > (rows.min() + rows.max()) / 2)
-
-
-def bowl(image: Float[np.ndarray, "height width"]) -> tuple[float, float] | None:
-    """The curve of a 5: where the lower half of its ink reaches furthest to the right."""
-    if not (image > INK).any():
-        return None
-    rows, columns = np.nonzero(lower_half(image > INK))
-    return float(rows[columns == columns.max()].mean()), float(columns.max())
-
-
-def disc(middle: tuple[float, float], shape: tuple[int, ...]) -> Bool[np.ndarray, "height width"]:
-    """The pixels near a place."""
-    rows, columns = np.indices(shape)
-    return (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2 <= RADIUS**2
-
-
-def heat(network: SimpleNet, images: Float[Tensor, "image channel height width"], labels: Int[Tensor, " image"]) -> Float[Tensor, "image pixel"]:
-    """Brightness above the background times the gradient of the label's logit over the mean logit: what each pixel adds to it."""
-    read = images.clone().requires_grad_()
-    logits = network(read)
-    (logits.gather(1, labels[:, None]).sum() - logits.mean(dim=1).sum()).backward()
-    assert read.grad is not None
-    return ((images - images.min()) * read.grad).flatten(1)
-
-
-def without(images: Float[Tensor, "image channel height width"], taken: Bool[Tensor, "image pixel"]) -> Float[Tensor, "image channel height width"]:
-    """The images with some pixels as dark as the background."""
-    return torch.where(taken.view_as(images), images.min(), images)
-
-
-def top_ink(scores: Float[Tensor, "image pixel"], ink: Bool[Tensor, "image pixel"]) -> Bool[Tensor, "image pixel"]:
-    """Of each image the tenth of its ink with the highest scores."""
-    wanted = (TAKEN * ink.sum(dim=1)).ceil().long()
-    order = scores.masked_fill(~ink, -torch.inf).argsort(dim=1, descending=True).argsort(dim=1)
-    return ink & (order < wanted[:, None])
 
 
 def accuracy(network: SimpleNet, images: Tensor, labels: Tensor) -> float:
@@ -156,32 +108,6 @@ def largest_cosine(weight: Float[Tensor, "out in"]) -> float:
     return float(cosine_similarity(weight).abs().fill_diagonal_(0).max())
 
 
-class Pictures:
-    """The fives and eights of the test images with their places, and random places beside them."""
-
-    def __init__(self, images: Images, pixels: Tensor):
-        brightness = images.pixels[:, 0].float().numpy() / 255
-        generator = np.random.default_rng(0)
-        self.places: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        fives = (images.labels == 5).nonzero().flatten()
-        self.fives = pixels[fives], images.labels[fives]
-        lower = [lower_half(brightness[number] > INK) for number in fives.tolist() if (brightness[number] > INK).any()]
-        self.lower = torch.from_numpy(np.array(lower).reshape(len(lower), -1))
-        for name, digit, find in (("crossing of an 8", 8, crossing), ("curve of a 5", 5, bowl)):
-            chosen, here, elsewhere = [], [], []
-            for number in (images.labels == digit).nonzero().flatten().tolist():
-                middle = find(brightness[number])
-                if middle is None:
-                    continue
-                ink = brightness[number] > INK
-                other = np.argwhere(ink)[generator.integers(ink.sum())]
-                chosen.append(number)
-                here.append(disc(middle, ink.shape) & ink)
-                elsewhere.append(disc(tuple(other), ink.shape) & ink)
-            flat = [torch.from_numpy(np.array(some).reshape(len(some), -1)) for some in (here, elsewhere)]
-            self.places[name] = (pixels[chosen], images.labels[chosen], *flat)
-
-
 def read(data: Path, seeds: int, epochs: int) -> dict[str, Any]:
     """Train the networks and measure all of them; by measure and state a value for each seed."""
     images = load_images(data)
@@ -202,21 +128,40 @@ def read(data: Path, seeds: int, epochs: int) -> dict[str, Any]:
         maps = {state: heat(network, test, labels) for state, network in runs.items()}
         for state, network in runs.items():
             by_state.setdefault(state, {})
-            for name, value in _of_network(network, mine.after, maps[state], test, labels, counts, ink, loop, every, pictures).items():
+            for name, value in _of_network(
+                network, mine.after, maps[state], test, labels, counts, ink, loop, every, pictures
+            ).items():
                 by_state[state].setdefault(name, []).append(value)
         generator = torch.Generator().manual_seed(seed)
         for name in LAYERS:
             weight = getattr(mine.after, name).weight.detach()
             for kind in ("shuffled", "spectrum"):
-                by_state.setdefault(kind, {}).setdefault(f"{name}: cosine", []).append(largest_cosine(randomised(weight, kind, generator)))
+                by_state.setdefault(kind, {}).setdefault(f"{name}: cosine", []).append(
+                    largest_cosine(randomised(weight, kind, generator))
+                )
         at_random = torch.rand(ink.shape, generator=generator)
-        by_state.setdefault("random ink", {}).setdefault("accuracy without", []).append(accuracy(mine.after, without(test, top_ink(at_random, ink)), labels))
-        by_state.setdefault("brightest ink", {}).setdefault("accuracy without", []).append(accuracy(mine.after, without(test, top_ink(test.flatten(1) + 1e-3 * at_random, ink)), labels))
+        by_state.setdefault("random ink", {}).setdefault("accuracy without", []).append(
+            accuracy(mine.after, without(test, top_ink(at_random, ink)), labels)
+        )
+        by_state.setdefault("brightest ink", {}).setdefault("accuracy without", []).append(
+            accuracy(mine.after, without(test, top_ink(test.flatten(1) + 1e-3 * at_random, ink)), labels)
+        )
         print(f"seed {seed}: accuracy {found['accuracy'][-1]:.4f}", flush=True)
     return found | {"states": by_state}
 
 
-def _of_network(network: SimpleNet, judge: SimpleNet, scores: Tensor, test: Tensor, labels: Tensor, counts: Any, ink: Tensor, loop: Tensor, every: Sequence[Any], pictures: Pictures) -> dict[str, Any]:
+def _of_network(
+    network: SimpleNet,
+    judge: SimpleNet,
+    scores: Tensor,
+    test: Tensor,
+    labels: Tensor,
+    counts: Any,
+    ink: Tensor,
+    loop: Tensor,
+    every: Sequence[Any],
+    pictures: Pictures,
+) -> dict[str, Any]:
     """Everything that is measured of one network; ``judge`` reads images without the ink that the map of this one points to."""
     values = activations(network, test)
     half = torch.arange(len(test)) % 2 == 0
@@ -229,7 +174,9 @@ def _of_network(network: SimpleNet, judge: SimpleNet, scores: Tensor, test: Tens
         best = int(areas(halves[0], numbers[0], group).argmax())
         measured[f"best for {name}"] = float(areas(halves[1], numbers[1], group)[best])
     alone = [areas(halves[0], numbers[0], (digit,)).argmax() for digit in range(10)]
-    measured["best for one digit"] = float(np.mean([areas(halves[1], numbers[1], (digit,))[best] for digit, best in enumerate(alone)]))
+    measured["best for one digit"] = float(
+        np.mean([areas(halves[1], numbers[1], (digit,))[best] for digit, best in enumerate(alone)])
+    )
     measured["standing for a property"] = standing_for(sums, counts, list(PROPERTIES.values()))
     others = [best_areas(sums, counts, groups) for groups in every]
     measured["best for random groups"] = float(np.mean(others))
@@ -239,7 +186,9 @@ def _of_network(network: SimpleNet, judge: SimpleNet, scores: Tensor, test: Tens
     within = []
     for digit in (2, 4):
         some = labels == digit
-        both = np.stack([rankdata(values[some].numpy(), axis=0)[(loop[some] == has).numpy()].sum(axis=0) for has in (True, False)])
+        both = np.stack(
+            [rankdata(values[some].numpy(), axis=0)[(loop[some] == has).numpy()].sum(axis=0) for has in (True, False)]
+        )
         two = np.array([int(loop[some].sum()), int((~loop[some]).sum())])
         within.append(areas(both, two, (0,)))
     best = int(areas(halves[0], numbers[0], PROPERTIES["loops"]).argmax())
@@ -250,7 +199,9 @@ def _of_network(network: SimpleNet, judge: SimpleNet, scores: Tensor, test: Tens
     measured["neurons for fewer than two classes"] = int((effective[alive] < 2).sum())
     measured["active share"] = float(active.mean())
     measured["sparse are specialised"] = float(spearmanr(active[alive], effective[alive]).statistic)
-    measured["permuted: classes per neuron"] = float(classes(values, labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))])[alive].median())
+    measured["permuted: classes per neuron"] = float(
+        classes(values, labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))])[alive].median()
+    )
     for name in LAYERS:
         weight = getattr(network, name).weight.detach()
         measured[f"{name}: kurtosis"] = float(kurtosis(weight.flatten().numpy()))
@@ -258,7 +209,9 @@ def _of_network(network: SimpleNet, judge: SimpleNet, scores: Tensor, test: Tens
         measured[f"{name}: cancelled"] = float(cancelled(weight).mean())
     measured["accuracy without"] = accuracy(judge, without(test, top_ink(scores, ink)), labels)
     hot = heat(network, *pictures.fives)
-    inked = (pictures.fives[0] > pictures.fives[0].min() + INK * (pictures.fives[0].max() - pictures.fives[0].min())).flatten(1)
+    inked = (
+        pictures.fives[0] > pictures.fives[0].min() + INK * (pictures.fives[0].max() - pictures.fives[0].min())
+    ).flatten(1)
     by_half = [float((hot * some).sum() / some.sum()) for some in (pictures.lower, inked)]
     measured["lower half of a 5: heat here"] = by_half[0] / by_half[1]
     for name, (some, own, here, elsewhere) in pictures.places.items():
@@ -267,8 +220,12 @@ def _of_network(network: SimpleNet, judge: SimpleNet, scores: Tensor, test: Tens
         whole = (hot * inked).sum(dim=1) / inked.sum(dim=1)
         # Of the mean over digits, as a single digit's mean can be near zero.
         for where, place in (("here", here), ("elsewhere", elsewhere)):
-            measured[f"{name}: heat {where}"] = float(((hot * place).sum(dim=1) / place.sum(dim=1).clamp_min(1)).mean() / whole.mean())
-            measured[f"{name}: lost {where}"] = accuracy(network, some, own) - accuracy(network, without(some, place), own)
+            measured[f"{name}: heat {where}"] = float(
+                ((hot * place).sum(dim=1) / place.sum(dim=1).clamp_min(1)).mean() / whole.mean()
+            )
+            measured[f"{name}: lost {where}"] = accuracy(network, some, own) - accuracy(
+                network, without(some, place), own
+            )
     return measured
 
 
@@ -278,11 +235,15 @@ def rows_of(states: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Row]:
     def told(name: str, *where: str) -> str:
         return ", ".join(f"{state} {spread(states[state][name])}" for state in where)
 
-    def row(claim: str, name: str, verdict: Verdict, why: str = "", *, source: str | None = None, more: Sequence[str] = ()) -> Row:
+    def row(
+        claim: str, name: str, verdict: Verdict, why: str = "", *, source: str | None = None, more: Sequence[str] = ()
+    ) -> Row:
         return Row(claim, source, spread(states[TRAINED][name]), told(name, PERMUTED, UNTRAINED, *more), verdict, why)
 
     mine = states[TRAINED]
-    rows = [row(f"{what}: area under the ROC curve of the best neuron", f"best for {what}", "ours") for what in PROPERTIES]
+    rows = [
+        row(f"{what}: area under the ROC curve of the best neuron", f"best for {what}", "ours") for what in PROPERTIES
+    ]
     rows += [
         Row(f"neurons of 192 that stand for loops, lines or curves (area at least {STANDS_FOR})", "not one to one", spread(mine["standing for a property"]), told("standing for a property", PERMUTED, UNTRAINED) + f"; for a single digit {spread(mine['standing for one digit'])}", "confirmed" if max(mine["standing for a property"]) < 10 else "not confirmed"),
         Row("best neurons for the three properties, mean area", None, spread([sum(some) / 3 for some in zip(*(mine[f"best for {what}"] for what in PROPERTIES), strict=True)]), f"all {len(partitions()):,} partings of the digits into groups of as many {spread(mine['best for random groups'])}, of which {spread(mine['random groups below'])} % are lower; single digits {spread(mine['best for one digit'])}", "ours"),

@@ -43,13 +43,17 @@ class Masks(NamedTuple):
 def masks(kind: str, nets: int, generator: torch.Generator) -> Masks:
     """Those of a kind of network; the random ones have as many at each neuron as those without sharing."""
     first, second = OWN
-    blocks = [torch.block_diag(*[torch.ones(out, into)] * DIGITS).bool() for out, into in ((second, first), (1, second))]
+    blocks = [
+        torch.block_diag(*[torch.ones(out, into)] * DIGITS).bool() for out, into in ((second, first), (1, second))
+    ]
     if kind == "shared":
         return Masks(*(torch.ones(nets, *block.shape, dtype=torch.bool) for block in blocks))
     if kind == "none shared":
         return Masks(*(block.expand(nets, -1, -1) for block in blocks))
     drawn = [torch.rand(nets, *block.shape, generator=generator) for block in blocks]
-    return Masks(*(some.argsort(dim=2).argsort(dim=2) < block.sum(dim=1)[0] for some, block in zip(drawn, blocks, strict=True)))
+    return Masks(
+        *(some.argsort(dim=2).argsort(dim=2) < block.sum(dim=1)[0] for some, block in zip(drawn, blocks, strict=True))
+    )
 
 
 class Nets:
@@ -63,7 +67,10 @@ class Nets:
         into = (n_pixels, int(self.masks.second[0, 0].sum()), int(self.masks.output[0, 0].sum()))
         self.weights, self.biases = [], []
         for layer, n in enumerate(into):
-            for parts, shape in ((self.weights, (widths[layer + 1], widths[layer])), (self.biases, (1, widths[layer + 1]))):
+            for parts, shape in (
+                (self.weights, (widths[layer + 1], widths[layer])),
+                (self.biases, (1, widths[layer + 1])),
+            ):
                 drawn = (2 * torch.rand(nets, *shape, generator=generator) - 1) / n**0.5
                 parts.append(drawn.requires_grad_())
 
@@ -148,7 +155,12 @@ def bottlenecks(kind: str, size: int, nets: int, steps: int) -> Bottlenecks:
         shared = relative_interference(last)
         counted = last.norm(dim=1) > 0.5
         mean = (shared * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
-        return Bottlenecks((errors(seen) / constant).tolist(), (errors(unseen) / constant).tolist(), represented(last).tolist(), mean.tolist())
+        return Bottlenecks(
+            (errors(seen) / constant).tolist(),
+            (errors(unseen) / constant).tolist(),
+            represented(last).tolist(),
+            mean.tolist(),
+        )
 
 
 def wins(one: list[float], other: list[float]) -> int:
@@ -156,7 +168,14 @@ def wins(one: list[float], other: list[float]) -> int:
     return sum(first > second for first, second in zip(one, other, strict=True))
 
 
-def main(data: Path, nets: int = 10, steps: int = 1500, toy_steps: int = 3000, sizes: tuple[int, ...] = SIZES, out: Path | None = None) -> None:
+def main(
+    data: Path,
+    nets: int = 10,
+    steps: int = 1500,
+    toy_steps: int = 3000,
+    sizes: tuple[int, ...] = SIZES,
+    out: Path | None = None,
+) -> None:
     """Train, compare.
 
     Args:
@@ -180,7 +199,9 @@ def main(data: Path, nets: int = 10, steps: int = 1500, toy_steps: int = 3000, s
         gaps = [_gaps(one) for one in (free, alone)]
         rows.append(Row(f"{size:,} inputs of a toy bottleneck: loss on new inputs over loss on its own, features overlap", "lower", spread(gaps[0]), f"a dimension each {spread(gaps[1])}", "confirmed" if wins(gaps[1], gaps[0]) == nets else "refuted" if wins(gaps[0], gaps[1]) == nets else "not confirmed", f"loss on new inputs over the constant's {spread(free.unseen)}, with a dimension each {spread(alone.unseen)}; relative interference {sum(free.interference) / nets:.2f}"))  # fmt: skip
     settings = {"data": "MNIST", "networks": nets, "steps": steps, "optimizer": "Adam, 0.001", "toy": f"{FEATURES} features, {HIDDEN} dimensions, probability {PROBABILITY}, {toy_steps} steps"}  # fmt: skip
-    details: dict[str, Any] = {f"{kind}, {size}": one._asdict() for some in (found, toys) for (kind, size), one in some.items()}
+    details: dict[str, Any] = {
+        f"{kind}, {size}": one._asdict() for some in (found, toys) for (kind, size), one in some.items()
+    }
     report("overlap and generalisation", STRINGER, settings, rows, details, out)
 
 
@@ -192,7 +213,13 @@ def _verdict(shared: list[float], alone: list[float], drawn: list[float]) -> Ver
     """Confirmed where sharing helps with as few connections too."""
     most = 0.8 * len(shared)
     helps, drawn_helps = wins(shared, alone) >= most, wins(drawn, alone) >= most
-    return "confirmed" if helps and drawn_helps else "refuted" if wins(alone, shared) >= most and wins(alone, drawn) >= most else "not confirmed"
+    return (
+        "confirmed"
+        if helps and drawn_helps
+        else "refuted"
+        if wins(alone, shared) >= most and wins(alone, drawn) >= most
+        else "not confirmed"
+    )
 
 
 if __name__ == "__main__":

@@ -116,7 +116,10 @@ def main(model: str, seeds: int = 3, out: Path | None = None) -> None:
     bark, plain = barks(network, reader), torch.stack([barks(network, reader, word) for word in PLAIN], dim=1)
     mine, control = splits(network, reader, None), splits(network, reader, PLAIN)
     fresh = [untrained_copy(network, seed) for seed in range(seeds)]
-    untrained = [splits(one, reader, None) for one in fresh]
+    untrained, blank_bark = (
+        [splits(one, reader, None) for one in fresh],
+        torch.stack([barks(one, reader) for one in fresh]),
+    )
     n_layers, per = network.cfg.n_layers, len(PLAIN)
     gaps = torch.tensor([[one.gap for one in layer] for layer in mine])
     # Each word beside the mean of the plain words in its sentences.
@@ -125,12 +128,18 @@ def main(model: str, seeds: int = 3, out: Path | None = None) -> None:
     rows = []
     for layer in dict.fromkeys((0, n_layers // 4, n_layers // 2, 3 * n_layers // 4, n_layers)):
         where = f"after layer {layer - 1}" if layer else "before layer 0"
-        rows.append(Row(f"{where}: cosine of 'bark' in the source's two sentences", "different", float(bark[layer]), f"words of one meaning {float(plain[layer].mean()):.3f} ({float(plain[layer].min()):.3f} to {float(plain[layer].max()):.3f})", "confirmed" if layer and float(bark[layer]) < 0.999 else "ours", "" if layer else "the same token"))  # fmt: skip
-    for layer in dict.fromkeys((n_layers // 4, n_layers // 2, 3 * n_layers // 4, n_layers)):
+        rows.append(Row(f"{where}: cosine of 'bark' in the source's two sentences", "different", float(bark[layer]), f"words of one meaning {float(plain[layer].mean()):.3f} ({float(plain[layer].min()):.3f} to {float(plain[layer].max()):.3f}), untrained {float(blank_bark[:, layer].mean()):.3f}", "confirmed" if layer and float(bark[layer]) < 0.999 else "ours", "" if layer else "the same token"))  # fmt: skip
+    for layer in dict.fromkeys(max(quarter * n_layers // 4, 1) for quarter in (1, 2, 3, 4)):
         more = int((gaps[layer] > beside[layer]).sum())
         rows.append(Row(f"after layer {layer - 1}: ten words are closer to themselves in one meaning than in two, difference of cosines", "by context", f"{float(gaps[layer].mean()):.3f}", f"words of one meaning in the same sentences {float(beside[layer].mean()):.3f}, untrained {float(blank[layer].mean()):.3f}", "confirmed" if more >= 9 else "not confirmed", f"more than the words of one meaning for {more} of {len(SENTENCES)}"))  # fmt: skip
     rows.append(Row("the first meaning of 'bark' is told from the second by the source's second sentence", "'on the tree'", "no: it comes after the word", None, "refuted", "a causal model such as GPT-2 has read 'The' alone when it reads 'bark'"))  # fmt: skip
-    settings = {"model": Path(model).name, "words": len(SENTENCES), "sentences": 6, "plain words": per, "untrained": seeds}
+    settings = {
+        "model": Path(model).name,
+        "words": len(SENTENCES),
+        "sentences": 6,
+        "plain words": per,
+        "untrained": seeds,
+    }
     details = {
         "bark": bark.tolist(), "plain": plain.tolist(), "gaps": gaps.tolist(), "gaps_of_plain_words": beside.tolist(),
         "gaps_untrained": blank.tolist(), "words": list(SENTENCES),

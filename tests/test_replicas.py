@@ -61,7 +61,9 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("path", sorted(set(FOLDER.glob("*.py")) - {FOLDER / part for part in (HELPER, *PARTS)}), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(set(FOLDER.glob("*.py")) - {FOLDER / part for part in (HELPER, *PARTS)}), ids=lambda path: path.name
+)
 def test_every_replica_says_what_it_does(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [path.name, "--help"])
     with pytest.raises(SystemExit) as stop:

@@ -15,7 +15,9 @@ from mi_superposition.neurons.config import ContextsConfig
 from mi_superposition.parts import DevicePart, ModelPart, TextPart
 from mi_superposition.studies.neurons.contexts import measure
 
-TEXT = "\n".join(f"Once upon a time there was a cat number {number}. The dog ran to the cat and they sat." for number in range(40))
+TEXT = "\n".join(
+    f"Once upon a time there was a cat number {number}. The dog ran to the cat and they sat." for number in range(40)
+)
 
 
 def drawn(digit, variant, generator):
@@ -86,7 +88,9 @@ def test_digits_per_neuron_and_cancelled_weights(functions):  # noqa: F811
     labels = torch.arange(100) % 10
     values = torch.stack([(labels == 3).float(), torch.ones(100), (labels < 2).float(), torch.zeros(100)], dim=1)
     torch.testing.assert_close(
-        script["classes"](values, labels), torch.tensor([1.0, 10.0, 2.0, torch.nan], dtype=torch.float64), equal_nan=True
+        script["classes"](values, labels),
+        torch.tensor([1.0, 10.0, 2.0, torch.nan], dtype=torch.float64),
+        equal_nan=True,
     )
     weight = torch.tensor([[1.0, -1.0, 2.0, -2.0], [1.0, 1.0, 1.0, 1.0], [3.0, -1.0, 0.0, 0.0]])
     torch.testing.assert_close(script["cancelled"](weight), torch.tensor([1.0, 0.0, 0.5]))
@@ -233,7 +237,9 @@ def test_every_state_once_before_any_comes_again(functions):  # noqa: F811
 def test_features_of_a_small_model(functions, tiny_gpt2, tmp_path, monkeypatch):  # noqa: F811
     script = functions("sae_features.py")
     (tmp_path / "text.txt").write_text(TEXT.replace("\n", "\n\n"))
-    setting = script["Setting"]("tiny", str(tiny_gpt2.folder), "blocks.1.hook_resid_pre", (1, 2), 2, 1, 1024, 3, 40, k=4)
+    setting = script["Setting"](
+        "tiny", str(tiny_gpt2.folder), "blocks.1.hook_resid_pre", (1, 2), 2, 1, 1024, 3, 40, k=4
+    )
     work = tmp_path / "work"
     work.mkdir()
     found = script["measured"](setting, tmp_path / "text.txt", tmp_path / "text.txt", work)
@@ -255,7 +261,10 @@ def test_nearly_orthogonal_vectors(functions):  # noqa: F811
     assert float(cosines.max()) <= script["COSINE"] + 1e-6
     # In four dimensions the bound of Welch says at most five, and there are some at least.
     assert 1 < len(script["nearly_orthogonal"](4, torch.Generator().manual_seed(0))) <= script["welch"](4)
-    assert script["fit"](np.array([1.0, 2.0, 3.0]), np.array([5.0, 7.0, 9.0])) == (pytest.approx(2), pytest.approx(0, abs=1e-9))
+    assert script["fit"](np.array([1.0, 2.0, 3.0]), np.array([5.0, 7.0, 9.0])) == (
+        pytest.approx(2),
+        pytest.approx(0, abs=1e-9),
+    )
 
 
 def test_directions_at_a_small_size(run, tiny_gpt2, tmp_path):  # noqa: F811
@@ -265,8 +274,12 @@ def test_directions_at_a_small_size(run, tiny_gpt2, tmp_path):  # noqa: F811
         random_directions=20, device=DevicePart("cpu"),
     )  # fmt: skip
     measure(config, tmp_path / "contexts")
-    rows, record = run("pramodith_directions.py", "--contexts", tmp_path / "contexts", "--seeds", 1, "--dimensions", 4, 8, 12)
-    assert rows["8 dimensions: random vectors with cosines of at most 0.3"]["control"].startswith("8 exactly orthogonal")
+    rows, record = run(
+        "pramodith_directions.py", "--contexts", tmp_path / "contexts", "--seeds", 1, "--dimensions", 4, 8, 12
+    )
+    assert rows["8 dimensions: random vectors with cosines of at most 0.3"]["control"].startswith(
+        "8 exactly orthogonal"
+    )
     assert sum("units with fewer than" in claim for claim in rows) == 4
     assert all(0 <= one["share"] <= 1 for one in record["details"]["neurons"].values())
 

@@ -4,7 +4,7 @@
 
 The source names GPT-2 and the sentences 'A dog's bark' and 'The bark on the tree', and gives no number. Every word stands at the end of
 three sentences for each of two meanings. The control that asks most is a word of one meaning in the same sentences: its states differ
-by what stands before it as well. Others: the untrained model, and different words in the same sentence.
+by what stands before it as well. The other is the untrained model.
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ def digits(tmp_path):
     for split in ("train", "test"):
         images = [Pictures.fromarray(drawn(number // 13, number % 13, generator)) for number in range(130)]
         features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
-        table = Dataset.from_dict({"image": images, "label": [number // 13 for number in range(130)]}, features=features)
+        table = Dataset.from_dict(
+            {"image": images, "label": [number // 13 for number in range(130)]}, features=features
+        )
         table.to_parquet(str(tmp_path / f"{split}.parquet"))
     return tmp_path
 
@@ -236,7 +238,7 @@ def test_every_state_once_before_any_comes_again(functions):  # noqa: F811
 
 def test_features_of_a_small_model(functions, tiny_gpt2, tmp_path, monkeypatch):  # noqa: F811
     script = functions("sae_features.py")
-    (tmp_path / "text.txt").write_text(TEXT.replace("\n", "\n\n"))
+    (tmp_path / "text.txt").write_text(TEXT.replace("\n", "<|endoftext|>"))
     setting = script["Setting"](
         "tiny", str(tiny_gpt2.folder), "blocks.1.hook_resid_pre", (1, 2), 2, 1, 1024, 3, 40, k=4
     )
@@ -268,9 +270,11 @@ def test_nearly_orthogonal_vectors(functions):  # noqa: F811
 
 
 def test_directions_at_a_small_size(run, tiny_gpt2, tmp_path):  # noqa: F811
-    (tmp_path / "text.txt").write_text(TEXT.replace("\n", "\n\n"))
+    words, draw = sorted(set(TEXT.split())), np.random.default_rng(0)
+    # Unlike each other: near-duplicates give no examples.
+    (tmp_path / "text.txt").write_text("<|endoftext|>".join(" ".join(draw.choice(words, 30)) for _ in range(60)))
     config = ContextsConfig(
-        model=ModelPart(str(tiny_gpt2.folder)), text=TextPart(corpus=str(tmp_path / "text.txt"), documents=30),
+        model=ModelPart(str(tiny_gpt2.folder)), text=TextPart(corpus=str(tmp_path / "text.txt"), documents=60),
         random_directions=20, device=DevicePart("cpu"),
     )  # fmt: skip
     measure(config, tmp_path / "contexts")
@@ -296,6 +300,6 @@ def test_orders_at_a_small_size(run, tiny_gpt2):  # noqa: F811
     options = ["--model", tiny_gpt2.folder, "--documents", 5, "--samples", 2, "--seconds", 0, "--only", "W_O, layer 1"]
     rows, record = run("thaman_orders.py", *options)
     assert set(record["details"]) == {"W_O, layer 1", "activations, layer 0", "activations, layer 1"}
-    assert all(re.search(r"z [+-]", row["ours"]) for claim, row in rows.items() if "order score" in claim)
+    assert all(re.search(r"z [+-]", row["ours"]) for claim, row in rows.items() if "order score," in claim)
     kinds = record["details"]["activations, layer 0"]["controls"]
     assert set(kinds) == {"activations shifted in position", "untrained initialisation", "same row norms and spectrum"}

@@ -85,10 +85,10 @@ def main(contexts: Path, seeds: int = 5, dimensions: tuple[int, ...] = DIMENSION
     run: Any = ms.load_run(contexts)
     details: dict[str, Any] = {"numbers": {str(one): some for one, some in counts.items()}, "neurons": {}}
     for hook, found in run.hooks.items():
-        for few in FEW:
+        n = int(found.often.sum())
+        for few in FEW if n else ():
             mine = (found.contexts[found.often] < few).double().mean()
             drawn = {name: float((some < few).double().mean()) for name, some in found.directions.items()}
-            n = int(found.often.sum())
             control = ", ".join(
                 f"{name} {100 * share:.1f} %" for name, share in sorted(drawn.items(), key=lambda one: one[1])
             )

@@ -61,7 +61,9 @@ def last_states(model: HookedModel, tokenizer: Any, texts: Sequence[str]) -> Flo
     hooks = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
     rows = []
     for text in texts:
-        tokens = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids]
+        words = tokenizer(text, add_special_tokens=False).input_ids
+        # The end of a text that is too long: its last token is looked at.
+        tokens = [tokenizer.bos_token_id, *words[-(model.cfg.n_ctx - 1) :]]
         found = read_hooks(model, torch.tensor([tokens]), hooks)
         rows.append(torch.stack([found[hook][0, -1].float().cpu() for hook in hooks]))
     return torch.stack(rows, dim=1)

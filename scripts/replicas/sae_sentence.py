@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import mi_superposition as ms
 from mi_superposition.models import read_hooks
+from mi_superposition.models.protocol import HookedModel
 
 SENTENCE = "It was the best of times, it was the worst of times."
 FEATURES, L1, STEPS, EVERY = 16, 0.01, 500, 100
@@ -31,13 +32,14 @@ LOSSES = (10.9564, 2.0957, 1.4265, 1.3351, 1.3095)
 
 
 class Trained(NamedTuple):
-    """Losses at every hundredth step, what the features are at the end, and the encoder's weights before and after."""
+    """Losses at every hundredth step, what the features are at the end, the encoder's weights before and after, the decoder's after."""
 
     losses: list[float]
     encoded: Float[Tensor, "token feature"]
     before: Float[Tensor, "feature d"]
     after: Float[Tensor, "feature d"]
     left: float
+    decoder: Float[Tensor, "feature d"]
 
 
 def trained(states: Float[Tensor, "token d"], seed: int) -> Trained:
@@ -60,7 +62,15 @@ def trained(states: Float[Tensor, "token d"], seed: int) -> Trained:
     with torch.no_grad():
         encoded = torch.relu(encoder(states))
         left = float((decoder(encoded) - states).square().mean() / states.var(dim=0, correction=0).mean())
-    return Trained(losses, encoded, before, encoder.weight.detach(), left)
+    return Trained(losses, encoded, before, encoder.weight.detach(), left, decoder.weight.detach().T)
+
+
+def last_states(network: HookedModel, sentence: str) -> tuple[Float[Tensor, "token d"], list[int]]:
+    """With the gain, what transformers calls the last hidden state; and the tokens."""
+    tokens = network.to_tokens(sentence, prepend_bos=False)
+    norm: Any = network.ln_final
+    with torch.no_grad():
+        return read_hooks(network, tokens, [HOOK])[HOOK][0] * norm.w + getattr(norm, "b", 0), tokens[0].tolist()
 
 
 def shuffled(states: Float[Tensor, "token d"], seed: int) -> Float[Tensor, "token d"]:
@@ -97,10 +107,7 @@ def main(
         picture: HTML file of the source's two pictures, and of the activations at each token.
     """
     network: Any = ms.load_model(model)
-    tokens = network.to_tokens(sentence, prepend_bos=False)
-    with torch.no_grad():
-        # With the gain, what transformers calls the last hidden state.
-        states = read_hooks(network, tokens, [HOOK])[HOOK][0] * network.ln_final.w + getattr(network.ln_final, "b", 0)
+    states, tokens = last_states(network, sentence)
     kinds = {"the sentence": lambda seed: states, "shuffled": lambda seed: shuffled(states, seed), "mixed": lambda seed: mixed(states, seed)}  # fmt: skip
     runs = {kind: [trained(make(seed), seed) for seed in range(seeds)] for kind, make in kinds.items()}
     n, d = states.shape
@@ -128,7 +135,7 @@ def main(
         Row("the features separate what the model superposes", "yes", f"{100 * sum(mine) / seeds:.0f} % of the variance left", f"less than {wins}", "not confirmed", f"{FEATURES} features could hold all of {n} tokens, and in {d} dimensions need not share any"),
     ]  # fmt: skip
     settings = {"model": Path(model).name, "sentence": sentence, "tokens": n, "d": d, "features": FEATURES, "L1": L1, "steps": STEPS, "seeds": seeds}  # fmt: skip
-    strings = [network.tokenizer.decode([token]) for token in tokens[0].tolist()]
+    strings = [network.tokenizer.decode([token]) for token in tokens]
     first = {kind: some[0] for kind, some in runs.items()}
     details = {
         "tokens": strings,

@@ -7,6 +7,7 @@ Five epochs of batches of 64 with Adam, as in the source, which fixes no seed. A
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,18 +48,34 @@ def inputs(images: Images) -> Float[Tensor, "image channel height width"]:
     return (images.pixels.float() / 255 - MEAN) / DEVIATION
 
 
-def trained(seed: int, pixels: Tensor, labels: Tensor, epochs: int) -> tuple[dict[str, Ranks], SimpleNet]:
-    """The ranks before training, and the trained network."""
+class Trained(NamedTuple):
+    """A network before and after training, and the loss of every batch in nats."""
+
+    before: SimpleNet
+    after: SimpleNet
+    losses: Float[Tensor, "epoch batch"]
+
+
+def trained(seed: int, pixels: Tensor, labels: Tensor, epochs: int) -> Trained:
+    """Train a fresh network as the source does."""
     torch.manual_seed(seed)
     network = SimpleNet(pixels[0].numel(), 10)
-    before = {name: ranks(getattr(network, name).weight) for name in LAYERS}
+    before = copy.deepcopy(network)
+    return Trained(before, network, train(network, pixels, labels, epochs))
+
+
+def train(network: SimpleNet, pixels: Tensor, labels: Tensor, epochs: int) -> Float[Tensor, "epoch batch"]:
+    """Train a network on with a fresh optimizer, as the source's cell does when it is run; the loss of every batch in nats."""
     optimizer = torch.optim.Adam(network.parameters())
+    losses = []
     for _ in range(epochs):
         for chosen in torch.randperm(len(pixels)).split(BATCH):
             optimizer.zero_grad()
-            F.cross_entropy(network(pixels[chosen]), labels[chosen]).backward()
+            loss = F.cross_entropy(network(pixels[chosen]), labels[chosen])
+            loss.backward()
             optimizer.step()
-    return before, network
+            losses.append(loss.detach())
+    return torch.stack(losses).view(epochs, -1)
 
 
 def main(data: Path, seeds: int = 10, epochs: int = 5, out: Path | None = None) -> None:
@@ -75,9 +92,9 @@ def main(data: Path, seeds: int = 10, epochs: int = 5, out: Path | None = None) 
     states: dict[str, list[dict[str, Ranks]]] = {"trained": [], "untrained": [], "random": []}
     accuracies = []
     for seed in range(seeds):
-        before, network = trained(seed, pixels, images.train.labels, epochs)
+        fresh, network, _ = trained(seed, pixels, images.train.labels, epochs)
         states["trained"].append({name: ranks(getattr(network, name).weight) for name in LAYERS})
-        states["untrained"].append(before)
+        states["untrained"].append({name: ranks(getattr(fresh, name).weight) for name in LAYERS})
         spectra = {name: gaussian_spectrum(*LAYERS[name], seed=seed) for name in LAYERS}
         full = {name: effective_ranks(values, energy=ENERGY).energy_rank for name, values in spectra.items()}
         states["random"].append({name: Ranks(rank - 1, rank) for name, rank in full.items()})

@@ -17,7 +17,9 @@ def fidelity_by_table(tables: TableFidelity) -> go.Figure:
     figure = make_subplots(rows=1, cols=2, subplot_titles=["a + b of each column", "a and b apart"], shared_yaxes=True)
     for panel, (shares, width) in enumerate([(tables.sums, 4), (tables.apart, 2)], start=1):
         for digit, row in enumerate(shares.tolist()):
-            points = [(below, max(100 * (1 - share), 0.001)) for below, share in enumerate(row) if not math.isnan(share)]
+            points = [
+                (below, max(100 * (1 - share), 0.001)) for below, share in enumerate(row) if not math.isnan(share)
+            ]
             figure.add_scatter(
                 x=[below for below, _ in points], y=[other for _, other in points], mode="lines+markers",
                 name=f"digit {digit}", legendgroup=str(digit), showlegend=panel == 1, line=dict(color=_digit_colour(digit, len(shares))),
@@ -46,7 +48,10 @@ def fidelity_by_length(curves: dict[str, list[tuple[float, float]]], right: floa
 def roles_by_digit(roles: HeadRoles) -> go.Figure:
     """For every answer digit and head, the variance that the head gives it, split into what explains it."""
     figure = make_subplots(
-        rows=1, cols=3, subplot_titles=["effect on the digit", "of it by a + b", "of it by the carry"], shared_yaxes=True
+        rows=1,
+        cols=3,
+        subplot_titles=["effect on the digit", "of it by a + b", "of it by the carry"],
+        shared_yaxes=True,
     )
     amount = roles.amount.sqrt()
     heads = amount.sum(dim=0).argsort(descending=True).tolist()
@@ -83,4 +88,10 @@ def steps_broken(steps: StepCheck) -> go.Figure:
 def _digit_colour(digit: int, n_digits: int) -> str:
     """From light to dark with the digit's place."""
     share = digit / max(n_digits - 1, 1)
-    return SKY if share == 0 else VERMILION if share == 1 else f"rgb({int(40 + 20 * share)},{int(150 - 110 * share)},{int(200 - 60 * share)})"
+    return (
+        SKY
+        if share == 0
+        else VERMILION
+        if share == 1
+        else f"rgb({int(40 + 20 * share)},{int(150 - 110 * share)},{int(200 - 60 * share)})"
+    )

@@ -10,7 +10,14 @@ import torch
 from mi_superposition.addition.problems import answer_digits, fresh_operands
 from mi_superposition.addition.program.roles import check_steps, head_roles, participation_ratio, permuted_heads
 from mi_superposition.addition.program.rule import agreement, fit_program
-from mi_superposition.addition.program.tables import best_table, column_sums, columns_read, same_column_sums, table_fidelity
+from mi_superposition.addition.program.tables import (
+    best_table,
+    column_sums,
+    columns_read,
+    model_answers,
+    same_column_sums,
+    table_fidelity,
+)
 from mi_superposition.models import untrained_copy
 
 
@@ -96,7 +103,9 @@ def test_participation_ratio():
 
 def test_tables_of_a_model(tiny_model):
     n_digits = (tiny_model.cfg.n_ctx - 1) // 3
-    found = table_fidelity(tiny_model, problems(3_000, 4, n_digits), problems(500, 5, n_digits), torch.Generator().manual_seed(0))
+    fit_on, other = problems(3_000, 4, n_digits), problems(500, 5, n_digits)
+    fitted, asked = model_answers(tiny_model, fit_on), model_answers(tiny_model, other)
+    found = table_fidelity(tiny_model, fit_on, fitted, other, asked, torch.Generator().manual_seed(0))
     assert found.sums.shape == (n_digits + 1, 5)
     assert found.sums[0].isnan().tolist() == [False, True, True, True, True]
     known = found.sums[~found.sums.isnan()]
@@ -116,10 +125,12 @@ def test_roles_and_steps(tiny_model):
     # Groups of pairs are finer than groups of their sums; chance is taken off both.
     assert (roles.by_digits - roles.by_column_sum > -0.05).all()
     assert (roles.stand_in_by != torch.arange(n_heads)).all()
-    steps = check_steps(tiny_model, roles, operands, n_members=1, n_random=5, generator=torch.Generator().manual_seed(0))
+    steps = check_steps(
+        tiny_model, roles, operands, n_members=1, n_random=5, generator=torch.Generator().manual_seed(0)
+    )
     assert steps.accuracy.shape == (n_digits + 1, n_digits + 1)
     assert (steps.random_least <= steps.random_mean + 1e-6).all()
-    alike, same, _ = permuted_heads(tiny_model, roles, torch.Generator().manual_seed(0))
+    alike, same, _ = permuted_heads(tiny_model, torch.Generator().manual_seed(0))
     assert 0 <= alike <= 1
     assert 0 <= same <= 1
 

@@ -19,7 +19,9 @@ from mi_superposition.models import untrained_copy
 
 def test_logits_are_those_of_each_model(tiny_model):
     models = [tiny_model, untrained_copy(tiny_model, seed=4)]
-    operands = torch.stack([fresh_operands(20, n_digits=2, part="train", generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+    operands = torch.stack(
+        [fresh_operands(20, n_digits=2, part="train", generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    )
     weights = stack_weights([dict(model.named_parameters()) for model in models])
     found = stacked_logits(weights, operands)
     for model, mine, problems in zip(models, found, operands, strict=True):

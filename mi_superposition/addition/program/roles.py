@@ -15,7 +15,6 @@ from mi_superposition.addition.ablation import circuit_counts, digits_of, one_di
 from mi_superposition.addition.problems import (
     answer_digits,
     answer_places,
-    answer_positions,
     as_read,
     column_carries,
     masked,
@@ -128,9 +127,7 @@ def head_roles(model: HookedTransformer, operands: Int[Tensor, "problem operand_
 
 
 @torch.no_grad()
-def permuted_heads(
-    model: HookedTransformer, roles: HeadRoles, generator: torch.Generator
-) -> tuple[float, float, float]:
+def permuted_heads(model: HookedTransformer, generator: torch.Generator) -> tuple[float, float, float]:
     """The control of ``circuits_alike``, ``circuits_of_one_sum`` and ``circuits_per_head``: the heads of every circuit in another random order."""
     push = circuit_counts(model).push.flatten(1)
     order = torch.rand(push.shape, generator=generator).argsort(dim=0)
@@ -198,7 +195,9 @@ def _energy(z: Float[Tensor, "*batch head d"], metric: Float[Tensor, "head d d"]
     return torch.einsum("...hi,hij,...hj->...h", z, metric, z)
 
 
-def _explained(z: Float[Tensor, "problem head d"], group: Int[Tensor, " problem"], metric: Tensor) -> Float[Tensor, " head"]:
+def _explained(
+    z: Float[Tensor, "problem head d"], group: Int[Tensor, " problem"], metric: Tensor
+) -> Float[Tensor, " head"]:
     """Variance between groups, less what groups of nothing but chance would show."""
     n_groups = int(group.max()) + 1
     counts = torch.bincount(group, minlength=n_groups).clamp_min(1)
@@ -232,7 +231,10 @@ def _stand_ins(z: Float[Tensor, "row head d"], metric: Tensor) -> tuple[Float[Te
     inverse = torch.linalg.pinv(own)
     explained = torch.einsum("hgij,gjk,hglk->hgil", covariance, inverse, covariance)
     metric = metric.double()
-    share = torch.einsum("hgil,hil->hg", explained, metric) / torch.einsum("hil,hil->h", own, metric).clamp_min(1e-30)[:, None]
+    share = (
+        torch.einsum("hgil,hil->hg", explained, metric)
+        / torch.einsum("hil,hil->h", own, metric).clamp_min(1e-30)[:, None]
+    )
     share.fill_diagonal_(-1.0)
     best = share.max(dim=1)
     return best.values.float(), best.indices

@@ -16,6 +16,8 @@ from mi_superposition.addition.program.tables import ANSWERS, SUMS, best_table, 
 _BELOW, _FITTED_ON = 5, 100_000
 # The column directly below has this weight; all weights are whole numbers.
 _UNIT = 1000
+# Nats that one more in the column below starts with.
+_STEEP = 20.0
 # An exception reads the digit's column and so many below; it is listed if it mends this many problems of the fit.
 _EXCEPTION_BELOW, _LEAST_MENDED = 2, 3
 
@@ -119,8 +121,8 @@ def fit_program(
     rules = []
     for digit in range(answers.shape[1]):
         carry = (answers[:, digit] - sums[:, digit]) % 10
-        weights = _weights(operands, sums, digit, carry, apart)
         n_sums = SUMS if digit < answers.shape[1] - 1 else 1
+        weights = _weights(operands, sums, digit, carry, apart, n_sums)
         thresholds = _thresholds(_score(operands, digit, weights), sums[:, digit], carry, n_sums)
         rule = DigitRule(weights, thresholds, torch.zeros(0, 2, dtype=torch.long))
         rules.append(DigitRule(weights, thresholds, _exceptions(operands, sums, answers, digit, rule, exceptions)))
@@ -135,45 +137,56 @@ def _score(operands: Tensor, digit: int, weights: Tensor) -> Int[Tensor, " probl
     return score
 
 
-def _weights(operands: Tensor, sums: Tensor, digit: int, carry: Tensor, apart: bool) -> Int[Tensor, "column 2 10"]:
+def _weights(
+    operands: Tensor, sums: Tensor, digit: int, carry: Tensor, apart: bool, n_sums: int
+) -> Int[Tensor, "column 2 10"]:
+    """The schoolbook's weights, each column's a tenth of the one above, or those that logistic regression makes of them, whichever
+    gives more problems the model's carry."""
     columns = list(range(digit - 1, max(digit - 1 - _BELOW, -1), -1))
     if not columns:
         return torch.zeros(0, 2, 10, dtype=torch.long)
-    read = slice(0, _FITTED_ON)
+    # Elsewhere the column below decides alone.
+    near = ((sums[:, digit - 1] - 9).abs() <= 1) & (carry <= 1)
+    read = near.nonzero()[:_FITTED_ON, 0]
     n_digits = operands.shape[1] // 2
+    a, b = operands[read][:, columns], operands[read][:, [n_digits + column for column in columns]]
     own, target = sums[read, digit], (carry[read] == 1).float()
-    kept = carry[read] <= 1
-    a, b = operands[read][kept][:, columns], operands[read][kept][:, [n_digits + k for k in columns]]
-    own, target = own[kept], target[kept]
-    offset = torch.zeros(SUMS, requires_grad=True)
-    shape = (len(columns), 2, 10) if apart else (len(columns),)
-    start = torch.tensor([0.1**place for place in range(len(columns))])
-    ramp = start[:, None, None] * torch.arange(10.0) / 9 * 5
-    weight = (ramp.expand(shape) if apart else start * 5 / 9).clone().requires_grad_()
+    offset = torch.zeros(n_sums, requires_grad=True)
+    school = torch.tensor([0.1**place for place in range(len(columns))])
+    values = torch.arange(10) - 4.5
+    start = school[:, None, None] * values.expand(len(columns), 2, 10) if apart else school
+    weight = (_STEEP * start).clone().requires_grad_()
     place = torch.arange(len(columns))
 
     def score() -> Tensor:
         if apart:
             return (weight[place, 0, a] + weight[place, 1, b]).sum(dim=1) + offset[own]
-        return ((a + b) * weight).sum(dim=1) + offset[own]
+        return ((a + b - 9) * weight).sum(dim=1) + offset[own]
 
-    optimizer = torch.optim.LBFGS([weight, offset], max_iter=40, history_size=10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, offset], max_iter=60, history_size=10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(score(), target) + 1e-6 * weight.square().sum()
+        loss = F.binary_cross_entropy_with_logits(score(), target) + 1e-7 * weight.square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
     found = weight.detach()
-    if apart:
-        found = found - found[..., :1]
-        unit = found[0].mean(dim=0).diff().mean().abs()
-        return (found / unit.clamp_min(1e-9) * _UNIT).round().long()
-    unit = found[0].abs().clamp_min(1e-9)
-    whole = (found / unit * _UNIT).round().long()
-    return whole[:, None, None] * torch.arange(10).expand(2, 10)
+    candidates = []
+    for one in (_STEEP * start, found):
+        slope = one[0].diff(dim=-1).mean() if apart else one[0]
+        whole = (one / slope.abs().clamp_min(1e-9) * _UNIT).nan_to_num().clamp(-(10**9), 10**9)
+        whole = (
+            (whole - whole[..., :1]).round() if apart else whole.round()[:, None, None] * torch.arange(10).expand(2, 10)
+        )
+        candidates.append(whole.long())
+    return max(candidates, key=lambda one: _agreeing(_score(operands, digit, one), sums[:, digit], carry, n_sums))
+
+
+def _agreeing(score: Tensor, own: Tensor, carry: Tensor, n_sums: int) -> int:
+    said = score >= _thresholds(score, own, carry, n_sums)[own]
+    return int((said.long() == carry).sum())
 
 
 def _thresholds(score: Tensor, own: Tensor, carry: Tensor, n_sums: int) -> Int[Tensor, " sum"]:

@@ -70,11 +70,13 @@ def same_column_sums(
 def table_fidelity(
     model: HookedTransformer,
     fit_on: Int[Tensor, "problem operand_digit"],
+    fitted: Int[Tensor, "problem digit"],
     measure_on: Int[Tensor, "problem operand_digit"],
+    asked: Int[Tensor, "problem digit"],
     generator: torch.Generator,
 ) -> TableFidelity:
-    """Tables fitted on one set of problems and measured on another. A cell without a problem answers as the table of one column less."""
-    fitted, asked = model_answers(model, fit_on), model_answers(model, measure_on)
+    """Tables fitted on one set of problems and measured on another, ``fitted`` and ``asked`` the model's answers to them. A cell without
+    a problem answers as the table of one column less."""
     n_answers = fitted.shape[1]
     found = {}
     for name, most, size, cells in (

@@ -160,9 +160,10 @@ def measure(config: AdditionProgramConfig, out: Path, progress: Progress = SILEN
 
         fit_on, measure_on = drawn(config.n_fit, "program-fit"), drawn(config.n_problems, "program")
         progress.stage("tables")
-        tables = table_fidelity(model, fit_on, measure_on, seeded_generator(seed, "same-sums"))
+        fitted, asked = model_answers(model, fit_on), model_answers(model, measure_on)
+        tables = table_fidelity(model, fit_on, fitted, measure_on, asked, seeded_generator(seed, "same-sums"))
         progress.stage("programs")
-        programs, text = _programs(config, fit_on, model_answers(model, fit_on), measure_on, model_answers(model, measure_on))
+        programs, text = _programs(config, fit_on, fitted, measure_on, asked)
         progress.stage("heads")
         few = measure_on[:_ROLE_PROBLEMS]
         fresh = untrained_copy(model, seed=seed)
@@ -175,7 +176,7 @@ def measure(config: AdditionProgramConfig, out: Path, progress: Progress = SILEN
             n_random=config.random_sets,
             generator=seeded_generator(seed, "random-steps"),
         )
-        right = _right(measure_on, model_answers(model, measure_on))
+        right = _right(measure_on, asked)
         result = AdditionProgram(
             config=config,
             tables=tables,

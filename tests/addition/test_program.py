@@ -121,7 +121,7 @@ def test_roles_and_steps(tiny_model):
     for share in (roles.by_column_sum, roles.by_carry, roles.by_digits, roles.stand_in):
         assert ((share > -1e-4) & (share < 1 + 1e-4)).all()
     # The carry into the ones is always the same.
-    assert float(roles.by_carry[0].max()) == 0
+    assert float(roles.by_carry[0].max()) < 1e-9
     # Groups of pairs are finer than groups of their sums; chance is taken off both.
     assert (roles.by_digits - roles.by_column_sum > -0.05).all()
     assert (roles.stand_in_by != torch.arange(n_heads)).all()

@@ -49,6 +49,9 @@ def test_steps_are_those_of_torch(tiny_model):
             loss.backward()
             alone.step()
         for name, value in model.named_parameters():
+            if name.endswith("b_K"):
+                # It shifts all scores of a query alike, so its gradient is rounding, which Adam makes as large as any.
+                continue
             mine = optimizer.weights[name.rsplit(".", 1)[-1]][place]
             torch.testing.assert_close(mine, value, rtol=1e-3, atol=2e-5)
 

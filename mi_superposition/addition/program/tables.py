@@ -71,8 +71,8 @@ def table_fidelity(
     model: HookedTransformer,
     fit_on: Int[Tensor, "problem operand_digit"],
     fitted: Int[Tensor, "problem digit"],
-    measure_on: Int[Tensor, "problem operand_digit"],
-    asked: Int[Tensor, "problem digit"],
+    measure_on: Int[Tensor, "other operand_digit"],
+    asked: Int[Tensor, "other digit"],
     generator: torch.Generator,
 ) -> TableFidelity:
     """Tables fitted on one set of problems and measured on another, ``fitted`` and ``asked`` the model's answers to them. A cell without

@@ -58,7 +58,7 @@ def main() -> None:
             at = orders[place][1][number * recipe.batch_size : (number + 1) * recipe.batch_size]
             batch.append(train[place][at])
         operands = torch.stack(batch).to(device)
-        loss = stacked_loss(stacked_logits(optimizer.weights, operands), right_digits(operands), 0 * each)
+        loss = stacked_loss(stacked_logits(optimizer.weights, operands), right_digits(operands))
         rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / recipe.n_steps))
         optimizer.step(loss, rate * each, torch.tensor(float(step + 1), device=device))
         epoch, within = divmod(step + 1, epoch_steps[0])

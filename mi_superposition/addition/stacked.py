@@ -1,7 +1,6 @@
 """Many addition models trained at once: the lookup form with one more axis, each model with its own recipe.
 
-A single model's step is mostly overhead. Here the weights of all models are stacked, one step trains them all, and on a GPU the whole
-step, the drawing of problems and the optimizer included, is one graph that is replayed. The arithmetic is that of
+A single model's step is mostly overhead. Here the weights of all models are stacked and one step trains them all. The arithmetic is that of
 ``lookup_logits`` (the tests compare them), the optimizer AdamW. Ours.
 """
 
@@ -12,13 +11,12 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _EQUALS = 10
 # As in `lookup.py`: the largest weight of each head and query is exp(40); the least denominator that is divided by.
 _TOP_SCORE, _LEAST = 40.0, 1e-30
-_HELD_OUT = 97
 
 Weights = dict[str, Tensor]
 
@@ -70,16 +68,6 @@ def _undivide(grad: Tensor, inverse: Tensor, z: Tensor) -> Tensor:
     return torch.cat([-(numerator * z).sum(dim=3, keepdim=True), numerator], dim=3)
 
 
-class _Pointwise:
-    """The two pointwise steps, which a script may replace by their compiled forms."""
-
-    divide = staticmethod(_divide)
-    undivide = staticmethod(_undivide)
-
-
-POINTWISE = _Pointwise()
-
-
 class _RatioOfSums(torch.autograd.Function):
     """As in ``lookup.py``, for stacked models. On a GPU the products run on its tensor cores: the one-hot rows are exact there, and the
     table is split into two parts that together keep 22 bits; only the gradient of the table is rounded to eleven."""
@@ -93,14 +81,14 @@ class _RatioOfSums(torch.autograd.Function):
                 sums = torch.bmm(torch.cat([one_hot, one_hot], dim=2), rows).add_(constant)
         else:
             sums = torch.baddbmm(constant, one_hot, table)
-        z, inverse = POINTWISE.divide(sums.view(*sums.shape[:2], *shape))
+        z, inverse = _divide(sums.view(*sums.shape[:2], *shape))
         ctx.save_for_backward(one_hot, inverse, z)
         return z
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor, None]:
         one_hot, inverse, z = ctx.saved_tensors
-        flat = POINTWISE.undivide(grad_outputs[0], inverse, z).flatten(2)
+        flat = _undivide(grad_outputs[0], inverse, z).flatten(2)
         with _TensorCores():
             grad_table = torch.bmm(one_hot.transpose(1, 2), flat)
         # Every problem has one digit at the first position, so its ten rows sum to the gradient of the constant.
@@ -145,41 +133,12 @@ def right_digits(operands: Int[Tensor, "*batch operand_digit"]) -> Int[Tensor, "
     return torch.stack([*found, carry], dim=-1)
 
 
-def draw_problems(
-    n_models: int, n_problems: int, n_digits: int, share: Float[Tensor, " model"], most: Float[Tensor, " model"]
-) -> Int[Tensor, "model problem operand_digit"]:
-    """Problems outside the held-out part, on the device of ``share``, from torch's own generator there.
-
-    All uniform, but for a ``share`` of each model's: in those each column is made to sum to nine with a probability that is itself uniform
-    between 0 and ``most``. Where a problem falls into the held-out part its first digit is raised by one, nine becoming zero.
-    """
-    device = share.device
-    digits = torch.randint(10, (n_models, n_problems, 2 * n_digits), device=device)
-    a, b = digits[..., :n_digits], digits[..., n_digits:]
-    chance = torch.rand(n_models, n_problems, 1, device=device) * most[:, None, None]
-    chance = chance * (torch.rand(n_models, n_problems, 1, device=device) < share[:, None, None])
-    b = torch.where(torch.rand(n_models, n_problems, n_digits, device=device) < chance, 9 - a, b)
-    powers = 10 ** torch.arange(n_digits, device=device)
-    index = ((a * powers).sum(-1) % _HELD_OUT) * (10**n_digits % _HELD_OUT) + (b * powers).sum(-1)
-    first = a[..., 0] + (index % _HELD_OUT == 0)
-    first = torch.where(first > 9, 0, first)
-    return torch.cat([first[..., None], a[..., 1:], b], dim=-1)
-
-
 def stacked_loss(
-    logits: Float[Tensor, "model problem digit value"],
-    right: Int[Tensor, "model problem digit"],
-    focus: Float[Tensor, " model"],
-    counted: Bool[Tensor, "model problem"] | None = None,
+    logits: Float[Tensor, "model problem digit value"], right: Int[Tensor, "model problem digit"]
 ) -> Float[Tensor, " model"]:
-    """Cross-entropy (nats) of each model. ``focus``: exponent p of the weight loss^p of each answer digit. Only ``counted`` problems count."""
-    by_answer = F.cross_entropy(logits.flatten(0, 2), right.flatten(), reduction="none").view(right.shape)
-    if counted is None:
-        by_digit = by_answer.mean(dim=1)
-    else:
-        by_digit = (by_answer * counted[..., None]).sum(dim=1) / counted.sum(dim=1, keepdim=True)
-    weight = by_digit.detach().clamp_min(1e-12) ** focus[:, None]
-    return (weight * by_digit).sum(dim=1) / weight.sum(dim=1)
+    """Mean cross-entropy (nats) of each model."""
+    by_answer = F.cross_entropy(logits.flatten(0, 2), right.flatten(), reduction="none")
+    return by_answer.view(len(right), -1).mean(dim=1)
 
 
 class StackedAdamW:

@@ -8,7 +8,6 @@ from mi_superposition.addition.lookup import lookup_logits, one_hot_operands
 from mi_superposition.addition.problems import answer_digits, fresh_operands
 from mi_superposition.addition.stacked import (
     StackedAdamW,
-    draw_problems,
     right_digits,
     stack_weights,
     stacked_logits,
@@ -38,7 +37,7 @@ def test_steps_are_those_of_torch(tiny_model):
     optimizer = StackedAdamW(weights, 0.9, torch.full((2,), 0.98), torch.full((2,), decay))
     for step in range(3):
         logits = stacked_logits(optimizer.weights, operands.expand(2, -1, -1))
-        loss = stacked_loss(logits, right_digits(operands).expand(2, -1, -1), torch.zeros(2))
+        loss = stacked_loss(logits, right_digits(operands).expand(2, -1, -1))
         optimizer.step(loss, torch.tensor(rates), torch.tensor(float(step + 1)))
     for place, (model, rate) in enumerate(zip(models, rates, strict=True)):
         alone = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=decay)
@@ -54,24 +53,3 @@ def test_steps_are_those_of_torch(tiny_model):
                 continue
             mine = optimizer.weights[name.rsplit(".", 1)[-1]][place]
             torch.testing.assert_close(mine, value, rtol=1e-3, atol=2e-5)
-
-
-def test_only_counted_problems_count():
-    logits, right = torch.randn(1, 4, 3, 10), torch.randint(10, (1, 4, 3))
-    counted = torch.tensor([[True, True, False, False]])
-    torch.testing.assert_close(
-        stacked_loss(logits, right, torch.zeros(1), counted), stacked_loss(logits[:, :2], right[:, :2], torch.zeros(1))
-    )
-
-
-def test_drawn_problems():
-    torch.manual_seed(0)
-    drawn = draw_problems(2, 20_000, 3, torch.tensor([0.0, 1.0]), torch.tensor([0.8, 0.8]))
-    assert drawn.min() == 0
-    assert drawn.max() == 9
-    powers = torch.tensor([1, 10, 100])
-    index = (drawn[..., :3] * powers).sum(-1) * 1000 + (drawn[..., 3:] * powers).sum(-1)
-    assert (index % 97 != 0).all()
-    nines = (drawn[..., :3] + drawn[..., 3:] == 9).double().mean(dim=(1, 2))
-    assert abs(float(nines[0]) - 0.1) < 0.01
-    assert abs(float(nines[1]) - (0.4 + 0.6 * 0.1)) < 0.02

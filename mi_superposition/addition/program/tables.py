@@ -78,7 +78,7 @@ def table_fidelity(
     """Tables fitted on one set of problems and measured on another, ``fitted`` and ``asked`` the model's answers to them. A cell without
     a problem answers as the table of one column less."""
     n_answers = fitted.shape[1]
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, most, size, cells in (
         ("sums", MOST_BELOW, SUMS, column_sums),
         ("apart", MOST_BELOW_APART, PAIRS, _pairs),

@@ -27,7 +27,7 @@ def sections(folder: Path) -> list[Section]:
     page = Page(
         slug="program",
         title=f"The program of {program.config.model.name}",
-        intro=f"{program.summary()}.",
+        intro=f"{program.summary()[0].upper()}{program.summary()[1:]}.",
         items=items(program),
     )
     return [

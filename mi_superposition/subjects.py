@@ -177,6 +177,7 @@ SUBJECTS: tuple[Subject, ...] = (
                 },
             ),
             Study("addition evaluate", "AdditionEvaluateConfig"),
+            Study("addition program", "AdditionProgramConfig"),
         ),
         chapters=(
             Chapter(

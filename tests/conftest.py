@@ -153,6 +153,7 @@ def built_once(tmp_path_factory, name, build):
 # Options of the runs of a small report, by their command.
 SMALLER = {
     "addition evaluate": {"n_problems": 2_000},
+    "addition program": {"n_fit": 2_000, "n_problems": 500, "random_sets": 5},
     "heads ablate": {"n_problems": 200, "random_sets": 50},
     "neurons order": {"controls": 3, "seconds": 0.05},
     "neurons contexts": {"documents": 100, "random_directions": 32},

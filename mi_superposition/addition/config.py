@@ -155,3 +155,21 @@ class AdditionEvaluateConfig(Config):
     n_problems: Annotated[int, Interval(ge=100, le=10**8)] = 100_000
     """Fresh problems, none of them trained on."""
     random: SeedPart = SeedPart()
+
+
+@dataclass(frozen=True)
+class AdditionProgramConfig(Config):
+    """Find what each answer digit reads, a short program that answers as the model does, and what each head does for it."""
+
+    model: AdditionModelPart = AdditionModelPart()
+    n_fit: Annotated[int, Interval(ge=1000, le=10**7)] = 200_000
+    """Problems that tables and programs are found on."""
+    n_problems: Annotated[int, Interval(ge=100, le=10**7)] = 100_000
+    """Other problems that they are measured on."""
+    exceptions: Annotated[int, Interval(ge=0, le=6859)] = 10
+    """Most exceptions that the printed program lists for an answer digit."""
+    members: AtLeast1 = 4
+    """Heads that are taken out to break one step of the program."""
+    random_sets: Annotated[int, Interval(ge=1, le=10_000)] = 100
+    """Random sets of as many heads, for comparison."""
+    random: SeedPart = SeedPart()

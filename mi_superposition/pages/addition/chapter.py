@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mi_superposition.addition.config import AdditionEvaluateConfig
+from mi_superposition.addition.config import AdditionEvaluateConfig, AdditionProgramConfig
 from mi_superposition.figures.addition import training_curves
 from mi_superposition.heads.config import AblateConfig, ProjectConfig
 from mi_superposition.models import local_model_folder
+from mi_superposition.pages.addition import program
 from mi_superposition.pages.addition.evaluate import (
     Evaluations,
     accuracy_figure,
@@ -22,6 +23,7 @@ from mi_superposition.parts import AdditionModelPart
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.addition import evaluate as evaluation_study
+from mi_superposition.studies.addition import program as program_study
 from mi_superposition.studies.addition import train as training_study
 from mi_superposition.studies.addition.train import AdditionTraining
 from mi_superposition.studies.heads import ablate as ablation_study
@@ -33,7 +35,7 @@ _MORE = 10
 
 
 def jobs(request: ChapterRequest) -> dict[str, Job]:
-    """Both models evaluated; the heads of the first ablated and projected."""
+    """Both models evaluated; the program of the exact one; the heads of the first ablated and projected."""
     n_problems = AdditionEvaluateConfig().n_problems * (1 if request.real is None else _MORE)
     evaluations = {
         name: Job(
@@ -43,6 +45,7 @@ def jobs(request: ChapterRequest) -> dict[str, Job]:
     }
     return {
         **evaluations,
+        "program": Job("addition program", AdditionProgramConfig(model=AdditionModelPart(model=_MODELS["exact"]))),
         "ablate": Job("heads ablate", AblateConfig()),
         "project": Job("heads project", ProjectConfig()),
     }
@@ -62,6 +65,7 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         snapshots_figure(paper),
         carry_figure(evaluations),
         attention_figure(paper),
+        *program.items(program_study.load(own["program"])),
         *ablate.items(ablation_study.load_addition(own["ablate"])),
         *project.items(projections),
     ]

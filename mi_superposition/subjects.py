@@ -177,6 +177,7 @@ SUBJECTS: tuple[Subject, ...] = (
                 },
             ),
             Study("addition evaluate", "AdditionEvaluateConfig"),
+            Study("addition certify", "AdditionCertifyConfig"),
         ),
         chapters=(
             Chapter(
@@ -187,8 +188,8 @@ SUBJECTS: tuple[Subject, ...] = (
                 "mi_superposition.pages.addition.chapter",
             ),
         ),
-        python=("ms.train_addition", "ms.load_model"),
-        docs=("addition.md",),
+        python=("ms.train_addition", "ms.certify_addition", "ms.load_model"),
+        docs=("addition.md", "certificate.md"),
     ),
     Subject(
         name="heads",

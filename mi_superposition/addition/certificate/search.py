@@ -23,6 +23,8 @@ from mi_superposition.engine import Engine, results_of
 _CHUNK, _CHUNK_SHARE = 512, 1 / 64
 # Open boxes kept of an answer digit. The smallest beyond these are not divided any more; they stay open.
 _MOST_OPEN = 3_000_000
+# A digit whose last boxes gave nothing is tried again when what it has is so many times larger: bounds may need two divisions.
+_LEAST_YIELD = 0.05
 # Column sums of two digits.
 N_SUMS = 19
 
@@ -103,7 +105,9 @@ class DigitSearch:
         self._open = _Boxes(np.zeros((0, 2 * n_digits), np.int8), none, none.astype(np.int8), np.zeros((0, 2)))
         # Being divided at this moment, in the order in which they were taken.
         self._taken: list[_Boxes] = []
-        self.open_problems = 0.0
+        # What share of the open problems of divided boxes was proven by dividing them, lately.
+        self._yield = 1.0
+        self._look()
 
     @property
     def columns(self) -> list[int]:
@@ -121,28 +125,26 @@ class DigitSearch:
 
     def take(self) -> Piece | None:
         """The most open boxes, divided by the digit at each one's next position; ``None`` where none is left to divide."""
-        n = len(self._open.boxes)
-        if n == 0:
+        size = len(self._next)
+        if size == 0:
             return None
-        size = min(n, max(_CHUNK, int(n * _CHUNK_SHARE)))
-        gaps = self._open.gaps()
-        chosen = np.argpartition(-gaps, size - 1)[:size]
-        self.open_problems -= float(gaps[chosen].sum())
-        taken = self._open[chosen]
-        left = np.ones(n, bool)
-        left[chosen] = False
+        taken = self._open[self._next]
+        left = np.ones(len(self._open.boxes), bool)
+        left[self._next] = False
         self._open = self._open[left]
         self._taken.append(taken)
+        self._look()
         boxes = np.repeat(taken.boxes, 10, axis=0)
         boxes[np.arange(len(boxes)), np.repeat(taken.position, 10)] = np.tile(np.arange(10, dtype=np.int8), size)
         return Piece(self.query, boxes, np.repeat(taken.classes, 10))
 
     def add(self, piece: Piece, bounds: Bounds) -> None:
         """Take in the bounds of new boxes, in place of those that were divided into them."""
-        if self.n_boxes:
-            self._taken.pop(0)
-        self.n_boxes += len(piece.boxes)
         new = _Boxes(piece.boxes, bounds.classes, bounds.position, bounds.counts)
+        if self.n_boxes:
+            before = self._taken.pop(0).gaps().sum()
+            self._yield = 0.5 * self._yield + 0.5 * max(_LEAST_YIELD, 1 - new.gaps().sum() / before)
+        self.n_boxes += len(piece.boxes)
         done = (new.gaps() <= 0) | (new.position < 0)
         self._count_in(self.settled, new[done])
         self._open = _Boxes.joined([self._open, new[~done]])
@@ -151,7 +153,7 @@ class DigitSearch:
             kept, rest = np.sort(order[: _MOST_OPEN * 3 // 4]), order[_MOST_OPEN * 3 // 4 :]
             self._count_in(self.settled, self._open[rest])
             self._open = self._open[kept]
-        self.open_problems = float(self._open.gaps().sum())
+        self._look()
 
     def cells(self) -> NDArray[np.float64]:
         """Problems proven right and proven wrong by column sums, as ``settled``, of all boxes."""
@@ -179,7 +181,15 @@ class DigitSearch:
         self.n_boxes, self.settled = state["n_boxes"], state["settled"].numpy()
         self._open = _Boxes(*(state[one.name].numpy() for one in fields(_Boxes)))
         self._taken = []
-        self.open_problems = float(self._open.gaps().sum())
+        self._look()
+
+    def _look(self) -> None:
+        """Find the most open boxes, those to divide next, and what dividing them promises, in problems proven for every box."""
+        gaps = self._open.gaps()
+        self.open_problems = float(gaps.sum())
+        size = min(len(gaps), max(_CHUNK, int(len(gaps) * _CHUNK_SHARE)))
+        self._next = np.argpartition(-gaps, size - 1)[:size] if size else np.zeros(0, np.int64)
+        self.promise = self._yield * float(gaps[self._next].sum()) / size if size else 0.0
 
     def _count_in(self, cells: NDArray[np.float64], some: _Boxes) -> None:
         if len(some.boxes):
@@ -228,8 +238,7 @@ class CertificateSearch:
                 yield piece
         # Where workers are many, the last pieces come back while there is nothing to draw: one more round takes up what they leave.
         while go_on():
-            digit = max(self.digits, key=lambda one: one.open_problems)
-            following = digit.take()
+            following = max(self.digits, key=lambda digit: digit.promise).take()
             if following is None:
                 return
             drawn.append(following)

@@ -153,6 +153,7 @@ def built_once(tmp_path_factory, name, build):
 # Options of the runs of a small report, by their command.
 SMALLER = {
     "addition evaluate": {"n_problems": 2_000},
+    "addition certify": {"boxes": 100, "n_problems": 1_000},
     "heads ablate": {"n_problems": 200, "random_sets": 50},
     "neurons order": {"controls": 3, "seconds": 0.05},
     "neurons contexts": {"documents": 100, "random_directions": 32},

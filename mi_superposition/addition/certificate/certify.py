@@ -12,7 +12,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.ablation import digits_of
-from mi_superposition.addition.certificate.kernel import Tables
+from mi_superposition.addition.certificate.expansion import Tables
 from mi_superposition.addition.certificate.result import Certificate, Curve, Sampled
 from mi_superposition.addition.certificate.search import CertificateSearch, Piece, bound_piece
 from mi_superposition.addition.certificate.tables import certificate_tables, table_logits
@@ -145,9 +145,7 @@ class CertificateWork:
         right, whole, other = torch.zeros(self.n_digits + 1, dtype=torch.float64), 0, 0
         for start in range(0, n_sampled, _AT_A_TIME):
             # From all problems, those that models are trained on included.
-            operands = torch.randint(
-                10, (min(_AT_A_TIME, n_sampled - start), 2 * self.n_digits), generator=generator
-            )
+            operands = torch.randint(10, (min(_AT_A_TIME, n_sampled - start), 2 * self.n_digits), generator=generator)
             exact = torch.stack([torch.from_numpy(table_logits(operands, one)) for one in self.tables], dim=1)
             answer = exact.argmax(dim=-1)
             if not self.without_heads:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mi_superposition.addition.certificate.kernel import Tables, bound_boxes
+from mi_superposition.addition.certificate.boxes import bound_boxes
+from mi_superposition.addition.certificate.expansion import Tables
 from mi_superposition.engine import Engine, results_of
 
 # Boxes divided at a time: as many as give work for a fraction of a second, more where very many are open.
@@ -40,7 +41,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a worker found of a piece: ``counts [box, (right, wrong)]``, and what ``kernel.bound_boxes`` says of each."""
+    """What a worker found of a piece: ``counts [box, (right, wrong)]``, and what ``boxes.bound_boxes`` says of each."""
 
     classes: NDArray[np.int64]
     position: NDArray[np.int8]

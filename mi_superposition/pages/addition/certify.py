@@ -6,8 +6,8 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from mi_superposition.figures.certificate import bounds_by_digit, gap_over_time, proven_by_sums
 from mi_superposition.addition.certificate.result import Certificate
+from mi_superposition.figures.certificate import bounds_by_digit, gap_over_time, proven_by_sums
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.addition.certify import load

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from mi_superposition.addition.config import AdditionEvaluateConfig
+from mi_superposition.addition.config import AdditionCertifyConfig, AdditionEvaluateConfig
 from mi_superposition.figures.addition import training_curves
 from mi_superposition.heads.config import AblateConfig, ProjectConfig
 from mi_superposition.models import local_model_folder
+from mi_superposition.pages.addition.certify import bounds_table, cells_figure, curve_figure
 from mi_superposition.pages.addition.evaluate import (
     Evaluations,
     accuracy_figure,
@@ -21,6 +23,7 @@ from mi_superposition.pages.request import ChapterRequest, Job, Runs
 from mi_superposition.parts import AdditionModelPart
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
+from mi_superposition.studies.addition import certify as certificate_study
 from mi_superposition.studies.addition import evaluate as evaluation_study
 from mi_superposition.studies.addition import train as training_study
 from mi_superposition.studies.addition.train import AdditionTraining
@@ -28,6 +31,8 @@ from mi_superposition.studies.heads import ablate as ablation_study
 from mi_superposition.studies.heads import project as projection_study
 
 _MODELS = {"paper": "addition", "exact": "addition-exact"}
+# The certificate that the report makes itself: about ten seconds of search, and the same on every machine.
+_CERTIFIED, _BOXES, _SAMPLED = "addition-exact", 120_000, 100_000
 # With real data asked for so many times as many problems: made-up problems are all there are.
 _MORE = 10
 
@@ -45,6 +50,16 @@ def jobs(request: ChapterRequest) -> dict[str, Job]:
         **evaluations,
         "ablate": Job("heads ablate", AblateConfig()),
         "project": Job("heads project", ProjectConfig()),
+        "certify": Job(
+            "addition certify",
+            AdditionCertifyConfig(
+                model=AdditionModelPart(model=_CERTIFIED), seconds=3600.0, boxes=_BOXES, n_problems=_SAMPLED
+            ),
+        ),
+        **{
+            f"certificate-{name}": Job("addition certify", bundled=certificate_study.BUNDLED / model)
+            for name, model in _MODELS.items()
+        },
     }
 
 
@@ -62,6 +77,7 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         snapshots_figure(paper),
         carry_figure(evaluations),
         attention_figure(paper),
+        *_certificates(own),
         *ablate.items(ablation_study.load(own["ablate"])),
         *project.items(projections),
     ]
@@ -90,6 +106,19 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         page=page,
         more=[project.all_heads_page(projections)],
     )
+
+
+def _certificates(own: Mapping[str, Path]) -> list[Item]:
+    """What is proven of both models, with ten minutes of search, and of one with what the report itself has time for."""
+    here = certificate_study.load(own["certify"])
+    long = {name: certificate_study.load(own[f"certificate-{name}"]) for name in _MODELS}
+    exact = long["exact"]
+    return [
+        *(bounds_table(one, f"bounds-{name}") for name, one in long.items()),
+        bounds_table(here, "bounds-here"),
+        cells_figure(exact, "boxes"),
+        curve_figure(exact, "gap"),
+    ]
 
 
 def _training_figure(trainings: Mapping[str, AdditionTraining], evaluations: Evaluations) -> FigureRecord:

@@ -159,11 +159,15 @@ def _tables(
 
 
 def table_logits(operands: torch.Tensor, tables: Tables) -> NDArray[np.float64]:
-    """Logits ``[problem, class]`` of one answer digit in float64, from digits ``[problem, position]``."""
+    """Logits ``[problem, class]`` of one answer digit in float64, from digits ``[problem, position]``.
+
+    Not a number where all weights of a head are too small for a float64; the bounds do not use this function.
+    """
     digits = operands.numpy()
     denominator = np.repeat(tables.weight_equals[None], len(digits), axis=0)
     numerator = np.repeat(tables.numerator_equals[None], len(digits), axis=0)
     for p in range(digits.shape[1]):
         denominator += tables.weight[p, digits[:, p]]
         numerator += tables.numerator[p, digits[:, p]]
-    return tables.base + (numerator / denominator[:, None]).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return tables.base + (numerator / denominator[:, None]).sum(axis=-1)

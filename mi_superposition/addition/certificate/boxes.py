@@ -14,7 +14,8 @@ from mi_superposition.addition.certificate.expansion import (
     E_HIGH,
     E_LOW,
     LOWEST,
-    SPAN,
+    LOWEST_HIGH,
+    SPAN_HIGH,
     WIDTH,
     Room,
     Tables,
@@ -55,7 +56,7 @@ def _settle(x: NDArray[np.int64], one: int, other: int, tables: Tables, room: Ro
         expand_margin(x, one, other, tables, room, rounding, second_order)
         if room.found[LOWEST] + room.found[BELOW] - rounding > 0:
             return 1
-        if room.found[LOWEST] + room.found[SPAN] + room.found[ABOVE] + rounding < 0:
+        if room.found[LOWEST_HIGH] + room.found[SPAN_HIGH] + room.found[ABOVE] + rounding < 0:
             return -1
     return 0
 

@@ -11,8 +11,11 @@ from mi_superposition.addition.certificate.expansion import (
     BINS,
     FAST,
     LOWEST,
+    LOWEST_HIGH,
+    ONE_SIDED,
     ROUNDING,
     SPAN,
+    SPAN_HIGH,
     Room,
 )
 from mi_superposition.neurons.compiled import compiled
@@ -22,18 +25,21 @@ _FEW_BINS, _WIDE = 256, 7
 
 
 @compiled(fastmath=FAST)
-def count(x: NDArray[np.int64], query: int, carried: bool, room: Room) -> tuple[float, float, float, float]:
-    """Problems of the box by the sign of the margin, and with ``carried`` by the carry into the query's column.
-
-    Returns those without carry whose margin is proven above zero and below zero, then those with carry. All counts are whole numbers
-    that a float64 holds exactly.
-    """
+def _tally(
+    x: NDArray[np.int64],
+    query: int,
+    carried: bool,
+    room: Room,
+    additive: NDArray[np.float64],
+    lowest: float,
+    span: float,
+) -> tuple[float, float, float, float]:
+    """The counts of ``count`` for an additive part with the given smallest value and span."""
     positions = len(x)
     n = positions // 2
     free = 0
     for p in range(positions):
         free += x[p] < 0
-    span, lowest = room.found[SPAN], room.found[LOWEST]
     step = span / (_FEW_BINS if free > _WIDE else BINS)
     if not step > 0.0:
         step = 1.0
@@ -44,8 +50,8 @@ def count(x: NDArray[np.int64], query: int, carried: bool, room: Room) -> tuple[
             continue
         least, most = np.inf, -np.inf
         for k in range(10):
-            room.bins[p, k] = int(np.rint(room.additive[p, k] / step))
-            error = room.additive[p, k] - room.bins[p, k] * step
+            room.bins[p, k] = int(np.rint(additive[p, k] / step))
+            error = additive[p, k] - room.bins[p, k] * step
             least, most = min(least, error), max(most, error)
         short, long = short + least, long + most
     states = 2 if carried else 1
@@ -101,6 +107,22 @@ def count(x: NDArray[np.int64], query: int, carried: bool, room: Room) -> tuple[
         elif below + i * step < 0:
             below_0 += now[0, i]
             below_1 += now[1, i]
+    return above_0, below_0, above_1, below_1
+
+
+@compiled()
+def count(x: NDArray[np.int64], query: int, carried: bool, room: Room) -> tuple[float, float, float, float]:
+    """Problems of the box by the sign of the margin, and with ``carried`` by the carry into the query's column.
+
+    Returns those without carry whose margin is proven above zero and below zero, then those with carry. All counts are whole numbers
+    that a float64 holds exactly.
+    """
+    found = room.found
+    above_0, below_0, above_1, below_1 = _tally(x, query, carried, room, room.additive, found[LOWEST], found[SPAN])
+    if found[ONE_SIDED] > 0:
+        _, below_0, _, below_1 = _tally(
+            x, query, carried, room, room.additive_high, found[LOWEST_HIGH], found[SPAN_HIGH]
+        )
     return above_0, below_0, above_1, below_1
 
 

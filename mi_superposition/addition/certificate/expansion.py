@@ -34,7 +34,7 @@ class Tables(NamedTuple):
     ``weight [position, digit, head]``, ``value [position, digit, class, head]`` in logits, ``weight * value`` as ``numerator``; what the
     ``=`` positions give: ``weight_equals [head]``, ``numerator_equals [class, head]``, ``value_equals [key, class, head]``; ``base [class]``;
     ``largest [head]``, the largest magnitude of the head's values. The other fields are what these give: smallest, largest and mean weight
-    and the mean numerator at each position.
+    and the mean numerator at each position; ``quiet [position, head]``, the digit of smallest weight, and its numerators.
     """
 
     weight: NDArray[np.float64]
@@ -49,6 +49,8 @@ class Tables(NamedTuple):
     weight_high: NDArray[np.float64]
     weight_mean: NDArray[np.float64]
     numerator_mean: NDArray[np.float64]
+    quiet: NDArray[np.int64]
+    numerator_quiet: NDArray[np.float64]
 
 
 class Room(NamedTuple):
@@ -64,6 +66,7 @@ class Room(NamedTuple):
     second_weight: NDArray[np.float64]
     chosen: NDArray[np.int64]
     additive: NDArray[np.float64]
+    additive_high: NDArray[np.float64]
     bins: NDArray[np.int64]
     score: NDArray[np.float64]
     counts: NDArray[np.float64]
@@ -73,7 +76,7 @@ class Room(NamedTuple):
 # Rows of ``Room.head``.
 _D_FIXED, D_LOW, D_HIGH, _D_MEAN, _R, _E_FIXED, E_LOW, E_HIGH, WIDTH, _COEFFICIENT = range(10)
 # Entries of ``Room.found``: of a margin.
-LOWEST, SPAN, BELOW, ABOVE, ROUNDING = range(5)
+LOWEST, SPAN, BELOW, ABOVE, ROUNDING, ONE_SIDED, LOWEST_HIGH, SPAN_HIGH = range(8)
 
 
 @compiled()
@@ -92,10 +95,11 @@ def new_room(tables: Tables) -> Room:
         np.zeros((positions * 10, heads)),
         np.zeros(heads, np.int64),
         np.zeros((positions, 10)),
+        np.zeros((positions, 10)),
         np.zeros((positions, 10), np.int64),
         np.zeros(positions),
         np.zeros((4, BINS + 2 * positions + 2)),
-        np.zeros(5),
+        np.zeros(8),
     )
 
 
@@ -132,11 +136,20 @@ def prepare(x: NDArray[np.int64], tables: Tables, room: Room) -> float:
                 ratio[c, h] += tables.numerator_mean[p, c, h]
     magnitude = 0.0
     for h in range(heads):
-        # Any number may stand for the middle ratio; where there is no denominator it is not used.
-        mean = max(head[_D_MEAN, h], _LEAST_DENOMINATOR)
+        # Any number may stand for the middle ratio; where there is no denominator it is not used. Where a few digits have most of the weight,
+        # it is the ratio without these.
+        mean = head[_D_MEAN, h]
+        spread = _spread(head[D_LOW, h], head[D_HIGH, h])
+        if spread >= _SECOND_ORDER:
+            mean = head[D_LOW, h]
+            for c in range(classes):
+                ratio[c, h] = fixed[c, h]
+                for p in range(positions):
+                    if x[p] < 0:
+                        ratio[c, h] += tables.numerator_quiet[p, c, h]
+        mean = max(mean, _LEAST_DENOMINATOR)
         for c in range(classes):
             ratio[c, h] = min(max(ratio[c, h] / mean, -tables.largest[h]), tables.largest[h])
-        spread = _spread(head[D_LOW, h], head[D_HIGH, h])
         if spread > _HULL_ONLY:
             spread = 1.0
         magnitude += 16.0 * tables.largest[h] * (1.0 + spread) ** 3
@@ -198,19 +211,20 @@ def _hull(x: NDArray[np.int64], one: int, other: int, h: int, tables: Tables) ->
 def expand_margin(
     x: NDArray[np.int64], one: int, other: int, tables: Tables, room: Room, rounding: float, second_order: bool
 ) -> None:
-    """``logit[one] - logit[other]`` over the box as a sum over the free positions (``room.additive``) plus an interval.
+    """``logit[one] - logit[other]`` over the box as a sum over the free positions plus an interval.
 
-    Sets ``room.found``: the sum's smallest value and its span, and the interval's ends. For every head the narrowest of: a constant and the range
-    of what it may be; the first-order expansion of 1/d; with ``second_order`` the second-order one, whose products of two
-    positions are added over heads before their range is taken.
+    The sum is ``room.additive`` for the lower bound and ``room.additive_high`` for the upper one; they differ only if ``found[ONE_SIDED]``. Sets
+    ``room.found``: each sum's smallest value and its span, and the interval's ends. For every head the narrowest of: a constant and the range of what it may be;
+    for each free digit the most that it may add or take away; the first-order expansion of 1/d; with ``second_order`` the second-order one,
+    whose products of two positions are added over heads before their range is taken.
     """
     positions, _, heads = tables.weight.shape
-    head, additive, found, chosen = room.head, room.additive, room.found, room.chosen
+    head, additive, higher, found, chosen = room.head, room.additive, room.additive_high, room.found, room.chosen
     constant = tables.base[one] - tables.base[other]
     below, above = -rounding, rounding
-    additive[:] = 0.0
+    additive[:], higher[:] = 0.0, 0.0
     room.score[:] = 0.0
-    n_second = 0
+    n_second, one_sided = 0, 0.0
     for h in range(heads):
         low, high, r = head[D_LOW, h], head[D_HIGH, h], head[_R, h]
         e_low, e_high = head[E_LOW, h], head[E_HIGH, h]
@@ -224,17 +238,27 @@ def expand_margin(
         if spread > 1.5:
             hull_low, hull_high = _hull(x, one, other, h, tables)
             least, most = max(least, hull_low - r), min(most, hull_high - r)
+        head[_COEFFICIENT, h] = 0.0
         if second_order and spread < _SECOND_ORDER and min(2.0 * first, most - least) > 1e-9 * tables.largest[h]:
             chosen[n_second] = h
             n_second += 1
-            head[_COEFFICIENT, h] = 0.0
-        elif 2.0 * first < most - least:
+            continue
+        width = min(2.0 * first, most - least)
+        if spread >= _SECOND_ORDER and low > _LEAST_DENOMINATOR and width > 1e-9 * tables.largest[h]:
+            expected, least_quiet, most_quiet = _one_sided(x, h, tables, room, False)
+            if expected < width:
+                _one_sided(x, h, tables, room, True)
+                below, above = below + least_quiet, above + most_quiet
+                head[WIDTH, h] = expected
+                one_sided = 1.0
+                continue
+        head[WIDTH, h] = width
+        if 2.0 * first < most - least:
             middle = 0.5 * (1.0 / low + 1.0 / high)
-            head[_COEFFICIENT, h], head[WIDTH, h] = middle, 2.0 * first
+            head[_COEFFICIENT, h] = middle
             constant += head[_E_FIXED, h] * middle
             below, above = below - first, above + first
         else:
-            head[_COEFFICIENT, h], head[WIDTH, h] = 0.0, most - least
             below, above = below + least, above + most
     for p in range(positions):
         if x[p] >= 0:
@@ -243,11 +267,20 @@ def expand_margin(
             total = 0.0
             for h in range(heads):
                 total += head[_COEFFICIENT, h] * room.excess[p, k, h]
-            additive[p, k] = total
+            additive[p, k] += total
+            higher[p, k] += total
     if n_second:
         constant, below, above = _add_second_order(x, n_second, tables, room, constant, below, above)
+    found[BELOW], found[ABOVE], found[ROUNDING], found[ONE_SIDED] = below, above, rounding, one_sided
+    found[LOWEST], found[SPAN] = _from_zero(x, additive, constant)
+    found[LOWEST_HIGH], found[SPAN_HIGH] = _from_zero(x, higher, constant)
+
+
+@compiled()
+def _from_zero(x: NDArray[np.int64], additive: NDArray[np.float64], constant: float) -> tuple[float, float]:
+    """Makes every position's smallest entry zero; the sum's smallest value and its span."""
     span = 0.0
-    for p in range(positions):
+    for p in range(len(x)):
         if x[p] >= 0:
             continue
         least, most = additive[p].min(), additive[p].max()
@@ -255,7 +288,32 @@ def expand_margin(
             additive[p, k] -= least
         constant += least
         span += most - least
-    found[LOWEST], found[SPAN], found[BELOW], found[ABOVE], found[ROUNDING] = constant, span, below, above, rounding
+    return constant, span
+
+
+@compiled()
+def _one_sided(x: NDArray[np.int64], h: int, tables: Tables, room: Room, add: bool) -> tuple[float, float, float]:
+    """What each free digit may take away from ``e / d`` of a head and add to it, over what the digits of smallest weight give.
+
+    As all other positions have at least their smallest weight, ``d`` is at least the smallest denominator with this digit. With ``add``
+    these go into the additive parts. Returns their mean sum, and the ends of what the smallest weights give.
+    """
+    low = room.head[D_LOW, h]
+    quiet = room.head[_E_FIXED, h]
+    expected = 0.0
+    for p in range(len(x)):
+        if x[p] >= 0:
+            continue
+        nothing = room.excess[p, tables.quiet[p, h], h]
+        quiet += nothing
+        for k in range(10):
+            e = room.excess[p, k, h] - nothing
+            part = e / (low + (tables.weight[p, k, h] - tables.weight_low[p, h]))
+            expected += 0.1 * abs(part)
+            if add:
+                room.additive[p, k] += min(part, 0.0)
+                room.additive_high[p, k] += max(part, 0.0)
+    return expected + abs(quiet) / low, min(quiet, 0.0) / low, max(quiet, 0.0) / low
 
 
 @compiled(fastmath=FAST)
@@ -286,7 +344,9 @@ def _add_second_order(
                 continue
             for k in range(10):
                 e, w = second[p * 10 + k, j], weight[p * 10 + k, j]
-                additive[p, k] += e * (1.0 / c - d_mean / (c * c)) - (e_mean + e) * w
+                part = e * (1.0 / c - d_mean / (c * c)) - (e_mean + e) * w
+                additive[p, k] += part
+                room.additive_high[p, k] += part
         third = (0.5 * (high - low) / c) ** 2 / low
         least, most = min(0.0, head[E_LOW, h]) * third, max(0.0, head[E_HIGH, h]) * third
         head[WIDTH, h] = most - least

@@ -141,6 +141,7 @@ def _tables(
     operand_weight = np.ascontiguousarray(weight[:n_keys].reshape(*shape, -1))
     operand_value = np.ascontiguousarray(value[:n_keys].reshape(*shape, *value.shape[1:]))
     numerator = operand_weight[:, :, None] * operand_value
+    quiet = operand_weight.argmin(axis=1)
     equals_value = np.ascontiguousarray(value[n_keys:])
     return Tables(
         weight=operand_weight,
@@ -155,6 +156,8 @@ def _tables(
         weight_high=operand_weight.max(axis=1),
         weight_mean=operand_weight.mean(axis=1),
         numerator_mean=numerator.mean(axis=1),
+        quiet=quiet,
+        numerator_quiet=np.ascontiguousarray(np.take_along_axis(numerator, quiet[:, None, None], axis=1)[:, 0]),
     )
 
 

@@ -141,13 +141,16 @@ def test_expansion_holds_for_every_problem(kind, second_order):
         n = (tables.numerator_equals[one] - tables.numerator_equals[other]).astype(np.longdouble) + sum(
             (weight * value)[p, problems[:, p]] for p in range(4)
         )
-        margin = tables.base[one] - tables.base[other] + (n / d).sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            margin = tables.base[one] - tables.base[other] + (n / d).sum(axis=1)
         free = np.flatnonzero(box < 0)
         low = room.found[expansion.LOWEST] + sum(room.additive[p, problems[:, p]] for p in free)
         high = room.found[expansion.LOWEST_HIGH] + sum(room.additive_high[p, problems[:, p]] for p in free)
         # The interval holds what rounding may do, too.
-        assert (low + room.found[expansion.BELOW] <= margin).all()
-        assert (high + room.found[expansion.ABOVE] >= margin).all()
+        # Where all weights of a head are below any float64 the tables say nothing; what is said there is held against the transformer above.
+        known = np.isfinite(margin)
+        assert ((low + room.found[expansion.BELOW] <= margin) | ~known).all()
+        assert ((high + room.found[expansion.ABOVE] >= margin) | ~known).all()
 
 
 def test_rounding_bound_covers_what_rounding_does():
@@ -211,10 +214,10 @@ def test_a_carry_that_is_not_decided_is_counted():
 
 
 def test_threads_and_pauses_change_nothing():
-    model = model_of("sharp")
+    model = model_of("sharp", n_digits=3)
     whole = CertificateWork(model)
-    whole.search_for(60, boxes=20_000, threads=1)
-    stopped = CertificateWork(model)
+    whole.search_for(600, boxes=60_000, threads=1)
+    assert whole.search.n_boxes >= 60_000
 
     class Asked(Exception):
         pass
@@ -222,13 +225,14 @@ def test_threads_and_pauses_change_nothing():
     def stop(boxes):
         raise Asked
 
+    stopped = CertificateWork(model)
     for _ in range(6):
         paused = CertificateWork(model)
         paused.load_state(copy.deepcopy(stopped.state()))
         with pytest.raises(Asked):
-            paused.search_for(60, boxes=20_000, threads=2, on_piece=stop)
+            paused.search_for(600, boxes=60_000, threads=2, on_piece=stop)
         stopped = paused
-    stopped.search_for(60, boxes=20_000, threads=2)
+    stopped.search_for(600, boxes=60_000, threads=2)
     for one, other in zip(whole.search.digits, stopped.search.digits, strict=True):
         assert one.proven() == other.proven()
         assert (one.cells() == other.cells()).all()

@@ -175,11 +175,11 @@ class DigitSearch:
         """What goes on exactly, as tensors; what is being divided is open again."""
         all_open = _Boxes.joined([self._open, *self._taken])
         arrays = {one.name: torch.from_numpy(getattr(all_open, one.name)) for one in fields(all_open)}
-        return {"n_boxes": self.n_boxes, "settled": torch.from_numpy(self.settled), **arrays}
+        return {"n_boxes": self.n_boxes, "yield": self._yield, "settled": torch.from_numpy(self.settled), **arrays}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of ``state``."""
-        self.n_boxes, self.settled = state["n_boxes"], state["settled"].numpy()
+        self.n_boxes, self._yield, self.settled = state["n_boxes"], state["yield"], state["settled"].numpy()
         self._open = _Boxes(*(state[one.name].numpy() for one in fields(_Boxes)))
         self._taken = []
         self._look()

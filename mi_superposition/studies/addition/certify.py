@@ -19,7 +19,7 @@ from mi_superposition.training import Stopped
 
 COMMAND = "addition certify"
 RESULT = "certificate.safetensors"
-# Certificates of the bundled models that took ten minutes, in folders of their names.
+# Certificates of bundled models that took minutes, in folders of their names.
 BUNDLED = Path(__file__).parents[2] / "bundled" / "certificates"
 # Between two checkpoints, in seconds: writing one takes a second when millions of boxes are open.
 _CHECKPOINT_EVERY = 30.0

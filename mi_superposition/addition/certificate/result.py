@@ -85,7 +85,7 @@ class Certificate(Result):
         gap = self.upper - self.lower
         heads = f" without heads {', '.join(map(str, self.without_heads))}" if self.without_heads else ""
         return (
-            f"{self.model}{heads}: of all {10 ** (2 * self.n_digits):,} sums {100 * least:.2f} to {100 * most:.2f} % are proven right "
+            f"{self.model}{heads}: of all {10 ** (2 * self.n_digits):,} sums at least {100 * least:.2f} and at most {100 * most:.2f} % are right, proven "
             f"({100 * self.sampled.whole_sums:.2f} % of {self.sampled.n_problems:,} drawn at random); of single digits all but "
             f"{100 * float(gap.min()):.3f} to {100 * float(gap.max()):.3f} % are proven right or wrong"
         )

@@ -1,4 +1,5 @@
 from .addition import AdditionConfig as AdditionConfig
+from .addition import certify_addition as certify_addition
 from .addition import encode_sums as encode_sums
 from .addition import train_addition as train_addition
 from .concepts import concept_directions as concept_directions

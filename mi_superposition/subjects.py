@@ -178,6 +178,7 @@ SUBJECTS: tuple[Subject, ...] = (
             ),
             Study("addition evaluate", "AdditionEvaluateConfig"),
             Study("addition program", "AdditionProgramConfig"),
+            Study("addition certify", "AdditionCertifyConfig"),
         ),
         chapters=(
             Chapter(
@@ -188,8 +189,8 @@ SUBJECTS: tuple[Subject, ...] = (
                 "mi_superposition.pages.addition.chapter",
             ),
         ),
-        python=("ms.train_addition", "ms.load_model"),
-        docs=("addition.md",),
+        python=("ms.train_addition", "ms.certify_addition", "ms.load_model"),
+        docs=("addition.md", "certificate.md"),
     ),
     Subject(
         name="heads",

@@ -154,6 +154,7 @@ def built_once(tmp_path_factory, name, build):
 SMALLER = {
     "addition evaluate": {"n_problems": 2_000},
     "addition program": {"n_fit": 2_000, "n_problems": 500, "random_sets": 5},
+    "addition certify": {"boxes": 100, "n_problems": 1_000},
     "heads ablate": {"n_problems": 200, "random_sets": 50},
     "neurons order": {"controls": 3, "seconds": 0.05},
     "neurons contexts": {"documents": 100, "random_directions": 32},

@@ -20,6 +20,7 @@ SMALLER = {
     "report": ["--sections", "toy"],
     "addition train": ["--epochs", "1", "--n-train", "2000", "--n-test", "100"],
     "addition evaluate": ["--n-problems", "1000"],
+    "addition certify": ["--boxes", "100", "--n-problems", "1000", "--threads", "1"],
     "page": [],
     "neurons contexts": ["--documents", "40"],
     "sae recover": [],

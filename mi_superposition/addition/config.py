@@ -10,7 +10,7 @@ from annotated_types import Interval
 
 from mi_superposition.config import AtLeast0, AtLeast1, Config, NonNegative, Positive
 from mi_superposition.errors import RequestError
-from mi_superposition.parts import AdditionModelPart, SeedPart, ThreadsPart
+from mi_superposition.parts import AdditionModelPart, SeedPart, ThreadsPart, WorkersPart
 
 Answer = Literal["masked", "autoregressive"]
 # Epochs and steps of a recipe that sets neither: a second descent takes the last ninth, an endless epoch has 100 steps.
@@ -173,3 +173,21 @@ class AdditionProgramConfig(Config):
     random_sets: Annotated[int, Interval(ge=1, le=10_000)] = 100
     """Random sets of as many heads, for comparison."""
     random: SeedPart = SeedPart()
+
+
+@dataclass(frozen=True)
+class AdditionCertifyConfig(Config):
+    """Prove how many of all problems an addition model gets right, for every answer digit: bounds, not samples. Run again to resume."""
+
+    model: AdditionModelPart = AdditionModelPart()
+    without_heads: tuple[AtLeast0, ...] = ()
+    """Heads whose output is set to zero. Default: none."""
+    seconds: Positive = 600.0
+    """Time to search for, in seconds, all tries together; the longer, the narrower the bounds."""
+    boxes: AtLeast1 | None = None
+    """Boxes to bound, about, if time allows. The result is then the same on every machine. Default: as many as there is time for."""
+    n_problems: Annotated[int, Interval(ge=100, le=10**8)] = 1_000_000
+    """Problems drawn at random, on which the model's accuracy is measured beside the bounds."""
+    random: SeedPart = SeedPart()
+    threads: ThreadsPart = ThreadsPart()
+    workers: WorkersPart = WorkersPart()

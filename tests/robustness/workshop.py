@@ -134,6 +134,8 @@ class Workshop:
                 ]  # fmt: skip
             case "addition evaluate":
                 return ["--model", self.root / "addition", "--n-problems", 1000]
+            case "addition certify":
+                return ["--model", self.root / "addition", "--boxes", 2000, "--n-problems", 500, "--threads", 1]
             case "heads ablate":
                 return ["--model", self.root / "addition", "--n-problems", 200, "--random-sets", 50]
             case "heads project":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from mi_superposition.addition.config import AdditionEvaluateConfig, AdditionProgramConfig
+from mi_superposition.addition.config import AdditionCertifyConfig, AdditionEvaluateConfig, AdditionProgramConfig
 from mi_superposition.figures.addition import training_curves
 from mi_superposition.heads.config import AblateConfig, ProjectConfig
 from mi_superposition.models import local_model_folder
 from mi_superposition.pages.addition import program
+from mi_superposition.pages.addition.certify import bounds_table, cells_figure, curve_figure
 from mi_superposition.pages.addition.evaluate import (
     Evaluations,
     accuracy_figure,
@@ -22,6 +24,7 @@ from mi_superposition.pages.request import ChapterRequest, Job, Runs
 from mi_superposition.parts import AdditionModelPart
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
+from mi_superposition.studies.addition import certify as certificate_study
 from mi_superposition.studies.addition import evaluate as evaluation_study
 from mi_superposition.studies.addition import program as program_study
 from mi_superposition.studies.addition import train as training_study
@@ -30,6 +33,8 @@ from mi_superposition.studies.heads import ablate as ablation_study
 from mi_superposition.studies.heads import project as projection_study
 
 _MODELS = {"paper": "addition", "exact": "addition-exact"}
+# The certificate that the report makes itself: about ten seconds of search, and the same on every machine.
+_CERTIFIED, _BOXES, _SAMPLED = "addition-exact", 120_000, 100_000
 # With real data asked for so many times as many problems: made-up problems are all there are.
 _MORE = 10
 
@@ -48,6 +53,13 @@ def jobs(request: ChapterRequest) -> dict[str, Job]:
         "program": Job("addition program", AdditionProgramConfig(model=AdditionModelPart(model=_MODELS["exact"]))),
         "ablate": Job("heads ablate", AblateConfig()),
         "project": Job("heads project", ProjectConfig()),
+        "certify": Job(
+            "addition certify",
+            AdditionCertifyConfig(
+                model=AdditionModelPart(model=_CERTIFIED), seconds=3600.0, boxes=_BOXES, n_problems=_SAMPLED
+            ),
+        ),
+        "certificate": Job("addition certify", bundled=certificate_study.BUNDLED / _CERTIFIED),
     }
 
 
@@ -66,6 +78,7 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         carry_figure(evaluations),
         attention_figure(paper),
         *program.items(program_study.load(own["program"])),
+        *_certificates(own),
         *ablate.items(ablation_study.load_addition(own["ablate"])),
         *project.items(projections),
     ]
@@ -94,6 +107,12 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         page=page,
         more=[project.all_heads_page(projections)],
     )
+
+
+def _certificates(own: Mapping[str, Path]) -> list[Item]:
+    """What is proven of one model in two minutes, and with what the report itself has time for."""
+    here, long = (certificate_study.load(own[name]) for name in ("certify", "certificate"))
+    return [bounds_table(long), bounds_table(here, "bounds-here"), cells_figure(long), curve_figure(long)]
 
 
 def _training_figure(trainings: Mapping[str, AdditionTraining], evaluations: Evaluations) -> FigureRecord:

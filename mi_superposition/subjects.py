@@ -196,9 +196,10 @@ SUBJECTS: tuple[Subject, ...] = (
         studies=(
             Study("heads ablate", "AblateConfig", renamed={"problems": "n-problems"}),
             Study("heads project", "ProjectConfig"),
+            Study("heads trigrams", "TrigramsConfig", config="mi_superposition.heads.trigrams.config"),
         ),
         python=("ms.ablate_heads", "ms.project_heads"),
-        docs=("addition.md",),
+        docs=("addition.md", "heads.md"),
     ),
     Subject(
         name="neurons",

@@ -33,14 +33,14 @@ class TrigramsConfig(Config):
     """Proposed skip trigrams that may have the same two tokens in the same two places."""
     level: Annotated[float, Interval(gt=0, le=0.5)] = 0.05
     """Level of every test, after correction for the number of tests."""
-    correction: Correction = "holm"
-    """Correction for the number of tests: 'holm' (any false one) or 'bh' (share of false ones, Benjamini and Hochberg)."""
-    features: AtLeast1 = 400
+    correction: Correction = "bh"
+    """Correction for the number of tests: 'bh' bounds the share of false ones among those kept (Benjamini and Hochberg), 'holm' the probability of any."""
+    features: AtLeast1 = 360
     """Skip trigrams confirmed in the text that are tested in the model, those with the smallest p in the first half."""
-    occurrences: Annotated[int, Interval(ge=4, le=1000)] = 16
+    occurrences: Annotated[int, Interval(ge=4, le=1000)] = 12
     """Documents for the test of each skip trigram in the model, and as many others to measure its heads on; half as many are enough."""
-    controls: AtLeast1 = 100
-    """Features whose heads are also measured in the untrained model, and random trigrams whose heads are measured."""
+    controls: AtLeast1 = 60
+    """Random trigrams that are tested and measured like the features, and features whose heads are measured in the untrained model too."""
     cut: Cut = "zero"
     """An attention edge is taken out by setting its weight to zero ('zero'), or by sharing its weight among the others ('renormalise')."""
     permutations: Annotated[int, Interval(ge=2, le=1000)] = 20

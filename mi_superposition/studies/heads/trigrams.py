@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mi_superposition.corpora import check_readable, corpus_of, model_batches
+from mi_superposition.corpora import begins_with_token, check_readable, corpus_of, model_batches
 from mi_superposition.corpora.tokens import tokenizer_identity
-from mi_superposition.errors import RequestError
 from mi_superposition.files import read_state, write_state
 from mi_superposition.heads.trigrams.carried import FeatureEdges, edge_table, interference, measure_feature
 from mi_superposition.heads.trigrams.config import TrigramsConfig
 from mi_superposition.heads.trigrams.edges import FrozenLogits, check_has_attention
 from mi_superposition.heads.trigrams.features import Located, TrigramSearch, corrected, p_above_zero
 from mi_superposition.heads.trigrams.occurrences import logit_changes, replaced
+from mi_superposition.heads.trigrams.comparison import compare_matrices
 from mi_superposition.models import load_model, model_record, untrained_copy
 from mi_superposition.models.protocol import HookedModel, beginning_token
-from mi_superposition.corpora.batches import begins_with_token
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import CHECKPOINT, Outcome, open_run, read_manifest
 from mi_superposition.storing import read_record, write_record
@@ -70,17 +70,11 @@ def documents_of(model: HookedModel, corpus: Any, config: TrigramsConfig) -> lis
     """The tokens of every document, as many as the model reads at once, without its beginning token."""
     found = []
     context = config.context or model.cfg.n_ctx
-    batches = model_batches(model, _first(corpus, config.text.documents), 64, context=context, long="truncate")
+    batches = model_batches(model, list(itertools.islice(corpus, config.text.documents)), 64, context=context, long="truncate")
     for batch in batches:
         for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
             found.append(tokens[mask].numpy().astype(np.int64))
     return found
-
-
-def _first(corpus: Any, n: int | None) -> list[Any]:
-    import itertools
-
-    return list(itertools.islice(corpus, n))
 
 
 def vocabulary_of(model: HookedModel) -> list[str]:
@@ -120,6 +114,8 @@ class TrigramStudy:
             if one is not None and len(search.pool(triple)):
                 located.append(one)
         for number, one in enumerate(located):
+            if len(random) == config.controls:
+                break
             other = search.random_trigram(one.trigram, taken, number)
             if other is not None and len(search.pool(other.trigram)):
                 random.append(other)
@@ -133,12 +129,13 @@ class TrigramStudy:
         measuring_effects = self._replacements("replaced measuring", features, measuring=True)
         targets = sorted({one.trigram[2] for one in features})
         measured = self._edges("edges", self.model, features, targets)
-        some = [one for one in random][: config.controls]
-        random_measured = self._edges("edges of random trigrams", self.model, some, [])
+        random_measured = self._edges("edges of random trigrams", self.model, random, [])
         untrained = untrained_copy(self.model, seed=config.random.seed)
         untrained_measured = self._edges("edges, untrained", untrained, features[: config.controls], [])
         n_heads = self.model.cfg.n_layers * self.model.cfg.n_heads
         vocabulary = vocabulary_of(self.model)
+        edges = edge_table(features, measured, n_heads)
+        self.progress.stage("permuted matrices")
         return HeadSharing(
             config=config,
             n_layers=self.model.cfg.n_layers,
@@ -147,15 +144,15 @@ class TrigramStudy:
             n_tried=text.n_tried,
             n_in_text=len(text.counts.triples),
             n_tested=len(located),
-            n_random_tested=len(random),
             n_random_kept=int(random_kept.sum()),
             tested_effect=torch.tensor([float(one.mean()) for one in effects]),
             random_effect=torch.tensor([float(one.mean()) for one in random_effects]),
             words=[tuple(vocabulary[token] for token in one.trigram) for one in features],
             difference=torch.tensor([one.difference for one in features]),
             replaced=torch.tensor([float(one.mean()) for one in measuring_effects]),
-            edges=edge_table(features, measured, n_heads),
-            random=edge_table(some, random_measured, n_heads),
+            edges=edges,
+            compared=compare_matrices(edges, n_permuted=config.permutations, seed=config.random.seed) if len(features) >= 4 else {},
+            random=edge_table(random, random_measured, n_heads),
             untrained=edge_table(features[: config.controls], untrained_measured, n_heads),
             interference=interference(search.second, features, measured, targets, config.window),
         )

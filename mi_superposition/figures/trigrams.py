@@ -16,7 +16,9 @@ def feature_matrix(result: HeadSharing) -> go.Figure:
     share = heads / heads.abs().sum(1, keepdim=True).clamp_min(1e-12)
     order = sorted(range(len(share)), key=lambda one: (int(share[one].abs().argmax()), -float(share[one].abs().max())))
     names = [f"{head // result.n_heads}.{head % result.n_heads}" for head in range(heads.shape[1])]
-    texts = [" … ".join(_seen(word) for word in result.words[one][:2]) + f" → {_seen(result.words[one][2])}" for one in order]
+    texts = [
+        " … ".join(_seen(word) for word in result.words[one][:2]) + f" → {_seen(result.words[one][2])}" for one in order
+    ]
     figure = go.Figure(
         plain_heatmap(
             share[order].tolist(), limit=1.0, x=names, customdata=[[text] * len(names) for text in texts],

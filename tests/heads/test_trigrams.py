@@ -1,7 +1,6 @@
 """Skip trigrams, edges and how heads share features: against brute force, planted answers and nothing at all."""
 
 import itertools
-import json
 import warnings
 
 import numpy as np
@@ -70,7 +69,11 @@ def test_text_without_structure_gives_nothing_and_its_p_is_not_too_small():
     assert (counts.p < 0.05).mean() <= 0.06
     false = 0
     for seed in range(20):
-        search = TrigramSearch(documents(160, 30, 8, seed), [str(t) for t in range(8)], TrigramsConfig.of(seed=seed, tried=200, correction="holm"))
+        search = TrigramSearch(
+            documents(160, 30, 8, seed),
+            [str(t) for t in range(8)],
+            TrigramsConfig.of(seed=seed, tried=200, correction="holm"),
+        )
         false += len(search.in_text().counts.triples) > 0
     assert false <= 4
 
@@ -107,7 +110,14 @@ def test_holm_is_the_textbook():
 
 def test_matched_tokens_are_of_the_class_and_frequency():
     texts = [" dog", " cat", " Tim", "ing", ".", " 12", " cow", " pig"]
-    assert [token_class(text) for text in texts[:6]] == ["start, small", "start, small", "start, capital", "piece, small", "other", "digits"]
+    assert [token_class(text) for text in texts[:6]] == [
+        "start, small",
+        "start, small",
+        "start, capital",
+        "piece, small",
+        "other",
+        "digits",
+    ]
     matched = MatchedTokens(np.array([100, 90, 5, 5, 5, 5, 3, 0]), [token_class(text) for text in texts])
     assert matched.pool(0).tolist() == [1, 6]
     assert matched.pool(0, [1]).tolist() == [6]
@@ -150,6 +160,7 @@ def hooked(kind):
 
 def bridge(tmp_path):
     import transformers
+
     from mi_superposition import load_model
 
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -202,12 +213,17 @@ def knocked_out(model, tokens, query, keys, target, cuts, cut, frozen):
         return float((before - last[0]) @ unembedding[:, target])
     # The normalisation is linear once its scale is held: in the change, scaled to the clean run's scale.
     centred = model.cfg.normalization_type.startswith("LN")
+
     def scale(x):
         x = x - x.mean() if centred else x
         return (x.square().mean() + model.cfg.eps).sqrt()
 
     def frozen_norm(x):
-        return norm(x[None, None])[0, 0] * 1.0 if norm is None else (norm(x[None, None])[0, 0] - bias) * scale(x) / scale(before)
+        return (
+            norm(x[None, None])[0, 0] * 1.0
+            if norm is None
+            else (norm(x[None, None])[0, 0] - bias) * scale(x) / scale(before)
+        )
 
     bias = norm(torch.zeros(1, 1, model.cfg.d_model))[0, 0]
     return float((frozen_norm(before) - frozen_norm(last[0])) @ unembedding[:, target])
@@ -224,7 +240,10 @@ def test_edges_are_those_of_hooks_written_out(kind, cut, tmp_path):
     with torch.no_grad():
         wanted = {
             frozen: torch.tensor(
-                [knocked_out(model, tokens, query, keys, target, cuts, cut, frozen) for cuts in [*([one] for one in heads), heads]]
+                [
+                    knocked_out(model, tokens, query, keys, target, cuts, cut, frozen)
+                    for cuts in [*([one] for one in heads), heads]
+                ]
             )
             for frozen in (False, True)
         }
@@ -233,7 +252,9 @@ def test_edges_are_those_of_hooks_written_out(kind, cut, tmp_path):
         found = DocumentEdges(model, tokens, method=method).effects(query, keys, torch.tensor([target]), cut=cut)
         assert (found.total[:, 0] - wanted[False]).abs().max() < 2e-4
         assert (found.mlps_frozen[:, 0] - wanted[True]).abs().max() < 2e-4
-        small = DocumentEdges(model, tokens, method=method, memory_budget=1).effects(query, keys, torch.tensor([target]), cut=cut)
+        small = DocumentEdges(model, tokens, method=method, memory_budget=1).effects(
+            query, keys, torch.tensor([target]), cut=cut
+        )
         assert (small.total - found.total).abs().max() < 2e-4
         # Nothing comes after the last layer's heads but its MLP: with MLPs held, all of it is direct.
         assert (found.direct[4:8, 0] - found.mlps_frozen[4:8, 0]).abs().max() < 2e-4
@@ -242,7 +263,9 @@ def test_edges_are_those_of_hooks_written_out(kind, cut, tmp_path):
 def test_in_one_attention_only_layer_heads_add_and_all_is_direct():
     from mi_superposition.models import build_attention_only_model
 
-    model = build_attention_only_model(n_layers=1, n_heads=3, d_head=4, d_model=16, n_ctx=8, d_vocab=11, d_vocab_out=11, seed=1)
+    model = build_attention_only_model(
+        n_layers=1, n_heads=3, d_head=4, d_model=16, n_ctx=8, d_vocab=11, d_vocab_out=11, seed=1
+    )
     tokens = torch.arange(8)
     found = DocumentEdges(model, tokens).effects(7, [3], torch.tensor([2, 4]))
     assert (found.total[:3].sum(0) - found.total[3]).abs().max() < 1e-5
@@ -253,7 +276,9 @@ def planted_model():
     """Two trigrams by hand: head 0 looks from B=2 to A=1 and writes C=3, head 1 from B=5 to A=4 and writes C=6, head 2 does nothing."""
     from mi_superposition.models import build_attention_only_model
 
-    model = build_attention_only_model(n_layers=1, n_heads=3, d_head=1, d_model=10, n_ctx=10, d_vocab=10, d_vocab_out=10, seed=0)
+    model = build_attention_only_model(
+        n_layers=1, n_heads=3, d_head=1, d_model=10, n_ctx=10, d_vocab=10, d_vocab_out=10, seed=0
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()

@@ -49,8 +49,7 @@ class EdgeTable:
 
 @dataclass(frozen=True)
 class FeatureEdges:
-    """One feature: effects in each document, [document, part, head]; and, of the cut of all heads at once, on every target's logit,
-    """
+    """One feature: effects in each document, [document, part, head]; and, of the cut of all heads at once, on every target's logit,"""
 
     own: Float[Tensor, "document 3 head"]
     others: Float[Tensor, "document target"]
@@ -101,7 +100,13 @@ def edge_table(located: Sequence[Located], measured: Sequence[FeatureEdges], n_h
     """Means over documents."""
     if not located:
         empty = torch.zeros(3, 0, n_heads + 1)
-        return EdgeTable(torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, dtype=torch.long), empty, empty.clone(), empty[:2].clone())
+        return EdgeTable(
+            torch.zeros(0, 3, dtype=torch.long),
+            torch.zeros(0, dtype=torch.long),
+            empty,
+            empty.clone(),
+            empty[:2].clone(),
+        )
     return EdgeTable(
         trigrams=torch.tensor([one.trigram for one in located]),
         n_documents=torch.tensor([len(one.own) for one in measured]),
@@ -112,7 +117,11 @@ def edge_table(located: Sequence[Located], measured: Sequence[FeatureEdges], n_h
 
 
 def interference(
-    documents: Sequence[np.ndarray], located: Sequence[Located], measured: Sequence[FeatureEdges], targets: Sequence[int], window: int
+    documents: Sequence[np.ndarray],
+    located: Sequence[Located],
+    measured: Sequence[FeatureEdges],
+    targets: Sequence[int],
+    window: int,
 ) -> Interference:
     """Every pair of features by its kind. "Both in the text": the same B, whose edges to both A's end in the same query."""
     place = {target: number for number, target in enumerate(targets)}
@@ -121,9 +130,7 @@ def interference(
     n_pairs = dict.fromkeys(KINDS, 0)
     for number, (one, found) in enumerate(zip(located, measured, strict=True)):
         a, b, c = one.trigram
-        texts = [
-            documents[o.document][max(o.query - window, 0) : o.query - NEAREST + 1] for o in one.measuring
-        ]
+        texts = [documents[o.document][max(o.query - window, 0) : o.query - NEAREST + 1] for o in one.measuring]
         by_kind: dict[str, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in KINDS}
         for other, (a2, b2, c2) in enumerate(triples):
             if other == number or c2 == c:

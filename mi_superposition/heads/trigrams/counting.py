@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,9 +83,11 @@ def draw_queries(documents: Sequence[np.ndarray], generator: np.random.Generator
 def earlier_tokens(documents: Sequence[np.ndarray], queries: Queries, window: int) -> Iterator[tuple[np.ndarray, ...]]:
     """For some queries at a time: their numbers, and the different tokens that stand ``NEAREST`` to ``window`` tokens before them."""
     order = np.argsort(queries.document, kind="stable")
-    bounds = np.searchsorted(queries.document[order], np.arange(0, len(documents) + _DOCUMENTS_AT_ONCE, _DOCUMENTS_AT_ONCE))
+    bounds = np.searchsorted(
+        queries.document[order], np.arange(0, len(documents) + _DOCUMENTS_AT_ONCE, _DOCUMENTS_AT_ONCE)
+    )
     distances = np.arange(NEAREST, window + 1)
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in itertools.pairwise(bounds):
         some = order[first:last]
         if not len(some):
             continue
@@ -102,7 +105,11 @@ def earlier_tokens(documents: Sequence[np.ndarray], queries: Queries, window: in
 
 
 def count_triples(
-    documents: Sequence[np.ndarray], window: int, generator: np.random.Generator, least: int = 1, among: Triples | None = None
+    documents: Sequence[np.ndarray],
+    window: int,
+    generator: np.random.Generator,
+    least: int = 1,
+    among: Triples | None = None,
 ) -> Counts:
     """All triples that occur in ``least`` documents, A standing ``NEAREST`` to ``window`` tokens before B; or those of ``among``, in its
     order, however often they occur.

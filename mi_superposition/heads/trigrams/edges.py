@@ -224,13 +224,20 @@ class DocumentEdges:
         computed = 1 if self.by_last else n_tokens
         mlp = 0 if cfg.attn_only else 2 * cfg.d_mlp
         d_vocab = 0 if self.by_last else cfg.d_vocab
-        one = computed * (12 * cfg.d_model + mlp + 2 * cfg.n_heads * n_tokens + 2 * d_vocab) + 8 * n_tokens * cfg.d_model
+        one = (
+            computed * (12 * cfg.d_model + mlp + 2 * cfg.n_heads * n_tokens + 2 * d_vocab) + 8 * n_tokens * cfg.d_model
+        )
         return max(1, self.memory_budget // (4 * one))
 
 
 def check_has_attention(model: HookedModel) -> None:
     """Raise ``RequestError`` for a model without the hooks that a cut needs."""
-    needed = ["attn.hook_pattern", "hook_attn_out", "hook_resid_post", *([] if model.cfg.attn_only else ["hook_mlp_out"])]
+    needed = [
+        "attn.hook_pattern",
+        "hook_attn_out",
+        "hook_resid_post",
+        *([] if model.cfg.attn_only else ["hook_mlp_out"]),
+    ]
     for name in needed:
         if f"blocks.0.{name}" not in model.hook_dict:
             raise RequestError(f"the model has no hook 'blocks.0.{name}': edges of attention cannot be cut in it")

@@ -45,7 +45,9 @@ class TrigramSearch:
 
     def __init__(self, documents: Sequence[np.ndarray], texts: Sequence[str], config: TrigramsConfig):
         if len(documents) < 4:
-            raise RequestError(f"{len(documents)} documents: skip trigrams are found in one half and tested in the other; give 4 or more")
+            raise RequestError(
+                f"{len(documents)} documents: skip trigrams are found in one half and tested in the other; give 4 or more"
+            )
         self.config = config
         order = self.generator("halves").permutation(len(documents))
         self.first = [documents[number] for number in np.sort(order[::2])]
@@ -93,7 +95,9 @@ class TrigramSearch:
             return None
         return Located(trigram, difference, found[::2], found[1::2])
 
-    def random_trigram(self, trigram: tuple[int, int, int], taken: set[tuple[int, int, int]], number: int) -> Located | None:
+    def random_trigram(
+        self, trigram: tuple[int, int, int], taken: set[tuple[int, int, int]], number: int
+    ) -> Located | None:
         """The same with A replaced by a matched token, as a control; ``None`` where no other token stands before B often enough."""
         for a in self.generator("random trigrams", number).permutation(self.pool(trigram)):
             other = (int(a), *trigram[1:])
@@ -120,7 +124,7 @@ def p_above_zero(effects: Float[Tensor, " document"]) -> float:
     return float(t.sf(float(effects.double().mean()) / (deviation / n**0.5), n - 1))
 
 
-def standard_error(values: Float[Tensor, "document *rest"]) -> Float[Tensor, "*rest"]:
+def standard_error(values: Float[Tensor, document *rest]) -> Float[Tensor, "*rest"]:
     """Standard error of the mean over documents; not a number for one document."""
     if len(values) < 2:
         return torch.full(values.shape[1:], float("nan"))

@@ -41,12 +41,12 @@ class OccurrenceIndex:
         numbers, places = self._number[first:last], self._place[first:last]
         bounds = np.flatnonzero(np.diff(numbers)) + 1
         return {
-            int(some[0]): where for some, where in zip(np.split(numbers, bounds), np.split(places, bounds), strict=True) if len(some)
+            int(some[0]): where
+            for some, where in zip(np.split(numbers, bounds), np.split(places, bounds), strict=True)
+            if len(some)
         }
 
-    def occurrences(
-        self, a: int, b: int, window: int, generator: np.random.Generator, most: int
-    ) -> list[Occurrence]:
+    def occurrences(self, a: int, b: int, window: int, generator: np.random.Generator, most: int) -> list[Occurrence]:
         """One occurrence, drawn at random, of A ``NEAREST`` to ``window`` tokens before B in each of ``most`` documents drawn at random.
 
         Whatever follows B: the model's logit is there in any case. Never A right before B: that is a phrase.

@@ -114,7 +114,9 @@ def factorise(
     explained, subspace = [], []
     _, _, directions = torch.linalg.svd(train, full_matrices=False)
     for n in n_atoms:
-        approximation = min((_lines(train, n, seed + start) for start in range(3)), key=lambda one: float((train - one).square().sum()))
+        approximation = min(
+            (_lines(train, n, seed + start) for start in range(3)), key=lambda one: float((train - one).square().sum())
+        )
         explained.append(1 - float((test - approximation).square().sum()) / total)
         some = directions[:n]
         subspace.append(1 - float((test - train @ some.T @ some).square().sum()) / total)

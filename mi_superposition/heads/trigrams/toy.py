@@ -46,7 +46,9 @@ class ToyTask:
         generator = seeded_generator(self.seed, "table")
         return torch.stack([torch.randperm(self.n_a, generator=generator) for _ in range(self.n_b)], dim=1)
 
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Int[Tensor, "text pos"], Int[Tensor, " text"], Int[Tensor, "text 3"]]:
+    def draw(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "text pos"], Int[Tensor, " text"], Int[Tensor, "text 3"]]:
         """Texts, the C of each, and for each the numbers of A and B and the position of A."""
         a = torch.randint(self.n_a, (n,), generator=generator)
         b = torch.randint(self.n_b, (n,), generator=generator)
@@ -57,7 +59,9 @@ class ToyTask:
         return texts, self.table[a, b], torch.stack([a, b, where], dim=1)
 
 
-def train_toy_heads(task: ToyTask, n_heads: int, *, seed: int, d_head: int = 2, n_steps: int = 2000, batch: int = 256) -> tuple[HookedTransformer, float]:
+def train_toy_heads(
+    task: ToyTask, n_heads: int, *, seed: int, d_head: int = 2, n_steps: int = 2000, batch: int = 256
+) -> tuple[HookedTransformer, float]:
     """An attention-only model of one layer trained on the task, and its loss (nats) on 4,096 fresh texts."""
     model = build_attention_only_model(
         n_layers=1, n_heads=n_heads, d_head=d_head, d_model=_D_MODEL, n_ctx=task.length,

@@ -71,7 +71,12 @@ def section(result: HeadSharing, *, slug: str = "trigrams", title: str = "Superp
             if enough
             else f"{result.n_random_kept} of {len(result.random_effect)} random trigrams"
         ),
-        page=Page(slug=slug, title=f"Superposition among the heads of {Path(result.config.model.name).name}", intro=_intro(result), items=items(result)),
+        page=Page(
+            slug=slug,
+            title=f"Superposition among the heads of {Path(result.config.model.name).name}",
+            intro=_intro(result),
+            items=items(result),
+        ),
     )
 
 
@@ -95,7 +100,11 @@ def items(result: HeadSharing) -> list[Item]:
 
 
 def _intro(result: HeadSharing) -> str:
-    made = "The bundled stories were sampled from the bundled model itself; --corpus takes other text. " if result.config.text.corpus == "stories" else ""
+    made = (
+        "The bundled stories were sampled from the bundled model itself; --corpus takes other text. "
+        if result.config.text.corpus == "stories"
+        else ""
+    )
     return (
         f"An attentional feature is a skip trigram: a token A, 2 to {result.config.window} tokens later B, and C more likely after B than without A. "
         f"One half of {result.n_documents:,} documents proposes them, the other half tests them; then A is replaced by a matched token in the model, and "
@@ -119,7 +128,11 @@ def _found(result: HeadSharing) -> TableRecord:
             ["tested in the model", f"{result.n_tested:,}", f"{numbers.get('tested_effect_mean', float('nan')):.2f}"],
             ["features: confirmed in the model", f"{result.n_features:,}", f"{mean_and_error(result.replaced)[0]:.2f}"],
             ["of these copies (A and C one word)", f"{result.copies:,}", "–"],
-            ["random trigrams, tested in the model", f"{len(result.random_effect):,}", f"{numbers.get('random_effect_mean', float('nan')):.2f}"],
+            [
+                "random trigrams, tested in the model",
+                f"{len(result.random_effect):,}",
+                f"{numbers.get('random_effect_mean', float('nan')):.2f}",
+            ],
             ["random trigrams that pass", f"{result.n_random_kept:,}", "–"],
         ],
     )
@@ -153,7 +166,9 @@ def _by_head(result: HeadSharing) -> FigureRecord:
 
 
 def _ways(result: HeadSharing) -> TableRecord:
-    rows: list[list[str]] = [[f"the edges' effect: {name}", f"{100 * share:.0f} %"] for name, share in result.parts.items()]  # type: ignore[misc]
+    rows: list[list[str]] = [
+        [f"the edges' effect: {name}", f"{100 * share:.0f} %"] for name, share in result.parts.items()
+    ]  # type: ignore[misc]
     rows += [
         ["sum of single heads over all heads at once", f"{100 * result.additive_share:.0f} %"],
         ["edges from B to A over replacing A", f"{100 * result.edge_share:.0f} %"],
@@ -181,7 +196,13 @@ def _interference(result: HeadSharing) -> TableRecord:
         ),
         columns=["pair of features", "pairs", "own logit", "other logit", "slope"],
         rows=[
-            [kind, f"{found.n_pairs[n]:,}", f"{found.own[n]:.2f}", f"{found.other[n]:.2f}", f"{found.slope[n]:.2f} ± {found.error[n]:.2f}"]
+            [
+                kind,
+                f"{found.n_pairs[n]:,}",
+                f"{found.own[n]:.2f}",
+                f"{found.other[n]:.2f}",
+                f"{found.slope[n]:.2f} ± {found.error[n]:.2f}",
+            ]
             for n, kind in enumerate(KINDS)
         ],
     )
@@ -197,14 +218,21 @@ def _groups(result: HeadSharing) -> FigureRecord:
             "matrices with permuted entries, and as many directions that each feature may mix freely (no more than there are heads)."
         ),
         number=f"{observed.needed:.0f} groups explain 90 % of what the largest number does; there are {result.n_layers * result.n_heads} heads.",
-        control="; ".join(f"{result.compared[name].needed:.1f} ± {result.compared[name].needed_sd:.1f} {name}" for name in PERMUTED),
+        control="; ".join(
+            f"{result.compared[name].needed:.1f} ± {result.compared[name].needed_sd:.1f} {name}" for name in PERMUTED
+        ),
         figure=groups_needed(result),
     )
 
 
 def _compared(result: HeadSharing) -> TableRecord:
     rows = [
-        [name, f"{one.spectrum:.1f} ± {one.spectrum_sd:.1f}", f"{one.told_apart:.0f} ± {one.told_apart_sd:.0f}", f"{one.needed:.0f} ± {one.needed_sd:.0f}"]
+        [
+            name,
+            f"{one.spectrum:.1f} ± {one.spectrum_sd:.1f}",
+            f"{one.told_apart:.0f} ± {one.told_apart_sd:.0f}",
+            f"{one.needed:.0f} ± {one.needed_sd:.0f}",
+        ]
         for name, one in result.compared.items()
     ]
     return TableRecord(
@@ -234,7 +262,14 @@ def _toy() -> TableRecord:
             f"One layer of attention with heads of {toy['d_head']} dimensions and no MLP, trained on {toy['n_a'] * toy['n_b']} skip trigrams of {toy['n_a']} tokens A and {toy['n_b']} tokens B, every pair with its own "
             f"C, so that no head can serve two B's alone; best of several seeds. With {toy['n_b']} heads or more, each B could have one of its own."
         ),
-        columns=["heads", "loss (nats)", "effective heads for a trigram", "carrying heads", "effect of the edge", "effective heads, untrained"],
+        columns=[
+            "heads",
+            "loss (nats)",
+            "effective heads for a trigram",
+            "carrying heads",
+            "effect of the edge",
+            "effective heads, untrained",
+        ],
         rows=rows,  # type: ignore[arg-type]
     )
 
@@ -253,6 +288,15 @@ def _features(result: HeadSharing) -> TableRecord:
         id="features",
         title="Features",
         look_at=f"Every {step}th in the order in which the text proposed them. Rise of P(C | B) with A in held-out text; then changes of the logit of C (nats).",
-        columns=["A … B → C", "in text", "A replaced", "edges cut", "direct", "through MLPs", "strongest head", "effective heads"],
+        columns=[
+            "A … B → C",
+            "in text",
+            "A replaced",
+            "edges cut",
+            "direct",
+            "through MLPs",
+            "strongest head",
+            "effective heads",
+        ],
         rows=rows,
     )

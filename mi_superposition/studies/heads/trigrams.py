@@ -15,11 +15,11 @@ from mi_superposition.corpora import begins_with_token, check_readable, corpus_o
 from mi_superposition.corpora.tokens import tokenizer_identity
 from mi_superposition.files import read_state, write_state
 from mi_superposition.heads.trigrams.carried import FeatureEdges, edge_table, interference, measure_feature
+from mi_superposition.heads.trigrams.comparison import compare_matrices
 from mi_superposition.heads.trigrams.config import TrigramsConfig
 from mi_superposition.heads.trigrams.edges import FrozenLogits, check_has_attention
 from mi_superposition.heads.trigrams.features import Located, TrigramSearch, corrected, p_above_zero
 from mi_superposition.heads.trigrams.occurrences import logit_changes, replaced
-from mi_superposition.heads.trigrams.comparison import compare_matrices
 from mi_superposition.models import load_model, model_record, untrained_copy
 from mi_superposition.models.protocol import HookedModel, beginning_token
 from mi_superposition.progress import SILENT, Progress
@@ -70,7 +70,9 @@ def documents_of(model: HookedModel, corpus: Any, config: TrigramsConfig) -> lis
     """The tokens of every document, as many as the model reads at once, without its beginning token."""
     found = []
     context = config.context or model.cfg.n_ctx
-    batches = model_batches(model, list(itertools.islice(corpus, config.text.documents)), 64, context=context, long="truncate")
+    batches = model_batches(
+        model, list(itertools.islice(corpus, config.text.documents)), 64, context=context, long="truncate"
+    )
     for batch in batches:
         for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
             found.append(tokens[mask].numpy().astype(np.int64))
@@ -151,7 +153,9 @@ class TrigramStudy:
             difference=torch.tensor([one.difference for one in features]),
             replaced=torch.tensor([float(one.mean()) for one in measuring_effects]),
             edges=edges,
-            compared=compare_matrices(edges, n_permuted=config.permutations, seed=config.random.seed) if len(features) >= 4 else {},
+            compared=compare_matrices(edges, n_permuted=config.permutations, seed=config.random.seed)
+            if len(features) >= 4
+            else {},
             random=edge_table(random, random_measured, n_heads),
             untrained=edge_table(features[: config.controls], untrained_measured, n_heads),
             interference=interference(search.second, features, measured, targets, config.window),
@@ -176,7 +180,9 @@ class TrigramStudy:
         saved = self.state[name]
         return [saved["changes"][saved["owner"] == number] for number in range(len(located))]
 
-    def _edges(self, name: str, model: HookedModel, located: Sequence[Located], targets: Sequence[int]) -> list[FeatureEdges]:
+    def _edges(
+        self, name: str, model: HookedModel, located: Sequence[Located], targets: Sequence[int]
+    ) -> list[FeatureEdges]:
         """The edges of every feature cut."""
         found: list[FeatureEdges] = [FeatureEdges(one["own"], one["others"]) for one in self.state.get(name, [])]
         logits = self.logits if model is self.model else FrozenLogits(model)
@@ -186,7 +192,9 @@ class TrigramStudy:
         while len(found) < len(located):
             for one in located[len(found) : len(found) + _FEATURES_AT_ONCE]:
                 found.append(
-                    measure_feature(model, logits, self.search.second, one, targets, self.beginning, cut=self.config.cut)
+                    measure_feature(
+                        model, logits, self.search.second, one, targets, self.beginning, cut=self.config.cut
+                    )
                 )
                 self.progress.advance(1)
             self._save(name, [{"own": one.own, "others": one.others} for one in found])

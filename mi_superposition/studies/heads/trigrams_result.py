@@ -81,7 +81,15 @@ class HeadSharing(Result):
         not counted.
         """
         return [
-            len(disjoint([self.words[number] for number in column.nonzero()[:, 0].tolist() if not _copies(self.words[number])]))
+            len(
+                disjoint(
+                    [
+                        self.words[number]
+                        for number in column.nonzero()[:, 0].tolist()
+                        if not _copies(self.words[number])
+                    ]
+                )
+            )
             for column in self.carried.T
         ]
 
@@ -180,7 +188,11 @@ class HeadSharing(Result):
             numbers[f"interference_{key}_error"] = self.interference.error[number]
         for name, found in self.compared.items():
             key = name.replace(" ", "_")
-            numbers |= {f"{key}_spectrum": found.spectrum, f"{key}_told_apart": found.told_apart, f"{key}_groups": found.needed}
+            numbers |= {
+                f"{key}_spectrum": found.spectrum,
+                f"{key}_told_apart": found.told_apart,
+                f"{key}_groups": found.needed,
+            }
         return {name: value for name, value in numbers.items() if value == value}
 
 

@@ -124,7 +124,7 @@ def p_above_zero(effects: Float[Tensor, " document"]) -> float:
     return float(t.sf(float(effects.double().mean()) / (deviation / n**0.5), n - 1))
 
 
-def standard_error(values: Float[Tensor, document *rest]) -> Float[Tensor, "*rest"]:
+def standard_error(values: Float[Tensor, document * rest]) -> Float[Tensor, "*rest"]:
     """Standard error of the mean over documents; not a number for one document."""
     if len(values) < 2:
         return torch.full(values.shape[1:], float("nan"))

@@ -167,7 +167,7 @@ def _by_head(result: HeadSharing) -> FigureRecord:
 
 def _ways(result: HeadSharing) -> TableRecord:
     rows: list[list[str]] = [
-        [f"the edges' effect: {name}", f"{100 * share:.0f} %"] for name, share in result.parts.items()
+        [f"the edges' effect: {name}", f"{round(100 * share) + 0:.0f} %"] for name, share in result.parts.items()
     ]  # type: ignore[misc]
     rows += [
         ["sum of single heads over all heads at once", f"{100 * result.additive_share:.0f} %"],
@@ -280,7 +280,7 @@ def _features(result: HeadSharing) -> TableRecord:
     rows = [
         [
             " … ".join(repr(word)[1:-1].replace(" ", "␣") for word in (row.A, row.B)) + f" → {repr(row.C)[1:-1].replace(' ', '␣')}",
-            f"{100 * row.in_text:.0f} points", f"{row.replaced:.2f}", f"{row.all_edges:.2f}", f"{row.direct:.2f}", f"{row.through_mlps:.2f}", row.best_head, f"{row.effective_heads:.1f}",
+            f"{100 * row.in_text:.0f} points", f"{row.replaced:.2f}", f"{row.all_edges:.2f}", f"{row.direct:.2f}", f"{row.through_mlps:.2f}", row.best_head, "–" if row.effective_heads != row.effective_heads else f"{row.effective_heads:.1f}",
         ]
         for row in frame.iloc[::step].itertuples()
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from mi_superposition.figures.lines import Line, lines
 from mi_superposition.figures.style import BLUE, plain_heatmap, styled
 from mi_superposition.heads.trigrams.comparison import OBSERVED
-from mi_superposition.studies.heads.trigrams_result import HeadSharing
+from mi_superposition.heads.trigrams.result import HeadSharing
 
 
 def feature_matrix(result: HeadSharing) -> go.Figure:

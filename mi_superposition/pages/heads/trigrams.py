@@ -11,12 +11,12 @@ import mi_superposition
 from mi_superposition.figures.trigrams import feature_matrix, features_by_head, groups_needed
 from mi_superposition.heads.trigrams.carried import KINDS
 from mi_superposition.heads.trigrams.comparison import OBSERVED, PERMUTED
+from mi_superposition.heads.trigrams.result import HeadSharing
 from mi_superposition.heads.trigrams.sharing import mean_and_error
 from mi_superposition.schemas import read_as
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.heads.trigrams import load
-from mi_superposition.studies.heads.trigrams_result import HeadSharing
 
 _TOY = Path(mi_superposition.__file__).parent / "bundled" / "heads" / "toy.json"
 # Features of the table, evenly over the order in which they were found.

@@ -20,12 +20,12 @@ from mi_superposition.heads.trigrams.config import TrigramsConfig
 from mi_superposition.heads.trigrams.edges import FrozenLogits, check_has_attention
 from mi_superposition.heads.trigrams.features import Located, TrigramSearch, corrected, p_above_zero
 from mi_superposition.heads.trigrams.occurrences import logit_changes, replaced
+from mi_superposition.heads.trigrams.result import HeadSharing
 from mi_superposition.models import load_model, model_record, untrained_copy
 from mi_superposition.models.protocol import HookedModel, beginning_token
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import CHECKPOINT, Outcome, open_run, read_manifest
 from mi_superposition.storing import read_record, write_record
-from mi_superposition.studies.heads.trigrams_result import HeadSharing
 from mi_superposition.training import Stopped, fixed_arithmetic
 
 COMMAND = "heads trigrams"

@@ -317,7 +317,7 @@ def test_logit_changes_are_those_of_the_model():
     targets = [3, 1, 4, 1]
     found = logit_changes(model, FrozenLogits(model), pairs, targets, 0, tokens_at_once=40)
     for change, (one, other), target in zip(found, pairs, targets, strict=True):
-        logits = [model(torch.tensor([[0, *text]]))[0, -1] for text in (one, other)]
+        logits = [model(torch.tensor([[0, *text]]))[0, -1].detach() for text in (one, other)]
         centred = [float(some[target] - some.mean()) for some in logits]
         # The bias of the unembedding is the same in both.
         assert float(change) == pytest.approx(centred[0] - centred[1], abs=1e-4)

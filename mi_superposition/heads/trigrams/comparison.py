@@ -61,7 +61,7 @@ def _numbers(
     samples: Sequence[Sequence[Float[Tensor, "feature head"]]], sizes: Sequence[int], seed: int
 ) -> MatrixNumbers:
     spectra = [spectrum_ratio(whole) for whole, _, _ in samples]
-    apart = [int(identified(first, second).sum()) for _, first, second in samples]
+    apart = [float(identified(first, second).sum()) for _, first, second in samples]
     factored = [factorise(first, second, sizes, seed) for _, first, second in samples]
     needed = [float("nan") if (n := one.needed()) is None else float(n) for one in factored]
     return MatrixNumbers(

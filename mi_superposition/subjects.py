@@ -199,6 +199,7 @@ SUBJECTS: tuple[Subject, ...] = (
             Study("heads ablate", "AblateConfig", renamed={"problems": "n-problems"}),
             Study("heads project", "ProjectConfig"),
             Study("heads scan", "HeadScanConfig", config="mi_superposition.heads.scan.config", shown_at_once=False),
+            Study("heads trigrams", "TrigramsConfig", config="mi_superposition.heads.trigrams.config"),
         ),
         tools=(
             Tool(

@@ -31,7 +31,8 @@ from mi_superposition.heads.scan.reader import LayerReading
 from mi_superposition.heads.scan.reading import readers_of_heads
 from mi_superposition.models import untrained_copy
 from mi_superposition.models.bridge import bridge_of
-from mi_superposition.neurons.effects import folded, logit_directions
+from mi_superposition.models.norms import folded
+from mi_superposition.neurons.effects import logit_directions
 from mi_superposition.spectra import effective_ranks, weight_spectrum
 
 WORDS = ["cat", "dog", "fox", "time", "there", "was", "liked", "to", "run", "play"]

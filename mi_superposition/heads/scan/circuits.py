@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_superposition.heads.scan.reader import layers_with_heads
+from mi_superposition.models.norms import folded, normalised
 from mi_superposition.models.protocol import HookedModel
-from mi_superposition.neurons.effects import folded, logit_directions, normalised
+from mi_superposition.neurons.effects import logit_directions
 from mi_superposition.spectra import effective_ranks
 
 _HEADS_AT_ONCE = 64

@@ -1,0 +1,17 @@
+from .carried import EdgeTable as EdgeTable
+from .carried import Interference as Interference
+from .config import TrigramsConfig as TrigramsConfig
+from .counting import Counts as Counts
+from .counting import count_triples as count_triples
+from .counting import holm as holm
+from .edges import DocumentEdges as DocumentEdges
+from .edges import EdgeEffects as EdgeEffects
+from .edges import FrozenLogits as FrozenLogits
+from .features import TrigramSearch as TrigramSearch
+from .matching import MatchedTokens as MatchedTokens
+from .sharing import Factorisation as Factorisation
+from .sharing import carriers as carriers
+from .sharing import factorise as factorise
+from .sharing import identified as identified
+from .sharing import participation_ratio as participation_ratio
+from .sharing import unbiased_participation_ratio as unbiased_participation_ratio

@@ -35,7 +35,7 @@ _RUNNING, _FINISHED = "running", "finished"
 
 
 class _Section(TypedDict):
-    card: dict[str, str]
+    card: Card
     files: list[str]
 
 
@@ -104,7 +104,11 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
         if before.get("measured_by") != measured_by:
             _remove_runs(site)
         # A section of which anything is missing is made again.
-        whole = {name: made for name, made in before["sections"].items() if _all_there(out, made["files"])}
+        whole = {
+            name: {"card": asdict(made["card"]), "files": made["files"]}
+            for name, made in before["sections"].items()
+            if _all_there(out, made["files"])
+        }
         done: dict[str, Any] = whole if same else {}
         manifest = {"made_from": made_from, "measured_by": measured_by, "status": _RUNNING, "sections": done}
         # Before the work, so that a place where nothing can be written is found at once.

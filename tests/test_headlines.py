@@ -92,9 +92,7 @@ def cases(report_site):
     fewer[TENTH] = 2
     fewer = {"relu": fewer, "linear": study.represented["linear"]}
     evaluation = load_evaluation(runs / "addition-paper")
-    guessing = (
-        replace(evaluation.accuracy, by_digit=evaluation.chance) if hasattr(evaluation.accuracy, "by_digit") else None
-    )
+    guessing = replace(evaluation.accuracy, by_digit=evaluation.chance)
     ordered = load_order(runs / "neuron-order-order")
     scanned = load_contexts(runs / "neuroscope-contexts")
     main = scanned.hooks[scanned.main]

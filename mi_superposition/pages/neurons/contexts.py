@@ -67,7 +67,9 @@ def headline(main: HookContexts, unit: str) -> Headline:
     comparison = main.against_directions()
     controls = {f"random directions ({name})": round(value, 1) for name, value in comparison.ensembles.items()}
     others = {"untrained": main.untrained, "permuted examples": main.permuted}
-    controls |= {name: round(float(some.median()), 1) for name, some in others.items() if some is not None}
+    controls |= {
+        name: round(float(some.median()), 1) for name, some in others.items() if some is not None and len(some)
+    }
     return Headline(
         round(comparison.value, 1),
         controls,

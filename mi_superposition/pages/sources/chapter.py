@@ -48,7 +48,7 @@ def headline(claims: Sequence[Claim]) -> Headline:
     confirmed = sum(claim.verdict == "confirmed" for claim in claims)
     return Headline(
         confirmed,
-        {"all others": len(claims) - confirmed},
+        {"all others together": len(claims) - confirmed},
         yes="Most claims of the sources are confirmed",
         no="Most claims of the sources are not confirmed here",
     )

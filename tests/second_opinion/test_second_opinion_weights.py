@@ -76,10 +76,13 @@ def problems(n, seed):
 def head_outputs(weights, tokens):
     """The two numbers of each head at the seven answer positions: causal attention, written out. [problem, head, answer, 2]"""
     x = weights["embed.W_E"][tokens] + weights["pos_embed.W_pos"]
-    q, k, v = (
-        np.einsum("npd,hde->nhpe", x, weights[f"blocks.0.attn.W_{name}"]) + weights[f"blocks.0.attn.b_{name}"][:, None]
-        for name in "QKV"
-    )
+
+    def projected(name):
+        W, b = (weights[f"blocks.0.attn.{kind}_{name}"] for kind in "Wb")
+        flat = x @ W.transpose(1, 0, 2).reshape(-1, HEADS * WIDTH) + b.reshape(-1)
+        return flat.reshape(*tokens.shape, HEADS, WIDTH).transpose(0, 2, 1, 3)
+
+    q, k, v = map(projected, "QKV")
     scores = np.einsum("nhqe,nhke->nhqk", q[:, :, 12:], k) / WIDTH**0.5
     scores = np.where(np.arange(PLACES) <= np.arange(12, PLACES)[:, None], scores, -np.inf)
     attention = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -90,7 +93,8 @@ def head_outputs(weights, tokens):
 def digits_said(weights, tokens, z):
     """The likeliest digit at each answer position."""
     x = weights["embed.W_E"][tokens[:, 12:]] + weights["pos_embed.W_pos"][12:]
-    written = np.einsum("nhqe,hed->nqd", z, weights["blocks.0.attn.W_O"]) + weights["blocks.0.attn.b_O"]
+    flat = z.transpose(0, 2, 1, 3).reshape(len(z), 7, HEADS * WIDTH)
+    written = flat @ weights["blocks.0.attn.W_O"].reshape(HEADS * WIDTH, -1) + weights["blocks.0.attn.b_O"]
     return ((x + written) @ weights["unembed.W_U"] + weights["unembed.b_U"]).argmax(axis=-1)
 
 

@@ -116,7 +116,7 @@ def findings_table(found: dict[str, Any]) -> str:
     minutes, seconds = divmod(found["report_seconds"], 60)
     return "\n".join(
         [
-            "| | reported | measured here | control | so |",
+            "| | reported | measured here | control | conclusion |",
             "|---|---|---|---|---|",
             *rows,
             "",

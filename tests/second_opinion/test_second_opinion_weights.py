@@ -176,7 +176,7 @@ def spanning(values):
     return total, degree
 
 
-def bound_of_paths(values, rounds=400):
+def bound_of_paths(values, rounds=200):
     """No path through all nodes is heavier: a path is a spanning tree, and prices on nodes change all paths but for their two ends alike.
 
     Lagrange's relaxation of the degrees, with steps of Polyak towards a weight that a path has.
@@ -248,23 +248,23 @@ def test_the_order_is_above_what_controls_can_reach(rows):
     bound = bound_of_paths(values)
     assert highest < own <= score <= bound
     told = number(row_of("neuron-order.md", "trained, ordered")[3])
-    assert bound == pytest.approx(told, rel=0.005)
+    assert bound == pytest.approx(told, rel=0.002)
 
 
 def test_controls_are_as_low_as_told(rows):
-    """Matrices with the norms and the spectrum of the weights, made by turns of two projections: no order of these reaches the trained
-    score either, nor exceeds the README's bound by more than a hundredth.
+    """Matrices with the norms and the spectrum of the weights, made by imposing one and the other by turns: no order of these reaches the
+    trained score either, nor exceeds the README's bound by more than a hundredth.
     """
     score, highest = told_scores()
     norms, spectrum = np.linalg.norm(rows, axis=1, keepdims=True), np.linalg.svd(rows, compute_uv=False)
     rng = np.random.default_rng(7)
-    for _ in range(2):
+    for _ in range(3):
         some = rng.standard_normal(rows.shape)
-        for _ in range(30):
+        for _ in range(10):
             left, _, right = np.linalg.svd(some, full_matrices=False)
             some = left * spectrum @ right
             some *= norms / np.linalg.norm(some, axis=1, keepdims=True)
-        bound = bound_of_paths(cosines(some), rounds=200)
+        bound = bound_of_paths(cosines(some))
         assert bound < score
         assert bound < 1.01 * highest
 

@@ -178,6 +178,8 @@ def test_alternatives_stand_in_docs_and_can_be_repeated(name):
         program, *words = shlex.split(one.command)
         if program == "mi-superposition":
             assert any(name in commands() for name in (" ".join(words[:2]), words[0])), one
+        elif words[0] == "-c":
+            compile(words[1], one.tried, "exec")
         else:
             assert program in ("python", "pytest")
             assert (ROOT / words[0]).is_file(), one

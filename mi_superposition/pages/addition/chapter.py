@@ -42,7 +42,7 @@ ALTERNATIVES = (
     Alternative(
         "whole sums, not digits",
         "88.66 % of fresh sums have all seven digits right: about one sum in nine is wrong",
-        "mi-superposition addition evaluate --model addition",
+        "mi-superposition addition evaluate --model addition --out RUN",
         "addition.md",
     ),
     Alternative(

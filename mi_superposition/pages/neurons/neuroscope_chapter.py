@@ -19,7 +19,7 @@ _SLUG, _TITLE, _JOB = "neuroscope", "What makes each neuron fire", "contexts"
 _MODEL = "stories"
 # Of real stories; of the bundled ones as many as the command reads.
 _FULL_DOCUMENTS = 5000
-_COMMAND = "mi-superposition neurons contexts --model stories --sae stories"
+_COMMAND = "mi-superposition neurons contexts --model stories --sae stories --out RUN"
 ALTERNATIVES = (
     Alternative(
         "the other layer",
@@ -36,7 +36,7 @@ ALTERNATIVES = (
     Alternative(
         "the whole bundled corpus, not 500 documents",
         "fewer contexts, as with any larger corpus: 9.4 in layer 1, and 18.6 with examples permuted across neurons",
-        "mi-superposition neurons scan --model stories --corpus stories",
+        "mi-superposition neurons scan --model stories --corpus stories --out RUN",
         "neuroscope.md",
     ),
     Alternative(

@@ -14,7 +14,7 @@ from mi_superposition.site.headlines import Alternative
 from mi_superposition.site.unit_records import neuron_address
 from mi_superposition.studies.neurons.order import load
 
-_COMMAND = "mi-superposition neurons order --model stories --layer 1 --weights out"
+_COMMAND = "mi-superposition neurons order --model stories --layer 1 --weights out --out RUN"
 ALTERNATIVES = (
     Alternative(
         "without the closest pairs, the rest ordered again beside controls drawn anew",
@@ -32,7 +32,8 @@ ALTERNATIVES = (
     Alternative(
         "processed weights: layer norms folded in, outputs centred",
         "57.51 instead of 57.40",
-        "mi-superposition neurons order --model stories --layer 1 --weights out",
+        'python -c "import mi_superposition as ms; from mi_superposition.neurons import neuron_vectors; print(ms.order_neurons(neuron_vectors('
+        "ms.load_model('stories', process_weights=True), 1, 'out').similarity(), seconds=0.5))\"",
         "neuron-order.md",
     ),
     Alternative(

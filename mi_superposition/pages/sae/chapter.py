@@ -19,7 +19,7 @@ from mi_superposition.studies.sae.rows import AUTOENCODER, KINDS, SHUFFLED, stro
 TITLE = "Features from a sparse autoencoder"
 NAME = "stories"
 _FULL_DOCUMENTS = 1000
-_ON_REAL_STORIES = "mi-superposition sae evaluate --sae stories --corpus validation.parquet --control-corpus train.parquet --pursuit-tokens 30000"
+_ON_REAL_STORIES = "mi-superposition sae evaluate --sae stories --corpus validation.parquet --control-corpus train.parquet --pursuit-tokens 30000 --out RUN"
 ALTERNATIVES = (
     Alternative(
         "the loss of the model, not the variance",
@@ -42,7 +42,7 @@ ALTERNATIVES = (
     Alternative(
         "text that the model wrote itself",
         "the same: 0.922 for the SAE, 0.924 for training activations by matching pursuit",
-        "mi-superposition sae evaluate --sae stories --corpus stories --control-tokens 0 --documents 60 --pursuit-tokens 20000",
+        "mi-superposition sae evaluate --sae stories --corpus stories --control-tokens 0 --documents 60 --pursuit-tokens 20000 --out RUN",
         "sae.md",
     ),
     Alternative(

@@ -30,7 +30,7 @@ _LAYERS, _ENERGY = ("fc1", "fc2"), 0.99
 _STRINGER = {"fc1": "110 (113)", "fc2": "54"}
 # 1 - sparsity of the toy models that are compared.
 _TOY_PROBABILITY = 0.1
-_COMMAND = "mi-superposition spectra --model simplenet --images mnist --epochs 10 --batch-size 128"
+_COMMAND = "mi-superposition spectra --model simplenet --images mnist --epochs 10 --batch-size 128 --out RUN"
 ALTERNATIVES = (
     Alternative(
         "Stringer's recipe and ten seeds, not one run of ours",
@@ -59,7 +59,7 @@ ALTERNATIVES = (
     Alternative(
         "may rank measure superposition?",
         "no: toy models with two orthogonal features and with five features as a pentagon have the same ranks",
-        "mi-superposition toy study directions",
+        "mi-superposition toy study directions --out RUN",
         "effective-rank.md",
     ),
 )

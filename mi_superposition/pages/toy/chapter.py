@@ -18,7 +18,7 @@ ALTERNATIVES = (
     Alternative(
         "other sparsities",
         "with ReLU two antipodal pairs at sparsity 0.5, a pentagon at 0.9; without ReLU 2 features at any sparsity",
-        "mi-superposition toy study directions",
+        "mi-superposition toy study directions --out RUN",
         "toy.md",
     ),
     Alternative(
@@ -31,13 +31,13 @@ ALTERNATIVES = (
         "dropout in training",
         "equally important, very sparse features stay in superposition (40.0 of 40 in 10 dimensions at sparsity 0.99); moderately sparse ones less "
         "(26.5 and 39.3 at 0.90)",
-        "mi-superposition toy study dropout",
+        "mi-superposition toy study dropout --out RUN",
         "toy.md",
     ),
     Alternative(
         "correlated features, in place of independent ones",
         "two pairs in 2 dimensions: correlated features share a direction up to sparsity 0.70 and are orthogonal from 0.80",
-        "mi-superposition toy study correlation",
+        "mi-superposition toy study correlation --out RUN",
         "toy.md",
     ),
 )

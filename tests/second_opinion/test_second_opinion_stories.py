@@ -6,6 +6,7 @@ is imported but the place of its files and the word lists, which are data. Where
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -144,6 +145,15 @@ def test_variance_that_the_autoencoder_explains(activations):
     tokens, explained, *_ = told_on_bundled_text()
     assert len(x) == tokens
     assert explained_by_encoder(x)[0] == pytest.approx(explained, abs=0.00051)
+
+
+@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="set REAL_DATA to the folder that report --data takes")
+def test_variance_of_real_stories(reader):
+    """The headline itself: stories that neither the model nor the autoencoder was trained on."""
+    texts = pq.read_table(Path(os.environ["REAL_DATA"]) / "tinystories" / "validation.parquet")["text"].to_pylist()
+    rows = [row for text in texts if text.strip() and never_trained_on(text) for row in reader.rows(text)]
+    x = np.concatenate([reader.read(row)[0][1] for row in rows])
+    assert explained_by_encoder(x)[0] == pytest.approx(float(CARDS["sae"]["number"].split()[0]), abs=0.00051)
 
 
 def explained_by_encoder(x):

@@ -13,6 +13,7 @@ import torch
 from test_readme import numbers
 
 from mi_superposition.cli import commands
+from mi_superposition.files import read_json
 from mi_superposition.pages.addition import chapter as addition
 from mi_superposition.pages.concepts import chapter as concepts
 from mi_superposition.pages.neurons import contexts, neuroscope_chapter, order, order_chapter
@@ -151,6 +152,14 @@ def test_every_control_can_refute_it(cases, name):
         assert refuted.not_beaten == [control]
         assert control in refuted.claim
         assert refuted.claim.startswith(holding.no)
+
+
+@pytest.mark.parametrize("name", ["toy", "sae", "concepts", "sources"])
+def test_the_number_shown_is_the_one_compared(cases, name):
+    """Of the chapters whose results come with the package; the whole report is compared with these findings in tests/test_readme.py."""
+    card, headline = read_json(ROOT / "docs" / "findings.json")["sections"][name], cases[name][0]
+    assert numbers(card["number"])[0] == pytest.approx(headline.value, abs=0.00051)
+    assert card["claim"] == headline.claim
 
 
 # Their alternatives.

@@ -9,6 +9,7 @@ to (81 %) or speaks (39 %), and whether a quotation mark must be closed (60 %).
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from pathlib import Path
@@ -84,6 +85,9 @@ def prompts() -> list[dict[str, str]]:
 
 def main() -> None:
     """Write and measure."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    ).parse_args()
     lines = [json.dumps(row, ensure_ascii=False) for row in prompts()]
     write_file(Path(BUNDLED_TASKS), ("\n".join(lines) + "\n").encode())
     model = load_model("stories", device="cpu")

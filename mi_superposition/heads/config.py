@@ -32,7 +32,7 @@ class TextAblationPart(Config):
 
     layer: tuple[AtLeast0, ...] = ()
     """Layers whose heads are ablated on text. Default: all."""
-    context: AtLeast2 | None = None
+    document_tokens: AtLeast2 | None = None
     """Tokens of each document that are read; the rest of a longer one is left out. Default: the model's context."""
     reference_documents: Annotated[int, Interval(ge=FEWEST_DOCUMENTS, le=100_000)] = 200
     """Documents, from the start of the corpus, that give means and other documents' outputs; the effects are measured on those after

@@ -3,8 +3,8 @@
     python scripts/readme.py            # builds the report in a folder of its own first: about three minutes on two cores
     python scripts/readme.py --tables   # the tables alone, from docs/findings.json and benchmarks/results.json
 
-What the report found goes to docs/findings.json, the picture to docs/overview.png. A test holds the README to both files, and
-the report to the first.
+What the report found goes to docs/findings.json, the picture to docs/overview.png, what could have refuted the headlines to
+docs/headlines.md. A test holds the README to both JSON files, docs/headlines.md to the first, and the report to the first.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from run import between_marks  # noqa: E402
 
 README, FINDINGS, SPEEDS = ROOT / "README.md", ROOT / "docs" / "findings.json", ROOT / "benchmarks" / "results.json"
-PICTURE = ROOT / "docs" / "overview.png"
+PICTURE, HEADLINES = ROOT / "docs" / "overview.png", ROOT / "docs" / "headlines.md"
 _INK = "#24292f"
 
 
@@ -68,6 +68,7 @@ def main() -> None:
             draw_picture(PICTURE, site / RUNS)
     text = readme(README.read_text(), read_json(FINDINGS), read_json(SPEEDS))
     write_file(README, text.encode())
+    write_file(HEADLINES, headlines_page(read_json(FINDINGS)).encode())
 
 
 class _Bar(Progress):
@@ -109,21 +110,46 @@ def readme(text: str, found: dict[str, Any], speeds: dict[str, Any]) -> str:
 def findings_table(found: dict[str, Any]) -> str:
     """A row a section: what was reported, what was found, and what it would be by chance."""
     rows = [
-        f"| {card['title']} | {card['reported']} | **{card['number']}**: {card['number_is']} | {card['control']} |"
+        f"| {card['title']} | {card['reported']} | **{card['number']}**: {card['number_is']} | {card['control']} | {card['claim']} |"
         for card in found["sections"].values()
     ]
     told = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     minutes, seconds = divmod(found["report_seconds"], 60)
     return "\n".join(
         [
-            "| | reported | measured here | control |",
-            "|---|---|---|---|",
+            "| | reported | measured here | control | conclusion |",
+            "|---|---|---|---|---|",
             *rows,
             "",
             f"Measured by `python scripts/readme.py`; the report it builds took {minutes} min {seconds} s on {found['cores']} cores ({told}).",
             "",
         ]
     )
+
+
+def headlines_page(found: dict[str, Any]) -> str:
+    """A page of docs: each headline with its claim, its control and the alternatives that could have refuted it."""
+    parts = [
+        "# Headlines, and what could have refuted them",
+        "",
+        "Each section of the report has one number. Its claim is a sentence that follows from the number and its controls: it is another one if the",
+        "number is on the other side of any control (`tests/test_headlines.py`). Below each stand the choices that a critical reader might make",
+        "otherwise, with what came out. The numbers are those of the pages named, and a test holds them to these. The numbers that matter most",
+        "are computed once more by other means in `tests/second_opinion`.",
+        "",
+        "`python scripts/readme.py` writes this page from what the report says; the report has the same tables.",
+        "",
+    ]
+    for card in found["sections"].values():
+        parts += [f"## {card['title']}", "", f"**{card['number']}**: {card['number_is']}.", ""]
+        parts += [f"Control: {card['control']}.", "", f"Claim: {card['claim']}", ""]
+        parts += ["| tried | found | how | where |", "| --- | --- | --- | --- |"]
+        parts += [
+            f"| {one['tried']} | {one['found']} | `{one['command']}` | [{one['page']}]({one['page']}) |"
+            for one in card["alternatives"]
+        ]
+        parts.append("")
+    return "\n".join(parts)
 
 
 def entry_points_table() -> str:

@@ -1,6 +1,5 @@
 """The numbers of a real pretrained model: the script's commands, what it bundles, and what the report says of them."""
 
-import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from mi_superposition import real
 from mi_superposition.cli.parsing import parse
 from mi_superposition.errors import WorkError
 from mi_superposition.files import read_json, write_json
-from mi_superposition.pages.real import chapter
 from mi_superposition.subjects import find_study
 
 PATH = Path(__file__).parent.parent / "scripts" / "real_models.py"
@@ -61,13 +59,3 @@ def test_damaged_numbers_are_refused(tmp_path, monkeypatch):
     write_json(tmp_path / "bundled.json", {"name": "x"})
     with pytest.raises(WorkError, match="damaged"):
         real.load_real()
-
-
-def test_the_card_counts_the_layers_above_their_bound(monkeypatch):
-    """Not a sentence that says so whatever was measured."""
-    measured = real.load_real()
-    assert chapter.section({}, None).number == "30 of 30 layers"
-    lower = {name: dict(numbers) for name, numbers in measured.metrics.items()}
-    lower["order-3"]["score"] = lower["order-3"]["highest_control"] - 1
-    monkeypatch.setattr(chapter, "load_real", lambda: dataclasses.replace(measured, metrics=lower))
-    assert chapter.section({}, None).number == "29 of 30 layers"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import read_tensors, write_tensors
+from mi_superposition.files import content_hash, read_tensors, write_tensors
 from mi_superposition.heads.config import AblateConfig
 from mi_superposition.storing import read_record, write_record
 
@@ -131,3 +131,11 @@ def test_a_record_is_what_its_annotations_say(tmp_path, changes, said):
     with pytest.raises(WorkError) as error:
         read_record(path, Counted)
     assert said in str(error.value)
+
+
+def test_a_hash_is_of_the_values_alone():
+    """Not of how they lie in memory: a single value may have any stride."""
+    one, part = torch.tensor(3).expand(1), torch.arange(10)[3:5]
+    assert content_hash({"a": one}) == content_hash({"a": torch.tensor([3])}) != content_hash({"a": torch.tensor([4])})
+    assert content_hash({"a": part}) == content_hash({"a": torch.tensor([3, 4])})
+    assert content_hash({"a": torch.zeros(0, 3)}) != content_hash({"a": torch.zeros(0, 2)})

@@ -35,20 +35,8 @@ LEAD = (
 _RUNNING, _FINISHED = "running", "finished"
 
 
-class _Card(TypedDict):
-    """That of the index; where it leads is the section's name."""
-
-    title: str
-    summary: str
-    number: str
-    number_is: str
-    control: str
-    story: str
-    reported: str
-
-
 class _Section(TypedDict):
-    card: _Card
+    card: Card
     files: list[str]
 
 
@@ -117,7 +105,11 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
         if before.get("measured_by") != measured_by:
             _remove_runs(site)
         # A section of which anything is missing is made again.
-        whole = {name: made for name, made in before["sections"].items() if _all_there(out, made["files"])}
+        whole = {
+            name: {"card": asdict(made["card"]), "files": made["files"]}
+            for name, made in before["sections"].items()
+            if _all_there(out, made["files"])
+        }
         done: dict[str, Any] = whole if same else {}
         manifest = {"made_from": made_from, "measured_by": measured_by, "status": _RUNNING, "sections": done}
         # Before the work, so that a place where nothing can be written is found at once.
@@ -139,10 +131,10 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
             section = chapter.showing().section(runs, request)
             request.progress.stage("pages")
             files = write_section(section, site, title=TITLE, nav=nav)
-            done[name] = {"card": _card_of(section.card(chapter.story, chapter.reported)), "files": files}
+            done[name] = {"card": asdict(section.card(chapter.story, chapter.reported)), "files": files}
             site.write(MANIFEST, json_bytes(manifest))
         write_index(
-            [Card(slug=name, **done[name]["card"]) for name in chosen],
+            [Card(**done[name]["card"] | {"slug": name}) for name in chosen],
             site,
             title=TITLE,
             lead=LEAD,
@@ -154,10 +146,6 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Outcome:
         site.remove([address for address in site.listed() if not _is_in(address, kept)])
         site.write(MANIFEST, json_bytes(manifest | {"status": _FINISHED}))
     return Outcome(out, finished_already=False)
-
-
-def _card_of(card: Card) -> dict[str, str]:
-    return {name: value for name, value in asdict(card).items() if name != "slug"}
 
 
 def _measured(chapter: Chapter, request: ChapterRequest, site: SiteFolder) -> Mapping[str, Path]:

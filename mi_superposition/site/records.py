@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from mi_superposition.site.headlines import Alternative, Headline
 
 if TYPE_CHECKING:
     from mi_superposition.site.folder import SiteFolder
@@ -152,7 +154,7 @@ class Card:
     """What the index shows of a section: its one figure, what it measures, and what it would be by chance.
 
     ``slug`` is that of the page it leads to; ``story`` leads on to it from the section before, ``reported`` is what others
-    said of the same question.
+    said of the same question. ``claim`` is what the number says beside its control, ``alternatives`` what could have refuted it.
     """
 
     slug: str
@@ -163,6 +165,8 @@ class Card:
     control: str
     story: str = ""
     reported: str = ""
+    claim: str = ""
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,8 @@ class Section:
 
     ``number`` is the section's one figure as shown on the card, ``number_is`` what it measures and ``control`` what
     it would be by chance. ``write_more`` writes pages of the section's own, given the site and its title; they
-    lie in ``folders`` of the site.
+    lie in ``folders`` of the site. ``headline`` makes the sentence that the number stands for, and the ``alternatives``
+    are what was tried that could have refuted it: they are the page's last table.
     """
 
     slug: str
@@ -184,14 +189,37 @@ class Section:
     more: Sequence[Page] = field(default=())
     write_more: Callable[[SiteFolder, str], None] | None = None
     folders: Sequence[str] = ()
+    headline: Headline | None = None
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def claim(self) -> str:
+        """What its number says; nothing where it stands for no claim."""
+        return "" if self.headline is None else self.headline.claim
 
     def card(self, story: str = "", reported: str = "") -> Card:
         """Its card on the index."""
         return Card(
-            self.page.slug, self.title, self.summary, self.number, self.number_is, self.control, story, reported
-        )
+            self.page.slug, self.title, self.summary, self.number, self.number_is, self.control, story, reported, self.claim, self.alternatives,
+        )  # fmt: skip
 
     @property
     def pages(self) -> list[Page]:
-        """Its page and those behind it."""
-        return [self.page, *self.more]
+        """Its page, with what could have refuted its headline, and those behind it."""
+        page = self.page
+        if self.alternatives:
+            page = replace(page, items=[*page.items, self._alternatives()])
+        return [page, *self.more]
+
+    def _alternatives(self) -> TableRecord:
+        return TableRecord(
+            id="alternatives",
+            title="What could have refuted this",
+            look_at=(
+                f"{self.number}: {self.number_is}. Control: {self.control}. {self.claim} Other choices that could have led to another sentence, "
+                "and what came out. The pages of docs named here have the numbers."
+            ),
+            columns=("tried", "found", "how, and where it stands"),
+            rows=[one.cells for one in self.alternatives],
+            prose=(34, 38, 28),
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ class MatrixNumbers:
     subspace: list[float]
 
 
-def compare_matrices(table: EdgeTable, *, n_permuted: int, seed: int) -> Mapping[str, MatrixNumbers]:
+def compare_matrices(table: EdgeTable, *, n_permuted: int, seed: int) -> dict[str, MatrixNumbers]:
     """The observed matrix of total effects and the permuted ones, entries of both halves of the documents permuted alike."""
     whole, first, second = table.heads, table.halves[0, :, :-1], table.halves[1, :, :-1]
     sizes = atoms_tried(len(whole), whole.shape[1])

@@ -13,6 +13,7 @@ from mi_superposition.pages.concepts.overlap import overlap_items
 from mi_superposition.pages.concepts.probes import accuracy_table, halvings_table, probe_figure, probe_lines
 from mi_superposition.pages.concepts.words import word_figures
 from mi_superposition.site import Page, Section
+from mi_superposition.site.headlines import Headline
 from mi_superposition.site.records import Item
 from mi_superposition.studies.concepts.measure import load
 from mi_superposition.studies.concepts.result import ConceptsResult
@@ -31,6 +32,7 @@ def sections(folder: Path) -> list[Section]:
             number_is=f"balanced accuracy of a linear probe on held-out texts, mean of {len(result.concepts)} concepts; {result.told_how}",
             control=controls(result),
             page=Page(slug="concepts", title=title, intro=intro(result), items=items(result)),
+            headline=headline(result),
         )
     ]
 
@@ -42,6 +44,20 @@ _BARE = ("untrained", "chance")
 def figure(result: ConceptsResult) -> go.Figure:
     """Accuracy of the probe at every layer, with its controls."""
     return probe_lines(result)
+
+
+def headline(result: ConceptsResult) -> Headline:
+    """Whether the probe is better than all that it is compared with, by more than two standard deviations over halvings (one halving: two
+    standard errors).
+    """
+    halves = result.halves
+    return Headline(
+        result.best_probe("trained") if halves is None else halves.mean("trained"),
+        result.accuracies(),
+        yes="A probe finds concepts in this model better than without it, on words or texts that it was not trained on",
+        no="A probe of this model is not shown to find concepts better than without it",
+        margin=2 * (result.error if halves is None else halves.deviation("trained")),
+    )
 
 
 def controls(result: ConceptsResult) -> str:

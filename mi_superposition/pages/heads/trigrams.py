@@ -168,7 +168,7 @@ def _by_head(result: HeadSharing) -> FigureRecord:
 def _ways(result: HeadSharing) -> TableRecord:
     rows: list[list[str]] = [
         [f"the edges' effect: {name}", f"{round(100 * share) + 0:.0f} %"] for name, share in result.parts.items()
-    ]  # type: ignore[misc]
+    ]
     rows += [
         ["sum of single heads over all heads at once", f"{100 * result.additive_share:.0f} %"],
         ["edges from B to A over replacing A", f"{100 * result.edge_share:.0f} %"],
@@ -181,7 +181,7 @@ def _ways(result: HeadSharing) -> TableRecord:
             "goes when the outputs of all MLPs at B are held: what the MLPs make of what the heads bring. Where heads add, the sum over single heads is 100 %."
         ),
         columns=["", "share"],
-        rows=rows,  # type: ignore[arg-type]
+        rows=rows,
     )
 
 
@@ -244,7 +244,7 @@ def _compared(result: HeadSharing) -> TableRecord:
             "features by themselves: permuted matrices tell features apart too."
         ),
         columns=["matrix", "effective rank", "features told apart", "groups"],
-        rows=rows,  # type: ignore[arg-type]
+        rows=rows,
     )
 
 
@@ -270,7 +270,7 @@ def _toy() -> TableRecord:
             "effect of the edge",
             "effective heads, untrained",
         ],
-        rows=rows,  # type: ignore[arg-type]
+        rows=rows,
     )
 
 

@@ -17,6 +17,7 @@ from mi_superposition.neurons.scan import ENSEMBLES, UnitScan
 from mi_superposition.neurons.scan.names import has_mlp_neurons, layer_name, unit_word
 from mi_superposition.pages.neurons.scanned import ScannedUnits, open_scan
 from mi_superposition.site import FigureRecord, Page, Section
+from mi_superposition.site.headlines import Headline
 from mi_superposition.site.records import UNITS, Item, Link, TableRecord
 from mi_superposition.site.unit_records import layer_slug, unit_address
 from mi_superposition.studies.neurons.contexts import ContextsResult, HookContexts, load
@@ -57,6 +58,24 @@ def section(result: ContextsResult, page: Page, *, title: str) -> Section:
         number_is=f"median effective number of contexts among a {unit_word(result.main)}'s {result.config.kept.top_k} largest activations ({layer_name(result.main)}), {comparison.survives()}",
         control="; ".join(controls),
         page=page,
+        headline=headline(main, unit_word(result.main)),
+    )
+
+
+def headline(main: HookContexts, unit: str) -> Headline:
+    """Whether units have fewer contexts than random directions of every kind, untrained and permuted ones. Numbers are rounded as they are shown."""
+    comparison = main.against_directions()
+    controls = {f"random directions ({name})": round(value, 1) for name, value in comparison.ensembles.items()}
+    others = {"untrained": main.untrained, "permuted examples": main.permuted}
+    controls |= {
+        name: round(float(some.median()), 1) for name, some in others.items() if some is not None and len(some)
+    }
+    return Headline(
+        round(comparison.value, 1),
+        controls,
+        yes=f"A {unit}'s largest activations have more in common than those along random directions of any kind",
+        no=f"The number of contexts does not show that {unit}s are special directions",
+        lower=True,
     )
 
 

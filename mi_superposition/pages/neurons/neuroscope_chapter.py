@@ -11,6 +11,7 @@ from mi_superposition.pages.neurons.scan import scan_record, write_scan_pages
 from mi_superposition.pages.neurons.scanned import open_scan
 from mi_superposition.pages.request import ChapterRequest, Job, Runs
 from mi_superposition.site import Page, Section
+from mi_superposition.site.headlines import Alternative
 from mi_superposition.site.records import UNITS
 from mi_superposition.studies.neurons.contexts import COMMAND, load
 
@@ -18,6 +19,33 @@ _SLUG, _TITLE, _JOB = "neuroscope", "What makes each neuron fire", "contexts"
 _MODEL = "stories"
 # Of real stories; of the bundled ones as many as the command reads.
 _FULL_DOCUMENTS = 5000
+_COMMAND = "mi-superposition neurons contexts --model stories --sae stories --out RUN"
+ALTERNATIVES = (
+    Alternative(
+        "the other layer",
+        "the same: 10.0 contexts in layer 0, within 5.1 to 14.5 along random directions of five kinds",
+        _COMMAND,
+        "neuroscope.md",
+    ),
+    Alternative(
+        "features of a sparse autoencoder, not neurons",
+        "the same: 4.9 contexts, within 3.1 to 13.9",
+        _COMMAND,
+        "neuroscope.md",
+    ),
+    Alternative(
+        "the whole bundled corpus, not 500 documents",
+        "fewer contexts, as with any larger corpus: 9.4 in layer 1, and 18.6 with examples permuted across neurons",
+        "mi-superposition neurons scan --model stories --corpus stories --out RUN",
+        "neuroscope.md",
+    ),
+    Alternative(
+        "another similarity of two examples: the cosine itself",
+        "opposite examples are one context, and 20 independent ones in 64 dimensions 17.6 instead of 19.2: not used any more",
+        "pytest tests/neurons/test_polysemanticity.py",
+        "neuroscope.md",
+    ),
+)
 
 
 def jobs(request: ChapterRequest) -> dict[str, Job]:
@@ -57,4 +85,5 @@ def section(runs: Runs, request: ChapterRequest) -> Section:
             progress=request.progress,
         ),
         folders=(UNITS,),
+        alternatives=ALTERNATIVES,
     )

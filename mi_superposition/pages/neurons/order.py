@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mi_superposition.pages.neurons.order_items import Linked, bounded, items, w
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import PAGE
 from mi_superposition.site import Page, Section
+from mi_superposition.site.headlines import Headline
 from mi_superposition.site.unit_records import neuron_address
 from mi_superposition.site.write import write_site
 from mi_superposition.studies.neurons.order import ACTIVATIONS, NEURON_WEIGHTS, load
@@ -63,6 +65,25 @@ def order_section(result: OrderResult, page: Page) -> Section:
             ]
         ),
         page=page,
+        headline=headline(result),
+    )
+
+
+def headline(result: OrderResult) -> Headline:
+    """Whether the trained score is above those of ordered random matrices, and above what any order of these could reach, in per cent of the
+    mean of the hardest control. Where the bounds were not computed, above its largest sample.
+    """
+    hardest, highest = result.hardest, result.highest_control
+    bounded = math.isfinite(highest)
+    name = "any order of any control sample (bound)" if bounded else f"the highest sample: {hardest.name}"
+    return Headline(
+        100 * result.gain,
+        {
+            f"mean of the hardest control: {hardest.name}": 0.0,
+            name: 100 * hardest.gain(highest if bounded else float(hardest.scores.max())),
+        },
+        yes="Neighbours in the order are more alike than ordering alone can make them",
+        no="The order is not shown to be more than an effect of ordering",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mi_superposition.pages.request import ChapterRequest, Job, Runs
 from mi_superposition.site import Page, Section
+from mi_superposition.site.headlines import Alternative, Headline
 from mi_superposition.site.records import Link, TableRecord
 from mi_superposition.sources import COLUMNS, SOURCES, VERDICTS, Claim, counts, load_claims
 
@@ -37,6 +38,34 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
         control=", ".join(f"{total[verdict]} {verdict}" for verdict in VERDICTS[1:]),
         page=Page(CHAPTER, TITLE, INTRO, [_counted(claims)]),
         more=[_page_of(source, [claim for claim in claims if claim.source == source]) for source in SOURCES],
+        headline=headline(claims),
+        alternatives=alternatives(claims),
+    )
+
+
+def headline(claims: Sequence[Claim]) -> Headline:
+    """Whether more claims were confirmed than all others together."""
+    confirmed = sum(claim.verdict == "confirmed" for claim in claims)
+    return Headline(
+        confirmed,
+        {"all others together": len(claims) - confirmed},
+        yes="Most claims of the sources are confirmed",
+        no="Most claims of the sources are not confirmed here",
+    )
+
+
+def alternatives(claims: Sequence[Claim]) -> tuple[Alternative, ...]:
+    """Other ways to count: only claims that were tried, and source by source."""
+    total, found = Counter(claim.verdict for claim in claims), counts(claims)
+    each = ", ".join(f"{found[source]['confirmed']} of {found[source].total()} ({source})" for source in SOURCES)
+    return (
+        Alternative(
+            "only claims that were tried",
+            f"{total['confirmed']} confirmed, {total['not confirmed']} not confirmed and {total['refuted']} refuted",
+            "python scripts/sources.py",
+            "sources.md",
+        ),
+        Alternative("source by source", f"confirmed: {each}", "python scripts/sources.py", "sources.md"),
     )
 
 

@@ -107,9 +107,10 @@ class TrigramStudy:
         self.progress.stage("skip trigrams of the text")
         text = search.in_text()
         self.progress.stage("skip trigrams of the model")
-        triples = [tuple(int(t) for t in row) for row in text.counts.triples]
+        triples = [(int(a), int(b), int(c)) for a, b, c in text.counts.triples]
         differences = text.counts.difference
-        located, random = [], []
+        located: list[Located] = []
+        random: list[Located] = []
         taken = set(triples)
         for number, triple in enumerate(triples):
             if len(located) == config.features:
@@ -151,7 +152,7 @@ class TrigramStudy:
             n_random_kept=int(random_kept.sum()),
             tested_effect=torch.tensor([float(one.mean()) for one in effects]),
             random_effect=torch.tensor([float(one.mean()) for one in random_effects]),
-            words=[tuple(vocabulary[token] for token in one.trigram) for one in features],
+            words=[(vocabulary[a], vocabulary[b], vocabulary[c]) for a, b, c in (one.trigram for one in features)],
             difference=torch.tensor([one.difference for one in features]),
             replaced=torch.tensor([float(one.mean()) for one in measuring_effects]),
             edges=edges,

@@ -17,7 +17,9 @@ def test_the_bundled_run_is_that_of_the_defaults_and_small():
     assert find_study(study.COMMAND).load_config() is TrigramsConfig
     assert TrigramsConfig.of(**config) == TrigramsConfig()
     assert sum(path.stat().st_size for path in study.BUNDLED.parent.rglob("*") if path.is_file()) < 150_000
-    assert read_json(study.BUNDLED / METRICS) == read_json(study.BUNDLED / METRICS) | study.load(study.BUNDLED).metrics()
+    assert (
+        read_json(study.BUNDLED / METRICS) == read_json(study.BUNDLED / METRICS) | study.load(study.BUNDLED).metrics()
+    )
 
 
 def test_the_chapter_has_its_number_and_controls(tmp_path):

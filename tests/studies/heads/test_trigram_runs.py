@@ -21,7 +21,24 @@ from mi_superposition.studies.heads import trigrams as study
 from mi_superposition.training import Stopped
 
 RESULT = {"trigrams.safetensors", "metrics.json", "manifest.json"}
-WORDS = ["cat", "dog", "fox", "time", "there", "was", "liked", "to", "run", "play", "who", "and", "sun", "tree", "red", "one"]
+WORDS = [
+    "cat",
+    "dog",
+    "fox",
+    "time",
+    "there",
+    "was",
+    "liked",
+    "to",
+    "run",
+    "play",
+    "who",
+    "and",
+    "sun",
+    "tree",
+    "red",
+    "one",
+]
 # A earlier, B now, C next; the first two are carried by head 0, the others by head 1.
 PLANTED = [("cat", "to", "fox"), ("run", "to", "dog"), ("dog", "was", "run"), ("play", "was", "time"), ("time", "and", "play"), ("fox", "liked", "there")]  # fmt: skip
 
@@ -116,7 +133,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(whole, options, tmp_pat
     assert stops >= 3
     for name in ("trigrams.safetensors", "metrics.json"):
         assert (whole / name).read_bytes() == (out / name).read_bytes()
-    assert RESULT <= {path.name for path in out.iterdir()}
+    assert {path.name for path in out.iterdir()} >= RESULT
     assert study.measure(TrigramsConfig.of(**options), out).finished_already
 
 
@@ -142,7 +159,12 @@ def test_the_page_shows_every_item_beside_its_control(whole, tmp_path):
     ms.write_page(whole, tmp_path / "page")
     page = (tmp_path / "page" / "trigrams.html").read_text()
     assert set(re.findall(r'data-figure="([\w-]+)-data"', page)) == {"matrix", "by-head", "groups"}
-    for title in ("From text to features", "How an edge reaches the logit", "Interference", "More features than heads?"):
+    for title in (
+        "From text to features",
+        "How an edge reaches the logit",
+        "Interference",
+        "More features than heads?",
+    ):
         assert title in page
     assert page.count("Control:") >= 3
     assert "http" not in page.replace("http-equiv", "")

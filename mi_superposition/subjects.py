@@ -209,6 +209,15 @@ SUBJECTS: tuple[Subject, ...] = (
                 "mi_superposition.pages.heads.scan",
             ),
         ),
+        chapters=(
+            Chapter(
+                "heads",
+                "Superposition among heads",
+                "In a language model nobody has set the heads a task. Skip trigrams are one that can be found in text: do heads share them, as they share the digits?",
+                "left open: it needs a fixed task for the heads, more attentional features than heads, and a way to tell these from what the MLP remembers (Thaman, Rigg, Oozeer & David, Experiments in Superposition)",
+                "mi_superposition.pages.heads.chapter",
+            ),
+        ),
         python=("ms.ablate_heads", "ms.project_heads", "ms.scan_heads"),
         docs=("addition.md", "heads.md"),
     ),

@@ -2,7 +2,7 @@
 
     python scripts/head_toy.py
 
-Writes mi_superposition/bundled/heads/toy.json, which the page of `heads trigrams` shows. Some minutes on one core.
+Writes mi_superposition/bundled/heads/toy.json, which the page of `heads trigrams` shows. About two minutes on one core.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--heads", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--d-head", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from mi_superposition.cli import commands
 from mi_superposition.files import read_json
 from mi_superposition.pages.addition import chapter as addition
 from mi_superposition.pages.concepts import chapter as concepts
+from mi_superposition.pages.heads import chapter as heads
 from mi_superposition.pages.neurons import contexts, neuroscope_chapter, order, order_chapter
 from mi_superposition.pages.real import chapter as real_chapter
 from mi_superposition.pages.request import ChapterRequest
@@ -29,6 +30,7 @@ from mi_superposition.site.headlines import Alternative, Headline
 from mi_superposition.sources import load_claims
 from mi_superposition.studies.addition.evaluate import load as load_evaluation
 from mi_superposition.studies.concepts.measure import load as load_concepts
+from mi_superposition.studies.heads.trigrams import load as load_trigrams
 from mi_superposition.studies.neurons.contexts import load as load_contexts
 from mi_superposition.studies.neurons.order import load as load_order
 from mi_superposition.studies.sae.evaluate import load as load_sae
@@ -102,6 +104,7 @@ def cases(report_site):
     fewer = {"relu": fewer, "linear": study.represented["linear"]}
     evaluation = load_evaluation(runs / "addition-paper")
     guessing = replace(evaluation.accuracy, by_digit=evaluation.chance)
+    shared = load_trigrams(heads.jobs(request)["trigrams"].bundled)
     ordered = load_order(runs / "neuron-order-order")
     scanned = load_contexts(runs / "neuroscope-contexts")
     main = scanned.hooks[scanned.main]
@@ -119,6 +122,7 @@ def cases(report_site):
             toy.headline(SimpleNamespace(represented=fewer, untrained_represented=study.untrained_represented)),
         ),
         "addition": (addition.headline(evaluation), addition.headline(replace(evaluation, accuracy=guessing))),
+        "heads": (heads.headline(shared), heads.headline(replace(shared, words=shared.words[:16]))),
         "neuron-order": (
             order.headline(replace(ordered, order=replace(ordered.order, score=2 * ordered.highest_control))),
             order.headline(replace(ordered, order=replace(ordered.order, score=0.99 * ordered.highest_control))),
@@ -163,7 +167,7 @@ def test_every_control_can_refute_it(cases, name):
         assert refuted.claim.startswith(holding.no)
 
 
-@pytest.mark.parametrize("name", ["toy", "sae", "concepts", "real", "sources"])
+@pytest.mark.parametrize("name", ["toy", "heads", "sae", "concepts", "real", "sources"])
 def test_the_number_shown_is_the_one_compared(cases, name):
     """Of the chapters whose results come with the package; the whole report is compared with these findings in tests/test_readme.py."""
     card, headline = read_json(ROOT / "docs" / "findings.json")["sections"][name], cases[name][0]
@@ -176,6 +180,7 @@ def test_the_number_shown_is_the_one_compared(cases, name):
 ALTERNATIVES = {
     "toy": toy.ALTERNATIVES,
     "addition": addition.ALTERNATIVES,
+    "heads": heads.ALTERNATIVES,
     "neuron-order": order_chapter.ALTERNATIVES,
     "neuroscope": neuroscope_chapter.ALTERNATIVES,
     "sae": sae.ALTERNATIVES,

@@ -37,9 +37,9 @@ class TrigramsConfig(Config):
     """Correction for the number of tests: 'bh' bounds the share of false ones among those kept (Benjamini and Hochberg), 'holm' the probability of any."""
     features: AtLeast1 = 300
     """Skip trigrams confirmed in the text that are tested in the model, those with the smallest p in the first half."""
-    occurrences: Annotated[int, Interval(ge=4, le=1000)] = 12
+    occurrences: Annotated[int, Interval(ge=4, le=1000)] = 10
     """Documents for the test of each skip trigram in the model, and as many others to measure its heads on; half as many are enough."""
-    controls: AtLeast1 = 40
+    controls: AtLeast1 = 20
     """Random trigrams that are tested and measured like the features, and features whose heads are measured in the untrained model too."""
     cut: Cut = "zero"
     """An attention edge is taken out by setting its weight to zero ('zero'), or by sharing its weight among the others ('renormalise')."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.trigrams.config import Correction, TrigramsConfig
-from mi_superposition.heads.trigrams.counting import Counts, choose_candidates, count_triples, holm
+from mi_superposition.heads.trigrams.counting import NEAREST, Counts, choose_candidates, count_triples, holm
 from mi_superposition.heads.trigrams.matching import MatchedTokens, token_class
 from mi_superposition.heads.trigrams.occurrences import Occurrence, OccurrenceIndex
 from mi_superposition.training import derived_seed
@@ -44,9 +44,11 @@ class TrigramSearch:
     """The documents, halved at random, and what is found in them."""
 
     def __init__(self, documents: Sequence[np.ndarray], texts: Sequence[str], config: TrigramsConfig):
-        if len(documents) < 4:
+        shortest = NEAREST + 2
+        if sum(len(tokens) >= shortest for tokens in documents) < 4:
             raise RequestError(
-                f"{len(documents)} documents: skip trigrams are found in one half and tested in the other; give 4 or more"
+                f"{len(documents)} documents, {sum(len(tokens) >= shortest for tokens in documents)} of {shortest} or more tokens: skip trigrams "
+                "are found in one half and tested in the other; give 4 or more of that length"
             )
         self.config = config
         order = self.generator("halves").permutation(len(documents))

@@ -30,6 +30,8 @@ from mi_superposition.training import Stopped, fixed_arithmetic
 
 COMMAND = "heads trigrams"
 RESULT = "trigrams.safetensors"
+# A run on the bundled story model and corpus (``scripts/head_trigrams.py --bundle``).
+BUNDLED = Path(__file__).parents[2] / "bundled" / "heads" / "trigrams"
 # Features between two checkpoints.
 _FEATURES_AT_ONCE = 20
 

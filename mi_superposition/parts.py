@@ -72,6 +72,14 @@ class ForwardPart(BatchPart):
 
 
 @dataclass(frozen=True)
+class RowPart(Config):
+    """How much of a document is read, where each is one row."""
+
+    document_tokens: AtLeast2 | None = None
+    """Tokens of each document that are read; the rest of a longer one is left out. Default: the model's context."""
+
+
+@dataclass(frozen=True)
 class DevicePart(Config):
     """Where it runs."""
 

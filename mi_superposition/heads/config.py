@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from mi_superposition.config import AtLeast0, AtLeast1, AtLeast2, Config
-from mi_superposition.parts import AdditionModelPart, DevicePart, SeedPart, TextPart, WorkersPart, WorkerThreadsPart
+from mi_superposition.parts import (
+    AdditionModelPart,
+    DevicePart,
+    RowPart,
+    SeedPart,
+    TextPart,
+    WorkersPart,
+    WorkerThreadsPart,
+)
 
 Replacement = Literal["zero", "mean", "resample"]
 # "mean" is that of each position.
@@ -32,8 +40,7 @@ class TextAblationPart(Config):
 
     layer: tuple[AtLeast0, ...] = ()
     """Layers whose heads are ablated on text. Default: all."""
-    document_tokens: AtLeast2 | None = None
-    """Tokens of each document that are read; the rest of a longer one is left out. Default: the model's context."""
+    row: RowPart = RowPart()
     reference_documents: Annotated[int, Interval(ge=FEWEST_DOCUMENTS, le=100_000)] = 200
     """Documents, from the start of the corpus, that give means and other documents' outputs; the effects are measured on those after
     them. Of a short corpus half."""

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from mi_superposition.config import AtLeast1, AtLeast2, Config
-from mi_superposition.parts import DevicePart, ModelPart, SeedPart, TextPart, ThreadsPart
+from mi_superposition.config import AtLeast1, Config
+from mi_superposition.parts import DevicePart, ModelPart, RowPart, SeedPart, TextPart, ThreadsPart
 
 Cut = Literal["zero", "renormalise"]
 Correction = Literal["holm", "bh"]
@@ -23,8 +23,7 @@ class TrigramsConfig(Config):
 
     model: ModelPart = ModelPart()
     text: TextPart = TextPart()
-    context: AtLeast2 | None = None
-    """Tokens of each document that are read, from its start. Default: the model's context."""
+    row: RowPart = RowPart()
     window: Annotated[int, Interval(ge=2, le=512)] = 32
     """Farthest that A stands before B, in tokens; the nearest is 2."""
     tried: AtLeast1 = 1000

@@ -61,13 +61,13 @@ def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Out
     check_engine(config.workers.engine)
     if asked.tasks is not None:
         read_lines(Path(asked.tasks))
-    check_heads(config.model.name, layers=asked.layer, context=asked.document_tokens)
+    check_heads(config.model.name, layers=asked.layer, context=asked.row.document_tokens)
     corpus = corpus_of(config.text)
     reference = reference_documents(corpus, config, config.text.corpus)
     threads = config.threads.threads or (1 if config.workers.engine == "ray" else torch.get_num_threads())
     config = config.replace(device=device_of(config.device.device), threads=threads)
     model = load_model(config.model.name, device=config.device.device)
-    check_readable(model, corpus, config.text.corpus, context=asked.document_tokens)
+    check_readable(model, corpus, config.text.corpus, context=asked.row.document_tokens)
     if hooks := [
         hook
         for hook in (f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers))

@@ -55,7 +55,7 @@ def batches_of(
 ) -> TokenBatches:
     """Documents as the study reads them: each is one row, cut at the context."""
     return model_batches(
-        model, documents, _ROWS, context=config.on_text.document_tokens, long="truncate", by_length=True, first_document=first_document
+        model, documents, _ROWS, context=config.on_text.row.document_tokens, long="truncate", by_length=True, first_document=first_document
     )  # fmt: skip
 
 

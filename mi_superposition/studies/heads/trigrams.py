@@ -45,7 +45,7 @@ def measure(config: TrigramsConfig, out: Path, progress: Progress = SILENT) -> O
     model = load_model(config.model.name, device=config.device.device)
     check_has_attention(model)
     corpus = corpus_of(config.text)
-    check_readable(model, corpus, config.text.corpus, context=config.context)
+    check_readable(model, corpus, config.text.corpus, context=config.row.document_tokens)
     inputs = {
         "model": model_record(config.model.name, model),
         "corpus": corpus.identity(),
@@ -71,7 +71,7 @@ def load(folder: Path) -> HeadSharing:
 def documents_of(model: HookedModel, corpus: Any, config: TrigramsConfig) -> list[np.ndarray]:
     """The tokens of every document, as many as the model reads at once, without its beginning token."""
     found = []
-    context = config.context or model.cfg.n_ctx
+    context = config.row.document_tokens or model.cfg.n_ctx
     batches = model_batches(
         model, list(itertools.islice(corpus, config.text.documents)), 64, context=context, long="truncate"
     )

@@ -9,7 +9,7 @@ import torch
 from conftest import small_config
 
 import mi_superposition as ms
-from mi_superposition.addition.certificate import CertificateWork, certificate_tables, expansion
+from mi_superposition.addition.certificate import CertificateWork, certificate_tables, expansion, layout
 from mi_superposition.addition.certificate.search import CertificateSearch, DigitSearch, Piece, bound_piece
 from mi_superposition.addition.problems import (
     answer_digits,
@@ -126,7 +126,7 @@ def test_expansion_holds_for_every_problem(kind, second_order):
     """The additive part and the interval against the margin in exact arithmetic of the tables."""
     [tables] = certificate_tables(model_of(kind, seed=3), 2)[1:2]
     generator = np.random.default_rng(1)
-    room = expansion.new_room(tables)
+    room = layout.new_room(tables)
     for _ in range(25):
         box = np.where(generator.random(4) < 0.6, -1, generator.integers(0, 10, 4))
         one, other = generator.choice(10, 2, replace=False)
@@ -144,20 +144,20 @@ def test_expansion_holds_for_every_problem(kind, second_order):
         with np.errstate(invalid="ignore"):
             margin = tables.base[one] - tables.base[other] + (n / d).sum(axis=1)
         free = np.flatnonzero(box < 0)
-        low = room.found[expansion.LOWEST] + sum(room.additive[p, problems[:, p]] for p in free)
-        high = room.found[expansion.LOWEST_HIGH] + sum(room.additive_high[p, problems[:, p]] for p in free)
+        low = room.found[layout.LOWEST] + sum(room.additive[p, problems[:, p]] for p in free)
+        high = room.found[layout.LOWEST_HIGH] + sum(room.additive_high[p, problems[:, p]] for p in free)
         # The interval holds what rounding may do, too.
         # Where all weights of a head are below any float64 the tables say nothing; what is said there is held against the transformer above.
         known = np.isfinite(margin)
-        assert ((low + room.found[expansion.BELOW] <= margin) | ~known).all()
-        assert ((high + room.found[expansion.ABOVE] >= margin) | ~known).all()
+        assert ((low + room.found[layout.BELOW] <= margin) | ~known).all()
+        assert ((high + room.found[layout.ABOVE] >= margin) | ~known).all()
 
 
 def test_rounding_bound_covers_what_rounding_does():
     """With nothing free, all that separates the expansion from exact arithmetic is rounding: the stated bound is above it, by far and not without end."""
     for kind in ("usual", "sharp", "huge", "tiny"):
         tables = certificate_tables(model_of(kind, seed=5), 2)[1]
-        room = expansion.new_room(tables)
+        room = layout.new_room(tables)
         for box in np.random.default_rng(2).integers(0, 10, (50, 4)):
             bound = expansion.prepare(box, tables, room)
             expansion.excess(box, 0, 1, tables, room)
@@ -173,7 +173,7 @@ def test_rounding_bound_covers_what_rounding_does():
                     v = Decimal(float(tables.value[p, digit, 0, h])) - Decimal(float(tables.value[p, digit, 1, h]))
                     n = exact.add(n, exact.multiply(w, v))
                 margin = exact.add(margin, exact.divide(n, d))
-            off = abs(float(margin) - room.found[expansion.LOWEST])
+            off = abs(float(margin) - room.found[layout.LOWEST])
             assert off <= bound
             assert bound <= 1e-9 * (np.abs(tables.base).max() + tables.largest.sum())
 

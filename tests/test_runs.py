@@ -3,6 +3,7 @@ import os
 import stat
 from typing import TypedDict
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,6 +135,23 @@ def test_content_hash_tells_values_shapes_and_types_apart():
     hashes = {files.content_hash(tensors) for tensors in [base, *others]}
     assert len(hashes) == 5
     assert files.content_hash({"w": torch.zeros(3, 2).T.contiguous()}) == files.content_hash(base)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (0, 12), (1, 1)])
+def test_content_hash_takes_tensors_without_stride(shape):
+    """As numpy gives them where there is one entry or none."""
+    strange = torch.zeros(shape, dtype=torch.int64).as_strided(shape, (0,) * len(shape))
+    assert files.content_hash({"w": strange}) == files.content_hash({"w": torch.zeros(shape, dtype=torch.int64)})
+
+
+def test_a_state_of_empty_arrays_is_kept(tmp_path):
+    state = {"none": torch.from_numpy(np.zeros(0, np.int64)), "rows": torch.from_numpy(np.zeros((0, 12), np.int8))}
+    files.write_state(tmp_path / "state.safetensors", state)
+    kept = files.read_state(tmp_path / "state.safetensors")
+    assert {name: (value.dtype, tuple(value.shape)) for name, value in kept.items()} == {
+        "none": (torch.int64, (0,)),
+        "rows": (torch.int8, (0, 12)),
+    }
 
 
 def test_what_somebody_else_keeps_in_the_folder_of_a_run_is_no_result(tmp_path):

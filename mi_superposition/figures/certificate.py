@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
@@ -36,10 +34,12 @@ def gap_over_time(certificate: Certificate) -> go.Figure:
     curve = certificate.curve
     figure = go.Figure()
     gap = 100 * (1 - curve.right - curve.wrong)
-    for digit, colour in zip(range(gap.shape[1]), itertools.cycle(SERIES), strict=False):
+    # Where there are more digits than colours, the same colours come again as dashes.
+    looks = [(colour, dash) for dash in ("solid", "dash") for colour in SERIES]
+    for digit, (colour, dash) in zip(range(gap.shape[1]), looks, strict=False):
         figure.add_scatter(
             x=curve.seconds.tolist(), y=gap[:, digit].clamp_min(1e-5).tolist(), mode="lines", name=f"digit {digit}",
-            line=dict(color=colour, width=1.5), hovertemplate="%{x:.0f} s: %{y:.4g} points<extra>digit " + str(digit) + "</extra>",
+            line=dict(color=colour, width=1.5, dash=dash), hovertemplate="%{x:.0f} s: %{y:.4g} points<extra>digit " + str(digit) + "</extra>",
         )  # fmt: skip
     figure.update_xaxes(title="seconds", type="log")
     figure.update_yaxes(title="open, % of all problems", type="log", dtick=1)
@@ -69,9 +69,9 @@ def proven_by_sums(certificate: Certificate) -> go.Figure:
     figure.update_xaxes(tickvals=[0, 9, 18])
     figure.update_yaxes(tickvals=[0, 9, 18], autorange="reversed")
     for column in range(columns):
-        figure.update_xaxes(title="sum of the column below", row=rows, col=column + 1)
+        figure.update_xaxes(title="sum below", row=rows, col=column + 1)
     for row in range(rows):
-        figure.update_yaxes(title="sum of the own column", row=row + 1, col=1)
+        figure.update_yaxes(title="own sum", row=row + 1, col=1)
     figure.update_layout(
         coloraxis=dict(
             colorscale=[[0, VERMILION], [0.5, "white"], [1, BLUE]], cmin=-1, cmax=1,

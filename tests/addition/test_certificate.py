@@ -9,8 +9,9 @@ import torch
 from conftest import small_config
 
 import mi_superposition as ms
-from mi_superposition.addition.certificate import CertificateWork, certificate_tables, expansion
+from mi_superposition.addition.certificate import CertificateWork, certificate_tables, expansion, layout
 from mi_superposition.addition.certificate.search import CertificateSearch, DigitSearch, Piece, bound_piece
+from mi_superposition.addition.config import AdditionCertifyConfig, AdditionModelPart
 from mi_superposition.addition.problems import (
     answer_digits,
     answer_places,
@@ -19,11 +20,15 @@ from mi_superposition.addition.problems import (
     reads_in_order,
     with_answers,
 )
-from mi_superposition.addition.train import build_addition_model
+from mi_superposition.addition.train import build_addition_model, right_answers
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError
 from mi_superposition.files import read_json
 from mi_superposition.models import save_model
+from mi_superposition.parts import ThreadsPart
+from mi_superposition.progress import Progress
+from mi_superposition.studies.addition import certify
+from mi_superposition.training import Stopped
 
 # What the weights are drawn with. "wide": scores so far apart that most weights are zero in float64. "huge" and "tiny": logits of 1e12 and
 # 1e-12. "equal": all weights zero, so that every answer is a tie. "coarse": few different values, so that many margins are exactly zero.
@@ -126,7 +131,7 @@ def test_expansion_holds_for_every_problem(kind, second_order):
     """The additive part and the interval against the margin in exact arithmetic of the tables."""
     [tables] = certificate_tables(model_of(kind, seed=3), 2)[1:2]
     generator = np.random.default_rng(1)
-    room = expansion.new_room(tables)
+    room = layout.new_room(tables)
     for _ in range(25):
         box = np.where(generator.random(4) < 0.6, -1, generator.integers(0, 10, 4))
         one, other = generator.choice(10, 2, replace=False)
@@ -144,20 +149,20 @@ def test_expansion_holds_for_every_problem(kind, second_order):
         with np.errstate(invalid="ignore"):
             margin = tables.base[one] - tables.base[other] + (n / d).sum(axis=1)
         free = np.flatnonzero(box < 0)
-        low = room.found[expansion.LOWEST] + sum(room.additive[p, problems[:, p]] for p in free)
-        high = room.found[expansion.LOWEST_HIGH] + sum(room.additive_high[p, problems[:, p]] for p in free)
+        low = room.found[layout.LOWEST] + sum(room.additive[p, problems[:, p]] for p in free)
+        high = room.found[layout.LOWEST_HIGH] + sum(room.additive_high[p, problems[:, p]] for p in free)
         # The interval holds what rounding may do, too.
         # Where all weights of a head are below any float64 the tables say nothing; what is said there is held against the transformer above.
         known = np.isfinite(margin)
-        assert ((low + room.found[expansion.BELOW] <= margin) | ~known).all()
-        assert ((high + room.found[expansion.ABOVE] >= margin) | ~known).all()
+        assert ((low + room.found[layout.BELOW] <= margin) | ~known).all()
+        assert ((high + room.found[layout.ABOVE] >= margin) | ~known).all()
 
 
 def test_rounding_bound_covers_what_rounding_does():
     """With nothing free, all that separates the expansion from exact arithmetic is rounding: the stated bound is above it, by far and not without end."""
     for kind in ("usual", "sharp", "huge", "tiny"):
         tables = certificate_tables(model_of(kind, seed=5), 2)[1]
-        room = expansion.new_room(tables)
+        room = layout.new_room(tables)
         for box in np.random.default_rng(2).integers(0, 10, (50, 4)):
             bound = expansion.prepare(box, tables, room)
             expansion.excess(box, 0, 1, tables, room)
@@ -173,7 +178,7 @@ def test_rounding_bound_covers_what_rounding_does():
                     v = Decimal(float(tables.value[p, digit, 0, h])) - Decimal(float(tables.value[p, digit, 1, h]))
                     n = exact.add(n, exact.multiply(w, v))
                 margin = exact.add(margin, exact.divide(n, d))
-            off = abs(float(margin) - room.found[expansion.LOWEST])
+            off = abs(float(margin) - room.found[layout.LOWEST])
             assert off <= bound
             assert bound <= 1e-9 * (np.abs(tables.base).max() + tables.largest.sum())
 
@@ -257,34 +262,32 @@ def bounds_of(tables, query, pieces=1):
     return search
 
 
-def test_boxes_of_the_bundled_model(ones_and_tens):
-    """Random boxes with up to four free positions by brute force, larger ones on samples of their problems."""
+@pytest.mark.parametrize(
+    "frees", [[2, 2, 2, 2, 2, 2, 4, 8], pytest.param([2, 3, 3, 3, 4, 5, 6, 7, 8] * 3, marks=pytest.mark.slow)]
+)
+def test_boxes_of_the_bundled_model(ones_and_tens, frees):
+    """Random boxes with so many free positions: the small ones problem by problem, larger ones on samples of their problems."""
     model, tables = ones_and_tens
     generator = np.random.default_rng(3)
     for query in range(7):
-        boxes = np.full((24, 12), -1, np.int8)
-        own = [min(query, 5), max(min(query, 5) - 1, 0)]
-        for row, box in enumerate(boxes):
-            free = 2 + row % 7
-            fixed = [p for column in own for p in (column, column + 6)]
+        boxes = np.full((len(frees), 12), -1, np.int8)
+        own = {min(query, 5), max(min(query, 5) - 1, 0)}
+        fixed = [p for column in own for p in (column, column + 6)]
+        for free, box in zip(frees, boxes, strict=True):
             rest = generator.permutation([p for p in range(12) if p not in fixed])
             chosen = [*fixed, *rest[: 12 - free - len(fixed)]]
             box[chosen] = generator.integers(0, 10, len(chosen))
         bounds = bound_piece(Piece(query, boxes, np.full(len(boxes), 1023)), tables)
-        for box, counts in zip(boxes, bounds.counts, strict=True):
-            size = 10 ** int((box < 0).sum())
-            if size <= 1_000:
-                operands = problems_of(box.tolist())
-            else:
-                drawn = generator.integers(0, 10, (1_000, 12))
-                operands = torch.from_numpy(np.where(box < 0, drawn, box))
+        for free, box, counts in zip(frees, boxes, bounds.counts, strict=True):
+            operands = problems_of(box.tolist()) if free <= 3 else None
+            if operands is None:
+                operands = torch.from_numpy(np.where(box < 0, generator.integers(0, 10, (1_000, 12)), box))
             right, wrong = certain(reference_logits(model, operands), answer_digits(operands))
             right, wrong = right[:, query].double().mean(), wrong[:, query].double().mean()
-            slack = (
-                0.0 if size <= 1_000 else 0.13
-            )  # four standard errors of a share of 1,000 are 0.063 at most, for each of two
-            assert counts[0] / size <= 1 - wrong + slack
-            assert counts[1] / size <= 1 - right + slack
+            # A sample's share is off by four standard errors, 0.063, at most.
+            slack = 1e-9 if free <= 3 else 0.063
+            assert counts[0] / 10.0**free <= 1 - wrong + slack
+            assert counts[1] / 10.0**free <= 1 - right + slack
 
 
 def test_a_broken_model_is_caught(ones_and_tens):
@@ -307,8 +310,6 @@ def test_bounds_and_samples_agree(ones_and_tens):
     right, wrong = search.proven()
     generator = torch.Generator().manual_seed(9)
     operands = torch.randint(10, (50_000, 12), generator=generator)
-    from mi_superposition.addition.train import right_answers
-
     share = float(right_answers(model, operands)[:, 1].double().mean())
     error = 4 * (share * (1 - share) / 50_000) ** 0.5
     assert right - error <= share <= 1 - wrong + error
@@ -357,6 +358,27 @@ def test_the_command(tmp_path):
     assert len(found.to_frame()) == 3
     assert (tmp_path / "run" / "page" / "index.html").exists()
     assert main([*words, "--out", str(tmp_path / "none"), "--without-heads", "7"]) == 2
+
+
+def test_a_command_stopped_at_every_piece_goes_on_as_one_never_stopped(tmp_path):
+    class Stopping(Progress):
+        def should_stop(self):
+            return True
+
+    save_model(model_of("sharp"), tmp_path / "model")
+    config = AdditionCertifyConfig(
+        model=AdditionModelPart(model=str(tmp_path / "model")), n_problems=500, threads=ThreadsPart(threads=1)
+    )
+    # After the first boxes of each of three digits: at the first the others have no box yet.
+    for n_boxes in (100, 10_100, 20_100):
+        with pytest.raises(Stopped, match=f"{n_boxes}"):
+            certify.measure(config, tmp_path / "stopped", Stopping())
+    certify.measure(config, tmp_path / "stopped")
+    certify.measure(config, tmp_path / "whole")
+    stopped, whole = (read_json(tmp_path / name / "metrics.json") for name in ("stopped", "whole"))
+    del stopped["search_seconds"], whole["search_seconds"]
+    assert stopped == whole
+    assert sum(whole["boxes"]) > 20_100
 
 
 def test_all_digits_begin_even_without_time():

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_superposition.addition.certificate.counting import carry_into, count
-from mi_superposition.addition.certificate.expansion import (
+from mi_superposition.addition.certificate.expansion import excess, expand_margin, prepare
+from mi_superposition.addition.certificate.layout import (
     ABOVE,
     BELOW,
     D_HIGH,
@@ -19,10 +20,7 @@ from mi_superposition.addition.certificate.expansion import (
     WIDTH,
     Room,
     Tables,
-    excess,
-    expand_margin,
     new_room,
-    prepare,
 )
 from mi_superposition.neurons.compiled import compiled
 

@@ -13,7 +13,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.ablation import digits_of
-from mi_superposition.addition.certificate.expansion import Tables
+from mi_superposition.addition.certificate.layout import Tables
 from mi_superposition.addition.certificate.result import Certificate, Curve, Sampled
 from mi_superposition.addition.certificate.search import CertificateSearch, Piece, bound_piece
 from mi_superposition.addition.certificate.tables import certificate_tables, table_logits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_superposition.addition.certificate.expansion import (
+from mi_superposition.addition.certificate.layout import (
     ABOVE,
     BELOW,
     BINS,

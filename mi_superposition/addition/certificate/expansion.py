@@ -1,24 +1,41 @@
 """The difference of two logits over a box, as a sum over the free positions plus an interval: compiled.
 
 A box fixes the digits at some operand positions and leaves the others free. In it the difference of two logits is a constant plus a
-ratio of two sums for every head. Each ratio is written as a sum over the free positions plus an interval, in one of three ways
+ratio of two sums for every head. Each ratio is written as a sum over the free positions plus an interval, in one of four ways
 (``expand_margin``), and the sums of all heads are added position by position. The proof, and the bound on rounding errors, is in
 docs/certificate.md.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_superposition.addition.certificate.layout import (
+    ABOVE,
+    BELOW,
+    COEFFICIENT,
+    D_FIXED,
+    D_HIGH,
+    D_LOW,
+    D_MEAN,
+    E_FIXED,
+    E_HIGH,
+    E_LOW,
+    FAST,
+    LOWEST,
+    LOWEST_HIGH,
+    ONE_SIDED,
+    RATIO,
+    ROUNDING,
+    SPAN,
+    SPAN_HIGH,
+    WIDTH,
+    Room,
+    Tables,
+)
 from mi_superposition.neurons.compiled import compiled
 
-# Sums may be taken in any order: the bound on rounding errors holds for every order.
-FAST = {"reassoc", "contract", "nsz"}
-# Bins of the distribution of a margin's additive part.
-BINS = 1024
 # Denominators that vary more than so many times over a box: only the hull of the head's values is used, or no second order.
 _HULL_ONLY, _SECOND_ORDER = 30.0, 3.0
 # Below this, what the tables round to zero could count.
@@ -28,81 +45,6 @@ _OPERATIONS = 256.0
 _UNIT = 2.0**-51
 
 
-class Tables(NamedTuple):
-    """One query's tables; ``position`` is one of the 2 n operand positions, ``digit`` what stands there.
-
-    ``weight [position, digit, head]``, ``value [position, digit, class, head]`` in logits, ``weight * value`` as ``numerator``; what the
-    ``=`` positions give: ``weight_equals [head]``, ``numerator_equals [class, head]``, ``value_equals [key, class, head]``; ``base [class]``;
-    ``largest [head]``, the largest magnitude of the head's values. The other fields are what these give: smallest, largest and mean weight
-    and the mean numerator at each position; ``quiet [position, head]``, the digit of smallest weight, and its numerators.
-    """
-
-    weight: NDArray[np.float64]
-    value: NDArray[np.float64]
-    numerator: NDArray[np.float64]
-    weight_equals: NDArray[np.float64]
-    numerator_equals: NDArray[np.float64]
-    value_equals: NDArray[np.float64]
-    base: NDArray[np.float64]
-    largest: NDArray[np.float64]
-    weight_low: NDArray[np.float64]
-    weight_high: NDArray[np.float64]
-    weight_mean: NDArray[np.float64]
-    numerator_mean: NDArray[np.float64]
-    quiet: NDArray[np.int64]
-    numerator_quiet: NDArray[np.float64]
-
-
-class Room(NamedTuple):
-    """Places for intermediate numbers, made once for many boxes."""
-
-    head: NDArray[np.float64]
-    ratio: NDArray[np.float64]
-    fixed: NDArray[np.float64]
-    excess: NDArray[np.float64]
-    excess_low: NDArray[np.float64]
-    excess_high: NDArray[np.float64]
-    second: NDArray[np.float64]
-    second_weight: NDArray[np.float64]
-    chosen: NDArray[np.int64]
-    additive: NDArray[np.float64]
-    additive_high: NDArray[np.float64]
-    bins: NDArray[np.int64]
-    score: NDArray[np.float64]
-    counts: NDArray[np.float64]
-    found: NDArray[np.float64]
-
-
-# Rows of ``Room.head``.
-_D_FIXED, D_LOW, D_HIGH, _D_MEAN, _R, _E_FIXED, E_LOW, E_HIGH, WIDTH, _COEFFICIENT = range(10)
-# Entries of ``Room.found``: of a margin.
-LOWEST, SPAN, BELOW, ABOVE, ROUNDING, ONE_SIDED, LOWEST_HIGH, SPAN_HIGH = range(8)
-
-
-@compiled()
-def new_room(tables: Tables) -> Room:
-    """Room for boxes of these tables."""
-    positions, _, heads = tables.weight.shape
-    classes = len(tables.base)
-    return Room(
-        np.zeros((10, heads)),
-        np.zeros((classes, heads)),
-        np.zeros((classes, heads)),
-        np.zeros((positions, 10, heads)),
-        np.zeros((positions, heads)),
-        np.zeros((positions, heads)),
-        np.zeros((positions * 10, heads)),
-        np.zeros((positions * 10, heads)),
-        np.zeros(heads, np.int64),
-        np.zeros((positions, 10)),
-        np.zeros((positions, 10)),
-        np.zeros((positions, 10), np.int64),
-        np.zeros(positions),
-        np.zeros((4, BINS + 2 * positions + 2)),
-        np.zeros(8),
-    )
-
-
 @compiled(fastmath=FAST)
 def prepare(x: NDArray[np.int64], tables: Tables, room: Room) -> float:
     """Range of every denominator over the box and a middle ratio of every head and class; returns the bound on rounding errors."""
@@ -110,19 +52,19 @@ def prepare(x: NDArray[np.int64], tables: Tables, room: Room) -> float:
     classes = len(tables.base)
     head, ratio, fixed = room.head, room.ratio, room.fixed
     for h in range(heads):
-        head[_D_FIXED, h] = tables.weight_equals[h]
+        head[D_FIXED, h] = tables.weight_equals[h]
     for c in range(classes):
         for h in range(heads):
             fixed[c, h] = tables.numerator_equals[c, h]
     for p in range(positions):
         if x[p] >= 0:
             for h in range(heads):
-                head[_D_FIXED, h] += tables.weight[p, x[p], h]
+                head[D_FIXED, h] += tables.weight[p, x[p], h]
             for c in range(classes):
                 for h in range(heads):
                     fixed[c, h] += tables.numerator[p, x[p], c, h]
     for h in range(heads):
-        head[D_LOW, h] = head[D_HIGH, h] = head[_D_MEAN, h] = head[_D_FIXED, h]
+        head[D_LOW, h] = head[D_HIGH, h] = head[D_MEAN, h] = head[D_FIXED, h]
     ratio[:] = fixed
     for p in range(positions):
         if x[p] >= 0:
@@ -130,7 +72,7 @@ def prepare(x: NDArray[np.int64], tables: Tables, room: Room) -> float:
         for h in range(heads):
             head[D_LOW, h] += tables.weight_low[p, h]
             head[D_HIGH, h] += tables.weight_high[p, h]
-            head[_D_MEAN, h] += tables.weight_mean[p, h]
+            head[D_MEAN, h] += tables.weight_mean[p, h]
         for c in range(classes):
             for h in range(heads):
                 ratio[c, h] += tables.numerator_mean[p, c, h]
@@ -138,7 +80,7 @@ def prepare(x: NDArray[np.int64], tables: Tables, room: Room) -> float:
     for h in range(heads):
         # Any number may stand for the middle ratio; where there is no denominator it is not used. Where a few digits have most of the weight,
         # it is the ratio without these.
-        mean = head[_D_MEAN, h]
+        mean = head[D_MEAN, h]
         spread = _spread(head[D_LOW, h], head[D_HIGH, h])
         if spread >= _SECOND_ORDER:
             mean = head[D_LOW, h]
@@ -170,9 +112,9 @@ def excess(x: NDArray[np.int64], one: int, other: int, tables: Tables, room: Roo
     positions, _, heads = tables.weight.shape
     head, excess, lowest, highest = room.head, room.excess, room.excess_low, room.excess_high
     for h in range(heads):
-        head[_R, h] = room.ratio[one, h] - room.ratio[other, h]
-        head[_E_FIXED, h] = room.fixed[one, h] - room.fixed[other, h] - head[_R, h] * head[_D_FIXED, h]
-        head[E_LOW, h] = head[E_HIGH, h] = head[_E_FIXED, h]
+        head[RATIO, h] = room.ratio[one, h] - room.ratio[other, h]
+        head[E_FIXED, h] = room.fixed[one, h] - room.fixed[other, h] - head[RATIO, h] * head[D_FIXED, h]
+        head[E_LOW, h] = head[E_HIGH, h] = head[E_FIXED, h]
     for p in range(positions):
         if x[p] >= 0:
             continue
@@ -183,7 +125,7 @@ def excess(x: NDArray[np.int64], one: int, other: int, tables: Tables, room: Roo
                 e = (
                     tables.numerator[p, k, one, h]
                     - tables.numerator[p, k, other, h]
-                    - head[_R, h] * tables.weight[p, k, h]
+                    - head[RATIO, h] * tables.weight[p, k, h]
                 )
                 excess[p, k, h] = e
                 lowest[p, h], highest[p, h] = min(lowest[p, h], e), max(highest[p, h], e)
@@ -226,7 +168,7 @@ def expand_margin(
     room.score[:] = 0.0
     n_second, one_sided = 0, 0.0
     for h in range(heads):
-        low, high, r = head[D_LOW, h], head[D_HIGH, h], head[_R, h]
+        low, high, r = head[D_LOW, h], head[D_HIGH, h], head[RATIO, h]
         e_low, e_high = head[E_LOW, h], head[E_HIGH, h]
         spread = _spread(low, high)
         constant += r
@@ -238,7 +180,7 @@ def expand_margin(
         if spread > 1.5:
             hull_low, hull_high = _hull(x, one, other, h, tables)
             least, most = max(least, hull_low - r), min(most, hull_high - r)
-        head[_COEFFICIENT, h] = 0.0
+        head[COEFFICIENT, h] = 0.0
         if second_order and spread < _SECOND_ORDER and min(2.0 * first, most - least) > 1e-9 * tables.largest[h]:
             chosen[n_second] = h
             n_second += 1
@@ -255,8 +197,8 @@ def expand_margin(
         head[WIDTH, h] = width
         if 2.0 * first < most - least:
             middle = 0.5 * (1.0 / low + 1.0 / high)
-            head[_COEFFICIENT, h] = middle
-            constant += head[_E_FIXED, h] * middle
+            head[COEFFICIENT, h] = middle
+            constant += head[E_FIXED, h] * middle
             below, above = below - first, above + first
         else:
             below, above = below + least, above + most
@@ -266,7 +208,7 @@ def expand_margin(
         for k in range(10):
             total = 0.0
             for h in range(heads):
-                total += head[_COEFFICIENT, h] * room.excess[p, k, h]
+                total += head[COEFFICIENT, h] * room.excess[p, k, h]
             additive[p, k] += total
             higher[p, k] += total
     if n_second:
@@ -299,7 +241,7 @@ def _one_sided(x: NDArray[np.int64], h: int, tables: Tables, room: Room, add: bo
     these go into the additive parts. Returns their mean sum, and the ends of what the smallest weights give.
     """
     low = room.head[D_LOW, h]
-    quiet = room.head[_E_FIXED, h]
+    quiet = room.head[E_FIXED, h]
     expected = 0.0
     for p in range(len(x)):
         if x[p] >= 0:
@@ -327,7 +269,7 @@ def _add_second_order(
         h = room.chosen[j]
         low, high = head[D_LOW, h], head[D_HIGH, h]
         c = 0.5 * (low + high)
-        e_mean, d_mean = head[_E_FIXED, h], head[_D_FIXED, h] - c
+        e_mean, d_mean = head[E_FIXED, h], head[D_FIXED, h] - c
         for p in range(positions):
             if x[p] >= 0:
                 continue

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mi_superposition.addition.certificate.boxes import bound_boxes
-from mi_superposition.addition.certificate.expansion import Tables
+from mi_superposition.addition.certificate.layout import Tables
 from mi_superposition.engine import Engine, results_of
 
 # Boxes divided at a time: as many as give work for a fraction of a second, more where very many are open.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from mi_superposition.addition.certificate.expansion import Tables
+from mi_superposition.addition.certificate.layout import Tables
 from mi_superposition.addition.lookup import check_lookup_form
 from mi_superposition.addition.problems import EQUALS_TOKEN, answer_places, places
 from mi_superposition.errors import RequestError

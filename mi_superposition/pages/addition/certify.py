@@ -98,8 +98,8 @@ def cells_figure(certificate: Certificate, id: str = "boxes") -> FigureRecord:
         title=f"Proven right, proven wrong, open: {certificate.model}",
         look_at=(
             "One panel for each answer digit but the ones. Down: the sum of the digit's own column (of the last digit, the column below it); across: the sum "
-            "of the next column below. Blue: all problems there are proven right; red: proven wrong; white: open. Only where the lower column "
-            "sums to 9 does the carry come from further down."
+            "of the next column below. Blue: all problems there are proven right; red: proven wrong. The paler, the more are open, or right and wrong "
+            "are mixed (point at a cell for the shares). Only where the lower column sums to 9 does the carry come from further down."
         ),
         number=f"{100 * float((upper - lower).max()):.3f} points are open for the worst digit.",
         control=f"{100 * float((1 - upper).max()):.2f} % are proven wrong for the worst digit.",

@@ -140,7 +140,7 @@ def cases(report_site):
         "real": (real_chapter.headline(load_real()), real_chapter.headline(layer_below(load_real()))),
         "sources": (
             sources.headline(claims),
-            sources.headline([replace(claim, verdict="confirmed") for claim in claims]),
+            sources.headline([replace(claim, verdict="refuted") for claim in claims]),
         ),
     }
 

@@ -136,6 +136,14 @@ class Workshop:
                 return ["--model", self.root / "addition", "--n-problems", 1000]
             case "addition certify":
                 return ["--model", self.root / "addition", "--boxes", 2000, "--n-problems", 500, "--threads", 1]
+            case "addition program":
+                return [
+                    "--model", self.root / "addition", "--n-fit", 1000, "--n-problems", 200, "--members", 2, "--random-sets", 5,
+                ]  # fmt: skip
+            case "heads trigrams":
+                return [
+                    *reads, "--features", 4, "--controls", 2, "--tried", 20, "--occurrences", 4, "--permutations", 2, "--threads", 1,
+                ]  # fmt: skip
             case "heads ablate":
                 return ["--model", self.root / "addition", "--n-problems", 200, "--random-sets", 50]
             case "heads project":
@@ -241,7 +249,7 @@ def contents(folder: Path) -> dict[str, Any]:
         name = path.relative_to(folder).as_posix()
         found[name] = path.read_bytes()
         if path.name == LIST:
-            found[name] = [json.loads(line)[0] for line in found[name].rpartition(b"\n")[0].splitlines()[1:]]
+            found[name] = [json.loads(line)[:1] for line in found[name].rpartition(b"\n")[0].splitlines()[1:]]
         if path.name == "metrics.json":
             metrics = json.loads(found[name])
             found[name] = {key: value for key, value in metrics.items() if not key.endswith(("_per_second", "seconds"))}

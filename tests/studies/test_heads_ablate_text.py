@@ -227,7 +227,7 @@ def wrong(name, *said, tasks=None, corpus=None, options=()):
         wrong("no tasks", "No such file", options=["--tasks", "nowhere.jsonl"]),
         wrong("short corpus", "has 19 documents: too few to resample from, give at least 20", corpus=19),
         wrong("few documents", "documents = 9", "give at least 10", options=["--documents", "9"]),
-        wrong("long context", "context = 33", "2 to 32", options=["--context", "33"]),
+        wrong("long context", "33", "2 to 32", options=["--document-tokens", "33"]),
         wrong("no such layer", "layer = 2: the model has layers 0 to 1", options=["--layer", "2"]),
     ],
 )  # fmt: skip

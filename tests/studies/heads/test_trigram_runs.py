@@ -173,7 +173,7 @@ def test_the_page_shows_every_item_beside_its_control(whole, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--context", 33), "context = 33"),
+        (("--document-tokens", 33), "33"),
         (("--window", 1), "window = 1"),
         (("--level", 0.9), "level = 0.9"),
         (("--occurrences", 2), "occurrences = 2"),

@@ -20,3 +20,4 @@ from .sets import smallest_set as smallest_set
 from .sets import task_set as task_set
 from .tasks import logit_differences as logit_differences
 from .tasks import read_tasks as read_tasks
+from .trigrams.edges import DocumentEdges as DocumentEdges

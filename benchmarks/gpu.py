@@ -71,8 +71,8 @@ def measured(name: str, model: Any, rows: int) -> None:
 
         return run
 
-    def scan(precision: str) -> Callable[[], None]:
-        return lambda: _done(scan_neurons(model, batches, ScanSettings(top_k=20), precision=precision))
+    def scan(precision: str) -> Callable[[], object]:
+        return lambda: scan_neurons(model, batches, ScanSettings(top_k=20), precision=precision)
 
     def sae() -> None:
         train_sae(
@@ -112,10 +112,6 @@ def synchronize(model: Any) -> None:
     """Wait for the device: its calls return before they are done."""
     if model.W_E.device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def _done(result: object) -> None:
-    assert result is not None
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def bounds_table(certificate: Certificate, id: str = "bounds") -> TableRecord:
     )
     return TableRecord(
         id=id,
-        title=f"Proven accuracy of {certificate.model} over all {10 ** (2 * certificate.n_digits):,} problems",
+        title=f"Proven accuracy of {certificate.model} over all {10 ** (2 * certificate.n_digits):,} problems, from {int(certificate.boxes.sum()):,} boxes",
         look_at=(
             "At least and at most so many of all problems have the digit right: bounds from a proof, not from a sample (digit 0 = ones). Beside them the "
             f"accuracy on {sampled.n_problems:,} problems drawn at random. Whole sums: at least, if no two digits of a sum were ever wrong "

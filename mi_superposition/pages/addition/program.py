@@ -113,7 +113,7 @@ def items(program: AdditionProgram) -> list[Item]:
                 "The hundred one-digit sums as circuits over heads, beside the untrained model and beside the same circuits with the heads of "
                 "each in another random order. Rank is the participation ratio of the spectrum."
             ),
-            columns=["", "trained", "untrained", "heads permuted"],
+            columns=["number", "trained", "untrained", "heads permuted"],
             rows=[
                 [
                     "rank of 100 circuits over (head, dimension)",

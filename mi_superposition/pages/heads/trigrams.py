@@ -180,7 +180,7 @@ def _ways(result: HeadSharing) -> TableRecord:
             "Summed over features. Direct: what the heads write, everything later held. Later heads: added when these are computed anew. MLPs: the rest, which "
             "goes when the outputs of all MLPs at B are held: what the MLPs make of what the heads bring. Where heads add, the sum over single heads is 100 %."
         ),
-        columns=["", "share"],
+        columns=["way", "share"],
         rows=rows,
     )
 

@@ -165,7 +165,8 @@ def open_run(
         clear_partial(path)
         if (path / MANIFEST).exists():
             manifest = _read_manifest_file(path)
-            if manifest["format"] == FORMAT and manifest["config"] != asked:
+            # As text: True is equal to 1.
+            if manifest["format"] == FORMAT and json.dumps(manifest["config"]) != json.dumps(asked):
                 manifest["config"] = asked
                 write_json(path / MANIFEST, manifest)
         else:

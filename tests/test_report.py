@@ -41,7 +41,7 @@ def test_every_section_has_a_card_and_a_page(report_site):
 def test_every_figure_has_its_words_its_number_and_its_control(report_site):
     html = (report_site / "addition.html").read_text()
     ids = re.findall(r'data-figure="([\w-]+)-data"', html)
-    assert {"accuracy", "training", "program-roles", "program-steps", "program-tables", "bounds-exact", "boxes-exact", "gap-exact", "bounds-paper", "boxes-paper", "gap-paper", "bounds-here", "digits-over-training", "nines", "attention", "ablation-maps", "ablation-accuracy", "pushes", "head-sets", "projections",
+    assert {"accuracy", "training", "program-roles", "program-steps", "program-tables", "program-length", "boxes-exact", "gap-exact", "boxes-paper", "gap-paper", "digits-over-training", "nines", "attention", "ablation-maps", "ablation-accuracy", "pushes", "head-sets", "projections",
             "circularity", "ov", "projection-training"} == set(ids)  # fmt: skip
     for path in report_site.glob("*.html"):
         html = path.read_text()

@@ -232,3 +232,14 @@ def test_another_process_that_works_for_this_one_writes_nothing_once_the_folder_
         files.write_file(tmp_path / "other", b"3")
     assert not folder.exists()
     files.write_file(folder / "c", b"4")
+
+
+def test_an_option_that_became_another_type_is_put_right(tmp_path):
+    """``True`` is equal to ``1``, and would be refused when the finished run is read."""
+    with runs.open_run(tmp_path / "run", "a command", {"threads": 1}):
+        pass
+    manifest = files.read_json(tmp_path / "run" / "manifest.json")
+    files.write_json(tmp_path / "run" / "manifest.json", manifest | {"config": {"threads": True}})
+    with runs.open_run(tmp_path / "run", "a command", {"threads": 1}) as run:
+        run.finish({})
+    assert files.read_json(tmp_path / "run" / "manifest.json")["config"]["threads"] is not True

@@ -30,18 +30,19 @@ def bounds_by_digit(certificate: Certificate) -> go.Figure:
 
 
 def gap_over_time(certificate: Certificate) -> go.Figure:
-    """Problems neither proven right nor wrong over seconds, a line for each digit."""
+    """Problems neither proven right nor wrong over seconds (over boxes where there are none), a line for each digit."""
     curve = certificate.curve
+    x, unit = (curve.seconds, "seconds") if curve.timed else (curve.boxes, "boxes")
     figure = go.Figure()
     gap = 100 * (1 - curve.right - curve.wrong)
     # Where there are more digits than colours, the same colours come again as dashes.
     looks = [(colour, dash) for dash in ("solid", "dash") for colour in SERIES]
     for digit, (colour, dash) in zip(range(gap.shape[1]), looks, strict=False):
         figure.add_scatter(
-            x=curve.seconds.tolist(), y=gap[:, digit].clamp_min(1e-5).tolist(), mode="lines", name=f"digit {digit}",
-            line=dict(color=colour, width=1.5, dash=dash), hovertemplate="%{x:.0f} s: %{y:.4g} points<extra>digit " + str(digit) + "</extra>",
+            x=x.tolist(), y=gap[:, digit].clamp_min(1e-5).tolist(), mode="lines", name=f"digit {digit}",
+            line=dict(color=colour, width=1.5, dash=dash), hovertemplate="%{x:,.0f} " + unit + ": %{y:.4g} points<extra>digit " + str(digit) + "</extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="seconds", type="log")
+    figure.update_xaxes(title=unit, type="log")
     figure.update_yaxes(title="open, % of all problems", type="log", dtick=1)
     return styled(figure, height=400)
 

@@ -142,7 +142,7 @@ class Workshop:
                 ]  # fmt: skip
             case "heads trigrams":
                 return [
-                    *reads, "--features", 4, "--controls", 2, "--tried", 20, "--occurrences", 4, "--permutations", 2, "--threads", 1,
+                    *reads, "--features", 12, "--controls", 2, "--tried", 40, "--occurrences", 4, "--level", 0.5, "--permutations", 2, "--threads", 1,
                 ]  # fmt: skip
             case "heads ablate":
                 return ["--model", self.root / "addition", "--n-problems", 200, "--random-sets", 50]

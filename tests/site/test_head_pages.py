@@ -102,8 +102,8 @@ def depths(text):
     return [float(found[1]) if (found := re.search(r"/ ([\d.]+)", ground)) else 0.0 for ground in grounds]
 
 
-def test_the_query_is_marked_and_its_keys_are_shaded(visit):
-    page = visit("heads/L0H1.html")
+def test_the_query_is_marked_and_its_keys_are_shaded(visit_site):
+    page = visit_site("heads/L0H1.html")
     assert page.locator(".examples > li").count() == 3
     text = page.locator(".text").first
     # Three tokens make one character.
@@ -120,8 +120,8 @@ def test_the_query_is_marked_and_its_keys_are_shaded(visit):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_pointer_and_keys_move_the_query(visit):
-    page = visit("heads/L0H1.html")
+def test_pointer_and_keys_move_the_query(visit_site):
+    page = visit_site("heads/L0H1.html")
     text = page.locator(".text").first
     text.locator(".token").nth(2).hover()
     assert text.locator(".query").all_text_contents() == [TOKENS[2]]
@@ -147,8 +147,8 @@ def test_pointer_and_keys_move_the_query(visit):
     assert "Arrow keys move the query" in text.get_attribute("aria-label")
 
 
-def test_shading_by_value_weighted_attention(visit):
-    page = visit("heads/L0H1.html")
+def test_shading_by_value_weighted_attention(visit_site):
+    page = visit_site("heads/L0H1.html")
     page.get_by_label("value-weighted attention").check()
     text = page.locator(".text").first
     weights = attention()[QUERY] * np.linspace(4, 1, len(TOKENS)) / 2.0
@@ -161,8 +161,8 @@ def test_shading_by_value_weighted_attention(visit):
     assert f"{weights[QUERY - 1] * 2:.2f}" in page.inner_text("#readout")
 
 
-def test_keys_lead_to_other_heads(visit):
-    page = visit("heads/L1H2.html")
+def test_keys_lead_to_other_heads(visit_site):
+    page = visit_site("heads/L1H2.html")
     page.keyboard.press("n")
     page.wait_for_url("**/L0H0.html")
     page.keyboard.press("p")
@@ -175,8 +175,8 @@ def test_keys_lead_to_other_heads(visit):
     page.wait_for_url("**/index.html#points")
 
 
-def test_axes_and_colour_of_the_overview_can_be_chosen(visit):
-    page = visit("index.html")
+def test_axes_and_colour_of_the_overview_can_be_chosen(visit_site):
+    page = visit_site("index.html")
     points = page.locator("#points a")
     assert points.count() == len(NAMES)
     assert page.locator("#points .untrained circle").count() == len(NAMES)
@@ -200,8 +200,8 @@ def test_axes_and_colour_of_the_overview_can_be_chosen(visit):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_point_is_reached_by_keyboard_and_leads_to_its_head(visit):
-    page = visit("index.html")
+def test_a_point_is_reached_by_keyboard_and_leads_to_its_head(visit_site):
+    page = visit_site("index.html")
     page.focus("#permuted")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.dataset.name") == "L0H0"
@@ -211,8 +211,8 @@ def test_a_point_is_reached_by_keyboard_and_leads_to_its_head(visit):
     page.wait_for_url("**/heads/L0H1.html")
 
 
-def test_the_table_of_heads_sorts_filters_and_links(visit):
-    page = visit("index.html")
+def test_the_table_of_heads_sorts_filters_and_links(visit_site):
+    page = visit_site("index.html")
     rows = page.locator("#units tbody tr")
     assert rows.locator("th").all_text_contents() == NAMES
     page.get_by_role("button", name="score a").click()

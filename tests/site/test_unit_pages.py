@@ -105,8 +105,8 @@ def site(tmp_path_factory):
 pytestmark = pytest.mark.browser
 
 
-def test_tokens_show_as_text_with_their_activations(visit):
-    page = visit("neurons/L0N7.html")
+def test_tokens_show_as_text_with_their_activations(visit_site):
+    page = visit_site("neurons/L0N7.html")
     items = page.locator(".examples > li")
     assert items.count() == 4
     spans = items.nth(1).locator(".text span")
@@ -155,8 +155,8 @@ def test_a_character_of_several_tokens_is_one_and_has_all_their_activations(brow
     page.close()
 
 
-def test_values_by_pointer_and_by_keyboard(visit):
-    page = visit("neurons/L0N7.html")
+def test_values_by_pointer_and_by_keyboard(visit_site):
+    page = visit_site("neurons/L0N7.html")
     text = page.locator(".text").first
     text.locator("span").nth(3).hover()
     assert page.inner_text("#readout").startswith("“ word32” ")
@@ -168,8 +168,8 @@ def test_values_by_pointer_and_by_keyboard(visit):
     assert "Arrow keys" in text.get_attribute("aria-label")
 
 
-def test_the_whole_document_is_one_click_away(visit):
-    page = visit("neurons/L0N7.html")
+def test_the_whole_document_is_one_click_away(visit_site):
+    page = visit_site("neurons/L0N7.html")
     item = page.locator(".examples > li").nth(1)
     item.get_by_role("button").click()
     page.wait_for_function("document.querySelectorAll('.examples > li')[1].classList.contains('open')")
@@ -179,8 +179,8 @@ def test_the_whole_document_is_one_click_away(visit):
     assert item.locator(".text span").all_text_contents() == DOCUMENT[:12]
 
 
-def test_keys_and_links_lead_on(visit):
-    page = visit("neurons/L0N299.html")
+def test_keys_and_links_lead_on(visit_site):
+    page = visit_site("neurons/L0N299.html")
     page.keyboard.press("n")
     page.wait_for_url("**/L0N0.html")
     page.keyboard.press("p")
@@ -192,22 +192,22 @@ def test_keys_and_links_lead_on(visit):
     page.keyboard.press("/")
     page.wait_for_url("**/index.html#search")
     assert page.evaluate("document.activeElement.id") == "search"
-    page = visit(f"neurons/{unit_slug(OTHER, 2)}.html")
+    page = visit_site(f"neurons/{unit_slug(OTHER, 2)}.html")
     page.keyboard.press("n")
     page.wait_for_url("**/blocks.1.hook_resid_pre.0.html")
     with page.expect_navigation(url=re.compile(r"/blocks\.1\.hook_resid_pre\.\d\.html")):
         page.keyboard.press("r")
 
 
-def test_search_finds_a_planted_neuron(visit):
-    page = visit("index.html")
+def test_search_finds_a_planted_neuron(visit_site):
+    page = visit_site("index.html")
     assert page.inner_text("h1") == f"Neurons of {HOSTILE[1]}"
     page.fill("#search", "Planted")
     page.wait_for_selector("#results a")
     assert page.locator("#results a").all_text_contents() == ["123"]
     page.locator("#results a").click()
     page.wait_for_url("**/L0N123.html")
-    page = visit("index.html")
+    page = visit_site("index.html")
     page.fill("#search", "dog")
     page.wait_for_selector("#results a")
     assert "raises the logit of this token (300)" in page.inner_text("#results")
@@ -215,8 +215,8 @@ def test_search_finds_a_planted_neuron(visit):
     assert "no unit has this token" in page.inner_text("#found")
 
 
-def test_a_layer_sorts_and_filters(visit):
-    page = visit("neurons/L0.html")
+def test_a_layer_sorts_and_filters(visit_site):
+    page = visit_site("neurons/L0.html")
     rows = page.locator("#units tbody tr")
     assert rows.count() == 200
     page.get_by_role("button", name="max").click()
@@ -275,9 +275,9 @@ def luminance(colour):
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_every_page_says_what_it_is_to_a_screen_reader(visit):
+def test_every_page_says_what_it_is_to_a_screen_reader(visit_site):
     for address in ("index.html", "neurons/L0.html", "neurons/L0N0.html"):
-        page = visit(address)
+        page = visit_site(address)
         assert page.locator("h1").count() == 1
         assert page.evaluate("document.documentElement.lang") == "en"
         unnamed = page.evaluate("""() => [...document.querySelectorAll("a, button, input, [role=group], svg[role=img], nav")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from mi_superposition.training import seeded_generator
 
 # Problems drawn at random are answered so many at a time.
 _AT_A_TIME = 8192
-# The bounds are noted when so many times as many seconds have gone by.
+# The bounds are noted when so many times as many boxes are bounded.
 _NOTED_EVERY = 1.25
 # Logits in float32 are off by so much of the largest number that they are made of, at most; a table that is off by more is another model's.
 _FLOAT32 = 1e-3
@@ -90,10 +91,10 @@ class CertificateWork:
 
         for new in self.search.run(go_on, threads=threads, engine=engine, ray_address=ray_address):
             self.seconds = time.monotonic() - began
-            if not self.curve or self.seconds > _NOTED_EVERY * self.curve[-1][0]:
-                self._note()
+            if not self.curve or self.search.n_boxes > _NOTED_EVERY * self.curve[-1][1]:
+                self._note(timed=boxes is None)
             on_piece(new)
-        self._note()
+        self._note(timed=boxes is None)
 
     def certificate(self, name: str, n_sampled: int, seed: int) -> Certificate:
         """What is proven by now, beside the model on problems drawn at random.
@@ -135,9 +136,11 @@ class CertificateWork:
         self.seconds, self.curve = state["seconds"], [tuple(row) for row in state["curve"]]
         self.search.load_state(state["search"])
 
-    def _note(self) -> None:
+    def _note(self, *, timed: bool) -> None:
+        # What is to be the same on every machine has no times.
+        seconds = self.seconds if timed else math.nan
         proven = [digit.proven() for digit in self.search.digits]
-        row = (self.seconds, self.search.n_boxes, [right for right, _ in proven], [wrong for _, wrong in proven])
+        row = (seconds, self.search.n_boxes, [right for right, _ in proven], [wrong for _, wrong in proven])
         self.curve.append(row)
 
     @torch.no_grad()

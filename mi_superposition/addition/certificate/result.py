@@ -28,12 +28,19 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Curve:
-    """How the bounds grew: shares proven right and proven wrong of every answer digit after so many seconds and boxes."""
+    """How the bounds grew: shares proven right and proven wrong of every answer digit after so many seconds and boxes. The seconds are NaN for
+    a search that ended by its number of boxes, whose result is the same on every machine.
+    """
 
     seconds: Float[Tensor, " moment"]
     boxes: Int[Tensor, " moment"]
     right: Float[Tensor, "moment digit"]
     wrong: Float[Tensor, "moment digit"]
+
+    @property
+    def timed(self) -> bool:
+        """Whether it has seconds."""
+        return bool(self.seconds.isfinite().all())
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,5 +121,4 @@ class Certificate(Result):
             "sampled_problems": self.sampled.n_problems,
             "other_answers_in_float32": self.sampled.other_answers,
             "boxes": self.boxes.tolist(),
-            "search_seconds": float(self.curve.seconds[-1]),
-        }
+        } | ({"search_seconds": float(self.curve.seconds[-1])} if self.curve.timed else {})

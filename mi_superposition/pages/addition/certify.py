@@ -6,7 +6,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from mi_superposition.addition.certificate.result import Certificate
+from mi_superposition.addition.certificate.result import Certificate, Curve
 from mi_superposition.figures.certificate import bounds_by_digit, gap_over_time, proven_by_sums
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, TableRecord
@@ -83,7 +83,7 @@ def bounds_table(certificate: Certificate, id: str = "bounds") -> TableRecord:
         look_at=(
             "At least and at most so many of all problems have the digit right: bounds from a proof, not from a sample (digit 0 = ones). Beside them the "
             f"accuracy on {sampled.n_problems:,} problems drawn at random. Whole sums: at least, if no two digits of a sum were ever wrong "
-            f"together; at most, if always. {certificate.curve.seconds[-1]:.0f} seconds of search."
+            f"together; at most, if always. Search: {_length(certificate.curve, -1)}."
         ),
         columns=["answer digit", "at least", "at most", "gap, points", "sampled", "boxes"],
         rows=rows,
@@ -116,7 +116,13 @@ def curve_figure(certificate: Certificate, id: str = "gap") -> FigureRecord:
         id=id,
         title=f"The gap between the bounds over time: {certificate.model}",
         look_at="Share of all problems that are neither proven right nor proven wrong, for every answer digit. Both axes are logarithmic.",
-        number=f"{float(gap[-1].mean()):.3f} points open on average after {float(curve.seconds[-1]):.0f} s and {int(curve.boxes[-1]):,} boxes.",
-        control=f"{float(gap[first].mean()):.2f} points after {float(curve.seconds[first]):.0f} s.",
+        number=f"{float(gap[-1].mean()):.3f} points open on average after {_length(curve, -1)}.",
+        control=f"{float(gap[first].mean()):.2f} points after {_length(curve, first)}.",
         figure=gap_over_time(certificate),
     )
+
+
+def _length(curve: Curve, moment: int) -> str:
+    """How far the search had come."""
+    boxes = f"{int(curve.boxes[moment]):,} boxes"
+    return f"{float(curve.seconds[moment]):.0f} s, {boxes}" if curve.timed else boxes

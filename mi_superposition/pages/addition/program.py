@@ -64,7 +64,7 @@ def items(program: AdditionProgram) -> list[Item]:
                 "column sums knows a + b only; one that reads a and b apart could know more."
             ),
             number=f"{100 * float(tables.same_sums.mean()):.2f} % of answers stay when all digits are drawn anew with the same column sums.",
-            control="A function of column sums alone would leave all of them.",
+            control="A function of column sums alone would leave 100 %.",
             figure=fidelity_by_table(tables),
         ),
         FigureRecord(

@@ -232,6 +232,7 @@ def _with_weights(
 ) -> HookedTransformer:
     with torch.random.fork_rng(devices=[]), without_deprecations():
         model = HookedTransformer(config, tokenizer, move_to_device=False)
+        _clear_unread(model, state)
         if any(process_weights.values()):
             model.load_and_process_state_dict(state, **{name: bool(process_weights.get(name)) for name in PROCESSING})
         else:
@@ -240,6 +241,14 @@ def _with_weights(
     setattr(model, PROCESSED, dict(process_weights))
     _store_as_read(model)
     return model.eval()
+
+
+@torch.no_grad()
+def _clear_unread(model: HookedTransformer, state: Mapping[str, Tensor]) -> None:
+    """Zero the weights that no checkpoint gives, such as positions beside ALiBi: TransformerLens leaves in them what the memory held."""
+    for name, weight in model.named_parameters():
+        if name not in state and name.rpartition(".")[2].startswith("W_"):
+            weight.zero_()
 
 
 def _store_as_read(model: HookedTransformer) -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: report test test-all check coverage robustness docs benchmarks readme clean
+.PHONY: report test test-all check coverage robustness real docs benchmarks readme clean
 
 report: $(VENV)/.installed
 	$(BIN)/mi-superposition report --out site
@@ -22,6 +22,12 @@ coverage: $(VENV)/.installed-dev
 # Every change that a command makes to a disk, every command killed twenty times and fed fifty malformed requests, every kind of disk.
 robustness: $(VENV)/.installed-dev
 	ROBUSTNESS=full $(BIN)/python -m pytest tests/robustness -m "slow or not slow"
+
+# On two real pretrained models: REAL_MODELS names a folder with `smollm2-135m` and `minilm`, in Hugging Face layout. Fetches nothing.
+real: $(VENV)/.installed-dev
+	@test -d "$(REAL_MODELS)/smollm2-135m" -a -d "$(REAL_MODELS)/minilm" || \
+	  { echo "REAL_MODELS = '$(REAL_MODELS)': give a folder with 'smollm2-135m' and 'minilm'" >&2; exit 2; }
+	$(BIN)/python -m pytest tests/real -m slow
 
 # Warnings are errors.
 docs: $(VENV)/.installed-dev

@@ -84,7 +84,7 @@ class MeasuredClassifier:
         kept, channels = self._sizes(network)
         if training.epochs:
             weights = sum(parameter.numel() for parameter in network.parameters())
-            # What every layer gives for the backward pass; weights, gradients and AdamW's two moments.
+            # The images, and what every layer gives for the backward pass; weights, gradients and AdamW's two moments.
             check_memory(
                 4 * (training.batch_size * kept + 4 * weights), f"the training (batch_size = {training.batch_size:,})",
                 str(self.device),
@@ -93,7 +93,7 @@ class MeasuredClassifier:
 
     @torch.no_grad()
     def _sizes(self, network: nn.Module) -> tuple[int, list[int]]:
-        """How many numbers all layers give for an image, and how many channels each of those that are measured has."""
+        """How many numbers an image has and all layers give for it, and how many channels each of those that are measured has."""
         known = dict(network.named_modules())
         outputs: dict[str, Tensor] = {}
         hooks = [
@@ -111,7 +111,8 @@ class MeasuredClassifier:
         channels = [
             tensors[name].shape[channel_axis(known[name], tensors[name])] for name in self.hooked if name in tensors
         ]
-        return sum(tensor.numel() for tensor in tensors.values()), channels
+        read = next(self.pixels.batches(self.measured, 1)).numel()
+        return read + sum(tensor.numel() for tensor in tensors.values()), channels
 
     def train(self, run: Run, progress: Progress) -> None:
         """Train, and leave the weights in the run folder; the run's history follows accuracy and ranks."""

@@ -15,13 +15,13 @@ BUNDLED_REAL = Path(__file__).parent / "bundled" / "real" / "smollm2-135m.json"
 
 @dataclass(frozen=True)
 class RealModel:
-    """The numbers of every step of ``scripts/real_models.py`` by the step's name, and the seconds that it took on ``machine``."""
+    """The numbers of every step of ``scripts/real_models.py`` by the step's name, and the seconds that it took on which machine."""
 
     name: str
-    machine: str
     sha256: Annotated[str, Meta(min_length=64)]
     metrics: dict[str, dict[str, Number | None]]
     seconds: dict[str, float]
+    machines: dict[str, str]
 
     def layers(self) -> list[int]:
         """The layers whose neurons were ordered."""

@@ -31,8 +31,11 @@ from mi_superposition.files import read_json, write_file, write_json
 from mi_superposition.heads import digit_circularity, project_heads
 from mi_superposition.models import untrained_copy
 from mi_superposition.neurons import control_vectors, neuron_vectors, order_neurons
+from mi_superposition.pages.real.chapter import CHAPTER as REAL_CHAPTER
+from mi_superposition.pages.real.chapter import beside_bundled
 from mi_superposition.progress import Progress
 from mi_superposition.provenance import versions
+from mi_superposition.real import load_real
 from mi_superposition.report.config import ReportConfig
 from mi_superposition.report.write import RUNS, write_report
 from mi_superposition.runs import MANIFEST, METRICS
@@ -108,17 +111,21 @@ def readme(text: str, found: dict[str, Any], speeds: dict[str, Any]) -> str:
 
 
 def findings_table(found: dict[str, Any]) -> str:
-    """A row a section: what was reported, what was found, and what it would be by chance."""
+    """A row a section: what was reported, what was found in the models made here and by chance, and in a real one."""
+    real = load_real()
+    in_real = beside_bundled(real)
     rows = [
-        f"| {card['title']} | {card['reported']} | **{card['number']}**: {card['number_is']} | {card['control']} | {card['claim']} |"
-        for card in found["sections"].values()
+        f"| {card['title']} | {card['reported']} | **{card['number']}**: {card['number_is']} | {card['control']} | {in_real.get(name, '–')} | {card['claim']} |"
+        for name, card in found["sections"].items()
+        # Its row is the column.
+        if name != REAL_CHAPTER
     ]
     told = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     minutes, seconds = divmod(found["report_seconds"], 60)
     return "\n".join(
         [
-            "| | reported | measured here | control | conclusion |",
-            "|---|---|---|---|---|",
+            f"| | reported | in a small model made here | control | in one made by others ({real.name}) | conclusion |",
+            "|---|---|---|---|---|---|",
             *rows,
             "",
             f"Measured by `python scripts/readme.py`; the report it builds took {minutes} min {seconds} s on {found['cores']} cores ({told}).",

@@ -62,6 +62,8 @@ def steps() -> list[Step]:
             "sae evaluate --sae {out}/sae --model {smollm2} --corpus {held_out} --documents 300 --control-corpus {train} --device {device}",
         ),
         Step("spectra", f"spectra {text} --documents 200 --device {{device}}"),
+        Step("heads-scan", f"heads scan {text} --documents 40 --device {{device}}"),
+        Step("heads-ablate", f"heads ablate {text} --documents 10 --device {{device}}"),
         Step("concepts", f"concepts {text} --concepts stories --device {{device}}"),
         Step("concepts-minilm", "concepts --model {minilm} --corpus {train} --concepts stories --device {device}"),
     ]
@@ -122,27 +124,36 @@ def run(step: Step, places: dict[str, object], out: Path) -> int:
 
 
 def bundle(wanted: list[Step], out: Path, machine: str) -> Path:
-    """Write what was measured into the package; where to."""
+    """Write what was measured on a machine into the package, beside what is there of other steps; where to."""
     finished = [step.name for step in wanted if (out / step.name / METRICS).exists()]
-    metrics = {name: read_json(out / name / METRICS) for name in finished}
-    for name, numbers in metrics.items():
-        metrics[name] = {
+    known = read_json(BUNDLED_REAL) if BUNDLED_REAL.exists() else {"metrics": {}, "seconds": {}, "machines": {}}
+    seconds = read_json(out / SECONDS)
+    for name in finished:
+        known["metrics"][name] = {
             key: round(value, 6) if isinstance(value, float) else value
-            for key, value in numbers.items()
+            for key, value in read_json(out / name / METRICS).items()
             if isinstance(value, int | float | None) and (name != "spectra" or key.endswith(SHARE))
         }
-    seconds = read_json(out / SECONDS)
-    write_json(
-        BUNDLED_REAL,
-        {
-            "name": "SmolLM2-135M-Instruct",
-            "machine": machine,
-            "sha256": read_json(out / finished[0] / MANIFEST)["inputs"]["model"]["sha256"],
-            "metrics": metrics,
-            "seconds": {name: seconds[name] for name in finished if name in seconds},
-        },
-    )
+        known["machines"][name] = machine
+        if name in seconds:
+            known["seconds"][name] = seconds[name]
+    order = [step.name for step in steps()]
+    in_order = {
+        entry: {name: known[entry][name] for name in order if name in known[entry]}
+        for entry in ("metrics", "seconds", "machines")
+    }
+    write_json(BUNDLED_REAL, {"name": "SmolLM2-135M-Instruct", "sha256": _hash(out, finished)} | in_order)
     return BUNDLED_REAL
+
+
+def _hash(out: Path, finished: list[str]) -> str:
+    """Of SmolLM2's weights, which all steps but the encoder's must have read."""
+    read = {
+        read_json(out / name / MANIFEST)["inputs"]["model"]["sha256"] for name in finished if name != "concepts-minilm"
+    } | ({read_json(BUNDLED_REAL)["sha256"]} if BUNDLED_REAL.exists() else set())
+    if len(read) != 1:
+        sys.exit(f"real_models.py: the runs in {str(out)!r} and what is bundled read different weights: {sorted(read)}")
+    return read.pop()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import mean, median
 
 from mi_superposition.figures.lines import Line, lines
 from mi_superposition.pages.request import ChapterRequest, Job, Runs
@@ -100,6 +100,35 @@ def headline(real: RealModel) -> Headline:
     )
 
 
+def beside_bundled(real: RealModel) -> dict[str, str]:
+    """By a chapter's slug, what was found in the real model where the chapter's headline is of a bundled one: number and control."""
+    layers, contexts, reconstructed = real.layers(), real.metrics[CONTEXTS], real.metrics[EVALUATION]
+    gains = real.by_layer(ORDER, "gain")
+    middle = layers[len(layers) // 2]
+    random = [_value(contexts, f"{_hook(middle)}/contexts_directions_{kind}_median") for kind in DIRECTIONS]
+    shares = _shares(real)
+
+    def explained(name: str) -> float:
+        return _value(reconstructed, f"sae/{name}/explained_variance")
+
+    return {
+        "neuron-order": (
+            f"**{min(gains):+.0%} to {max(gains):+.0%}** in {len(layers)} layers; at least {headline(real).value:.2f} times what any order of "
+            "any control sample can score"
+        ),
+        "neuroscope": (
+            f"**{_number(contexts, middle, 'contexts_median')}** (layer {middle}); random directions {min(random):.1f} to {max(random):.1f}, "
+            f"untrained {_number(contexts, middle, 'contexts_untrained_median')}"
+        ),
+        "sae": (
+            f"**{explained(RECONSTRUCTIONS[0]):.3f}** (layer {middle}); {explained(RECONSTRUCTIONS[2]):.3f} by {RECONSTRUCTIONS[2]}"
+        ),
+        "spectra": (
+            f"**{mean(shares['weights']):.2f}** of the largest possible rank, mean of all matrices; untrained {mean(shares['weights, untrained']):.2f}"
+        ),
+    }
+
+
 def _orders(real: RealModel, scores: list[float], gains: list[float]) -> FigureRecord:
     layers = real.layers()
     best = layers[scores.index(max(scores))]
@@ -191,43 +220,39 @@ def _reconstructions(real: RealModel) -> TableRecord:
 
 
 def _ranks(real: RealModel) -> FigureRecord:
-    layers = real.layers()
-
-    def mean(kind: str, state: str) -> list[float]:
-        found = real.metrics[SPECTRA]
-        shares: list[float] = []
-        for layer in layers:
-            of_layer = [
-                float(value)
-                for name, value in found.items()
-                if name.startswith(f"blocks.{layer}.")
-                and name.endswith(f"{kind}{state}.possible_ratio")
-                and value is not None
-            ]
-            shares.append(sum(of_layer) / len(of_layer))
-        return shares
-
-    weights, activations = mean(".weights", ""), mean(".activations", "")
+    shares = _shares(real)
     return FigureRecord(
         id="ranks",
         title="Effective rank by layer",
         look_at="Energy rank at 99 %, as a share of the largest rank that the matrix can have; mean over the layer's matrices.",
-        number=f"{sum(weights) / len(layers):.2f} of weights, {sum(activations) / len(layers):.2f} of activations",
-        control=(
-            f"untrained {sum(mean('.weights', '.untrained')) / len(layers):.2f} and "
-            f"{sum(mean('.activations', '.untrained')) / len(layers):.2f}"
-        ),
+        number=f"{mean(shares['weights']):.2f} of weights, {mean(shares['activations']):.2f} of activations",
+        control=f"untrained {mean(shares['weights, untrained']):.2f} and {mean(shares['activations, untrained']):.2f}",
         figure=lines(
-            {
-                "weights": Line(layers, weights),
-                "weights, untrained": Line(layers, mean(".weights", ".untrained")),
-                "activations": Line(layers, activations),
-                "activations, untrained": Line(layers, mean(".activations", ".untrained")),
-            },
+            {name: Line(real.layers(), values) for name, values in shares.items()},
             x_title="layer",
             y_title="share of the largest possible rank",
         ),
     )
+
+
+def _shares(real: RealModel) -> dict[str, list[float]]:
+    """Ranks of every layer as shares of the possible, mean over the layer's matrices."""
+    found = real.metrics[SPECTRA]
+
+    def of_layer(layer: int, kind: str, state: str) -> float:
+        return mean(
+            float(value)
+            for name, value in found.items()
+            if name.startswith(f"blocks.{layer}.")
+            and name.endswith(f".{kind}{state}.possible_ratio")
+            and value is not None
+        )
+
+    return {
+        kind + told: [of_layer(layer, kind, state) for layer in real.layers()]
+        for kind in ("weights", "activations")
+        for state, told in (("", ""), (".untrained", ", untrained"))
+    }
 
 
 def _hook(layer: int) -> str:
@@ -235,4 +260,10 @@ def _hook(layer: int) -> str:
 
 
 def _number(numbers: dict[str, float | int | None], layer: int, what: str) -> str:
-    return f"{numbers[f'{_hook(layer)}/{what}']:.1f}"
+    return f"{_value(numbers, f'{_hook(layer)}/{what}'):.1f}"
+
+
+def _value(numbers: dict[str, float | int | None], name: str) -> float:
+    value = numbers[name]
+    assert value is not None, name
+    return float(value)

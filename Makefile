@@ -21,7 +21,7 @@ coverage: $(VENV)/.installed-dev
 
 # Every change that a command makes to a disk, every command killed twenty times and fed fifty malformed requests, every kind of disk.
 robustness: $(VENV)/.installed-dev
-	ROBUSTNESS=full $(BIN)/python -m pytest tests/robustness -m "slow or not slow"
+	ROBUSTNESS=full $(BIN)/python -m pytest -n 2 tests/robustness -m "slow or not slow"
 
 # On two real pretrained models: REAL_MODELS names a folder with `smollm2-135m` and `minilm`, in Hugging Face layout. Fetches nothing.
 real: $(VENV)/.installed-dev

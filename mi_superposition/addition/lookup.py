@@ -27,7 +27,7 @@ from mi_superposition.errors import RequestError
 # weights under exp(-86) are dropped (subnormal numbers would also be slow) and a denominator must stay above
 # exp(-70), where what was dropped is below its last bit. A head and query with a wider spread gets a softmax for
 # each problem.
-TOP_SCORE, LEAST_DENOMINATOR, _LEAST_WEIGHT = 40.0, -70.0, 4.5e-38
+_TOP_SCORE, LEAST_DENOMINATOR, _LEAST_WEIGHT = 40.0, -70.0, 4.5e-38
 
 
 def check_lookup_form(model: HookedTransformer, n_digits: int) -> None:
@@ -155,7 +155,7 @@ def _shift(
     Whatever the problem, a denominator holds the ``=`` weights and, at each operand position, at least the least of
     its ten weights.
     """
-    shift = TOP_SCORE - scores.amax(dim=0)
+    shift = _TOP_SCORE - scores.amax(dim=0)
     least_of_position = scores[:n_operand_keys].unflatten(0, (-1, 10)).amin(dim=1)
     always_there = torch.cat([least_of_position, scores[n_operand_keys:]]).amax(dim=0)
     return shift, always_there + shift <= LEAST_DENOMINATOR

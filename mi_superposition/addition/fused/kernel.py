@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_superposition.addition.lookup import LEAST_DENOMINATOR, TOP_SCORE
+from mi_superposition.addition.lookup import LEAST_DENOMINATOR
 from mi_superposition.addition.problems import D_VOCAB, D_VOCAB_OUT, EQUALS_TOKEN
 from mi_superposition.neurons.compiled import compiled
 
@@ -40,7 +40,7 @@ _Array = NDArray[np.float32]
 SUMS_IN_ANY_ORDER = {"reassoc", "contract"}
 
 # exp(x) = 2^n exp(x - n ln 2) with ln 2 in two parts, and the series of exp on [-ln 2 / 2, ln 2 / 2] to the seventh power
-# (the next term is below 1e-8); under exp(-86) it is zero, as in `lookup.py`.
+# (the next term is below 1e-8).
 _LOG2_E, _LN2_HIGH, _LN2_LOW = (
     np.float32(1 / math.log(2)),
     np.float32(0.693359375),
@@ -48,10 +48,13 @@ _LOG2_E, _LN2_HIGH, _LN2_LOW = (
 )
 _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / math.factorial(power)) for power in range(2, 8))
 _HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1), np.float32(0)
-_LEAST_EXPONENT, _FAR_BELOW = np.float32(-86), np.float32(-100)
+_LEAST_EXPONENT, _LN2 = np.float32(-86), np.float32(math.log(2))
+# Weights are scaled so that the largest of each head and query is 2^58, as in `lookup.py`, where it says why a denominator
+# must then stay above exp(-70). A query with a wider spread gets double precision, whose exponents reach further.
+_TOP_POWER, _NARROW = 58, np.float32(LEAST_DENOMINATOR - 58 * math.log(2))
+_WIDE_TOP, _WIDE_LEAST, _WIDE = 600.0, -700.0, np.float32(-1200.0)
 # Problems taken at a time: what is kept of them stays in the nearest cache.
 _BLOCK = 32
-_TOP, _LEAST = np.float32(TOP_SCORE), np.float32(LEAST_DENOMINATOR)
 
 
 class Weights(NamedTuple):
@@ -111,22 +114,22 @@ class Parts(NamedTuple):
 
 
 @compiled(error_model="numpy", fastmath={"contract"})
-def exponential(x):
-    """exp of every number ``[row, column]``, in place; NaN stays NaN. For numbers up to 87."""
+def exponential(x, power):
+    """``2^power exp(x)`` of every number ``[row, column]``, none above zero, in place; NaN stays NaN.
+
+    ``power`` is 0 to 120. What is under ``exp(-86 - power ln 2)`` becomes zero: subnormal numbers would be slow.
+    """
+    least = _LEAST_EXPONENT - np.float32(power) * _LN2
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
             value = x[r, c]
-            n = np.floor((value if value > _FAR_BELOW else _FAR_BELOW) * _LOG2_E + _HALF)
+            n = np.floor((value if value > least else least) * _LOG2_E + _HALF)
             rest = value - n * _LN2_HIGH
             rest = rest - n * _LN2_LOW
-            series = (
-                (((((_C7 * rest + _C6) * rest + _C5) * rest + _C4) * rest + _C3) * rest + _C2) * rest * rest
-                + rest
-                + _ONE
-            )
-            # The float whose exponent is n.
-            power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-            x[r, c] = _ZERO if value < _LEAST_EXPONENT else series * power
+            series = ((((_C7 * rest + _C6) * rest + _C5) * rest + _C4) * rest + _C3) * rest + _C2
+            # The float whose exponent is n + power.
+            scale = np.int32((np.int32(n) + np.int32(127 + power)) << np.int32(23)).view(np.float32)
+            x[r, c] = _ZERO if value < least else (series * rest * rest + rest + _ONE) * scale
 
 
 @compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
@@ -194,51 +197,33 @@ def prepare(weights, scale, shared):
     add_product_transposed(shared.at_queries + weights.out_bias, weights.unembed, shared.direct)
 
 
-@compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
+@compiled(error_model="numpy")
 def run_queries(operands, first, every, shared, parts):
     """Forward and backward of the answer digits ``first``, ``first + every``, ...: fill their ``parts``."""
-    n_problems, n_operands = operands.shape
-    n_queries, d_head, n_heads = shared.queries.shape
-    n_columns, width = (1 + d_head) * n_heads, d_head * n_heads
-    rows = np.empty((10 * n_operands + n_queries, 1 + d_head, n_heads), np.float32)
-    grad_rows, constant = np.empty_like(rows), np.empty((1, 1 + d_head, n_heads), np.float32)
-    flat_rows, flat_grad = rows.reshape(-1, n_columns), grad_rows.reshape(-1, n_columns)
-    flat_constant, to_logits = constant.reshape(1, n_columns), shared.to_logits.reshape(D_VOCAB_OUT, width)
-    scores = np.empty((len(shared.keys), n_heads), np.float32)
-    for q in range(first, n_queries, every):
-        grad_to_logits = parts.to_logits[q].reshape(D_VOCAB_OUT, width)
-        grad_to_logits[:] = _ZERO
-        parts.direct[q] = _ZERO
-        parts.loss[q] = 0.0
-        parts.too_wide[q] = _fill_rows(q, shared, n_operands, scores, rows, constant)
-        if parts.too_wide[q]:
-            continue
-        grad_rows[:] = _ZERO
-        for start in range(0, n_problems, _BLOCK):
-            n = min(_BLOCK, n_problems - start)
-            chosen, right = np.empty((n, n_operands), np.int64), np.empty(n, np.int64)
-            sums, inverse = np.empty((n, 1 + d_head, n_heads), np.float32), np.empty((n, n_heads), np.float32)
-            z, grad_z = np.empty((n, d_head, n_heads), np.float32), np.zeros((n, d_head, n_heads), np.float32)
-            flat_sums, flat_z, logits = sums.reshape(n, -1), z.reshape(n, -1), np.empty((n, D_VOCAB_OUT), np.float32)
-            _read(operands, start, q, chosen, right)
-            _gather(flat_rows, flat_constant, chosen, flat_sums)
-            _divide(sums, inverse, z)
-            logits[:] = shared.direct[q]
-            add_product_transposed(flat_z, to_logits, logits)
-            parts.loss[q] += _loss(logits, right)
-            for problem in range(n):
-                for digit in range(D_VOCAB_OUT):
-                    parts.direct[q, digit] += logits[problem, digit]
-            add_product(logits, to_logits, grad_z.reshape(n, -1))
-            add_transposed_product(logits, flat_z, grad_to_logits)
-            _undivide(grad_z, inverse, z, sums)
-            _scatter(flat_sums, chosen, flat_grad)
-        _through_rows(q, shared, n_operands, rows, grad_rows, scores, parts)
+    n_inputs, _, n_heads = shared.keys.shape
+    scores, exponents = np.empty((n_inputs, n_heads), np.float32), np.empty((9 * n_inputs, n_heads), np.float32)
+    for q in range(first, len(shared.queries), every):
+        n_rows = 10 * operands.shape[1] + q + 1
+        least = _fill_exponents(q, shared, scores, exponents)
+        parts.too_wide[q] = least <= _WIDE
+        if least <= _NARROW and not parts.too_wide[q]:
+            weights = np.exp(exponents[:n_rows].astype(np.float64) + _WIDE_TOP)
+            for row in range(n_rows):
+                for h in range(n_heads):
+                    if exponents[row, h] < _WIDE_LEAST - _WIDE_TOP:
+                        weights[row, h] = 0.0
+            _run_query(q, operands, shared, weights, scores, parts)
+        elif not parts.too_wide[q]:
+            exponential(exponents[:n_rows], _TOP_POWER)
+            _run_query(q, operands, shared, exponents[:n_rows], scores, parts)
 
 
 @compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
-def _fill_rows(q, shared, n_operands, scores, rows, constant):
-    """One query's columns of the table; whether some problem's denominator might not fit (as ``lookup._shift``)."""
+def _fill_exponents(q, shared, scores, exponents):
+    """Scores of a query's rows less the largest of each head; the least that the largest of some problem's may be (NaN is not seen).
+
+    Whatever the problem, it has the ``=`` rows and, at each position, at least the least of ten.
+    """
     queries, keys = shared.queries, shared.keys
     n_inputs, d_head, n_heads = keys.shape
     scores[:] = _ZERO
@@ -246,7 +231,8 @@ def _fill_rows(q, shared, n_operands, scores, rows, constant):
         for i in range(d_head):
             for h in range(n_heads):
                 scores[row, h] += queries[q, i, h] * keys[row, i, h]
-    first_equals, shift = D_VOCAB + n_operands, np.empty(n_heads, np.float32)
+    n_operands = n_inputs - D_VOCAB - len(queries)
+    first_equals, most, least = D_VOCAB + n_operands, np.empty(n_heads, np.float32), _ZERO
     for h in range(n_heads):
         smallest = largest = scores[0, h]
         for x in range(1, 10):
@@ -258,26 +244,59 @@ def _fill_rows(q, shared, n_operands, scores, rows, constant):
         for p in range(first_equals + 1, first_equals + q + 1):
             highest_equals = max(highest_equals, scores[p, h])
         highest_equals += scores[EQUALS_TOKEN, h]
-        shift[h] = _TOP - max(highest + largest, highest_equals)
-        if max(highest + smallest, highest_equals) + shift[h] <= _LEAST:
-            return True
-    weights = np.empty((10 * n_operands + q + 1, n_heads), np.float32)
+        most[h] = max(highest + largest, highest_equals)
+        least = min(least, max(highest + smallest, highest_equals) - most[h])
     for p in range(n_operands):
         for x in range(10):
             for h in range(n_heads):
-                weights[10 * p + x, h] = scores[D_VOCAB + p, h] + scores[x, h] + shift[h]
+                # Rounding must not take one above zero.
+                exponents[10 * p + x, h] = min(scores[D_VOCAB + p, h] + scores[x, h] - most[h], _ZERO)
     for k in range(q + 1):
         for h in range(n_heads):
-            weights[10 * n_operands + k, h] = scores[first_equals + k, h] + scores[EQUALS_TOKEN, h] + shift[h]
-    exponential(weights)
+            exponent = scores[first_equals + k, h] + scores[EQUALS_TOKEN, h] - most[h]
+            exponents[10 * n_operands + k, h] = min(exponent, _ZERO)
+    return least
+
+
+@compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
+def _run_query(q, operands, shared, weights, scores, parts):
+    """Forward and backward of one answer digit, in the precision of ``weights`` as far as these come in."""
+    n_problems, n_operands = operands.shape
+    _, d_head, n_heads = shared.queries.shape
+    n_columns, width, precision = (1 + d_head) * n_heads, d_head * n_heads, weights.dtype
+    rows, constant = np.empty((len(weights), 1 + d_head, n_heads), precision), np.zeros((1, n_columns), precision)
+    grad_rows = np.zeros_like(rows)
+    flat_rows, flat_grad = rows.reshape(-1, n_columns), grad_rows.reshape(-1, n_columns)
+    to_logits, grad_to_logits = shared.to_logits.reshape(-1, width), parts.to_logits[q].reshape(-1, width)
+    grad_to_logits[:] = _ZERO
+    parts.direct[q] = _ZERO
+    parts.loss[q] = 0.0
     for p in range(n_operands):
         for x in range(10):
             _fill_row(weights, shared.values, D_VOCAB + p, x, 10 * p + x, rows)
-    constant[:] = _ZERO
-    for row in range(10 * n_operands, len(weights)):
+    for row in range(10 * n_operands, len(rows)):
         _fill_row(weights, shared.values, D_VOCAB + row - 9 * n_operands, EQUALS_TOKEN, row, rows)
-        constant[0] += rows[row]
-    return False
+        constant[0] += flat_rows[row]
+    for start in range(0, n_problems, _BLOCK):
+        n = min(_BLOCK, n_problems - start)
+        chosen, right = np.empty((n, n_operands), np.int64), np.empty(n, np.int64)
+        sums, inverse = np.empty((n, 1 + d_head, n_heads), precision), np.empty((n, n_heads), precision)
+        z, grad_z = np.empty((n, d_head, n_heads), np.float32), np.zeros((n, d_head, n_heads), np.float32)
+        flat_sums, flat_z, logits = sums.reshape(n, -1), z.reshape(n, -1), np.empty((n, D_VOCAB_OUT), np.float32)
+        _read(operands, start, q, chosen, right)
+        _gather(flat_rows, constant, chosen, flat_sums)
+        _divide(sums, inverse, z)
+        logits[:] = shared.direct[q]
+        add_product_transposed(flat_z, to_logits, logits)
+        parts.loss[q] += _loss(logits, right)
+        for problem in range(n):
+            for digit in range(D_VOCAB_OUT):
+                parts.direct[q, digit] += logits[problem, digit]
+        add_product(logits, to_logits, grad_z.reshape(n, -1))
+        add_transposed_product(logits, flat_z, grad_to_logits)
+        _undivide(grad_z, inverse, z, sums)
+        _scatter(flat_sums, chosen, flat_grad)
+    _through_rows(q, shared, n_operands, rows, grad_rows, scores, parts)
 
 
 @compiled(error_model="numpy", fastmath={"contract"})
@@ -373,7 +392,7 @@ def _loss(logits, right):
         for digit in range(D_VOCAB_OUT):
             logits[problem, digit] -= most
         loss -= logits[problem, right[problem]]
-    exponential(logits.reshape(1, -1))
+    exponential(logits.reshape(1, -1), 0)
     for problem in range(len(logits)):
         total = _ZERO
         for digit in range(D_VOCAB_OUT):
@@ -395,7 +414,8 @@ def _through_rows(q, shared, n_operands, rows, grad_rows, scores, parts):
     values[:] = _ZERO
     # Of the constant: every problem has one of the first position's ten rows.
     first = 10 * n_operands
-    grad_rows[first : first + q + 1] = grad_rows[:10].sum(axis=0)
+    for row in range(first, len(grad_rows)):
+        grad_rows[row] = grad_rows[:10].sum(axis=0)
     for p in range(n_operands):
         for x in range(10):
             _through_row(rows, grad_rows, 10 * p + x, D_VOCAB + p, x, scores, values)

@@ -136,11 +136,14 @@ class FusedLearner(GradientLearner):
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to a state of ``state()``, or of a ``GradientLearner`` of the same model."""
         super().load_state(state)
+        self._done = 0
+        self._mean.zero_()
+        self._square.zero_()
         for name, parameter in self.module.named_parameters():
-            kept = self._adamw.state[parameter]
-            self._means[name].copy_(kept["exp_avg"])
-            self._squares[name].copy_(kept["exp_avg_sq"])
-            self._done = int(kept["step"])
+            if kept := self._adamw.state.get(parameter):
+                self._means[name].copy_(kept["exp_avg"])
+                self._squares[name].copy_(kept["exp_avg_sq"])
+                self._done = int(kept["step"])
 
 
 def _in_one_array(model: HookedTransformer) -> tuple[Tensor, Weights, dict[str, Tensor]]:

@@ -284,7 +284,7 @@ def _run_query(q, operands, shared, weights, scores, parts):
         z, grad_z = np.empty((n, d_head, n_heads), np.float32), np.zeros((n, d_head, n_heads), np.float32)
         flat_sums, flat_z, logits = sums.reshape(n, -1), z.reshape(n, -1), np.empty((n, D_VOCAB_OUT), np.float32)
         _read(operands, start, q, chosen, right)
-        _gather(flat_rows, constant, chosen, flat_sums)
+        gather(flat_rows, constant, chosen, flat_sums)
         _divide(sums, inverse, z)
         logits[:] = shared.direct[q]
         add_product_transposed(flat_z, to_logits, logits)
@@ -295,7 +295,7 @@ def _run_query(q, operands, shared, weights, scores, parts):
         add_product(logits, to_logits, grad_z.reshape(n, -1))
         add_transposed_product(logits, flat_z, grad_to_logits)
         _undivide(grad_z, inverse, z, sums)
-        _scatter(flat_sums, chosen, flat_grad)
+        scatter(flat_sums, chosen, flat_grad)
     _through_rows(q, shared, n_operands, rows, grad_rows, scores, parts)
 
 
@@ -327,7 +327,7 @@ def _read(operands, start, q, chosen, right):
 
 
 @compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
-def _gather(rows, constant, chosen, sums):
+def gather(rows, constant, chosen, sums):
     """Each problem's rows added up, four at a time. There is an even number of them."""
     n = chosen.shape[1]
     for problem in range(len(chosen)):
@@ -345,7 +345,7 @@ def _gather(rows, constant, chosen, sums):
 
 
 @compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
-def _scatter(grad_sums, chosen, grad_rows):
+def scatter(grad_sums, chosen, grad_rows):
     """Each problem's gradient, added to its rows, two at a time."""
     for problem in range(len(chosen)):
         for p in range(0, chosen.shape[1], 2):

@@ -51,20 +51,22 @@ class FusedGradient:
         of_all = [(n_queries, *head), (n_inputs, *head), (n_inputs, *head), (D_VOCAB_OUT, *head)]
         self._shared = Shared(*_empty((n_queries, cfg.d_model), *of_all, (n_queries, D_VOCAB_OUT)))
         of_each = [(n_queries, *size) for size in [head, *of_all[1:], (D_VOCAB_OUT,)]]
-        self._parts = Parts(*_empty(*of_each), np.empty(n_queries), np.empty(n_queries, np.bool_))
+        queries, keys, values, to_logits, direct = _empty(*of_each)
+        loss, too_wide = np.empty(n_queries), np.empty(n_queries, np.bool_)
+        self._parts = Parts(queries, keys, values, to_logits, direct, loss, too_wide)
 
     def __call__(self, operands: Int[Tensor, "problem operand_digit"]) -> float | None:
         """Mean cross-entropy (nats), with ``gradient`` set to its gradient; ``None`` where scores are too wide for float32."""
         prepare(self._weights, self._scale, self._shared)
-        digits, threads = operands.contiguous().numpy(), self.threads
-        args = threads, self._shared, self._parts
-        if threads > 1:
-            others = [_pool(threads - 1).submit(run_queries, digits, first, *args) for first in range(1, threads)]
-            run_queries(digits, 0, *args)
-            for other in others:
-                other.result()
-        else:
-            run_queries(digits, 0, *args)
+        digits = operands.contiguous().numpy()
+
+        def run(first: int) -> None:
+            run_queries(digits, first, self.threads, self._shared, self._parts)
+
+        others = [_pool(self.threads - 1).submit(run, first) for first in range(1, self.threads)]
+        run(0)
+        for other in others:
+            other.result()
         if self._parts.too_wide.any():
             return None
         self.gradient.zero_()

@@ -10,11 +10,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.construction import exact_adder
 from mi_superposition.addition.lookup import lookup_logits, one_hot_operands
 from mi_superposition.addition.problems import answer_digits, fresh_operands
-from mi_superposition.models import load_model, save_attention_only
+from mi_superposition.addition.train import load_addition_model
+from mi_superposition.models import save_attention_only
 from mi_superposition.training import seeded_generator
 
 N_RANDOM, N_CHAINS, BATCH = 1_000_000, 100_000, 10_000
@@ -29,7 +31,7 @@ def chains_of_nines(n: int, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def wrong_answers(model: torch.nn.Module, operands: torch.Tensor) -> tuple[list[int], int]:
+def wrong_answers(model: HookedTransformer, operands: torch.Tensor) -> tuple[list[int], int]:
     """How many answers are wrong, by digit and as whole sums."""
     wrong = torch.cat(
         [
@@ -50,7 +52,7 @@ def main() -> None:
         f"{N_CHAINS:,} chains of nines": chains_of_nines(N_CHAINS, seeded_generator(0, "chains")),
     }
     models = {"hand, double precision": exact_adder(), "hand, single precision": exact_adder().float()}
-    models["addition-exact"] = load_model("addition-exact", device="cpu")
+    models["addition-exact"] = load_addition_model("addition-exact")
     print("wrong answers: by digit, ones first, and whole sums")
     for name, model in models.items():
         for kind, operands in problems.items():

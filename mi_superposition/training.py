@@ -141,14 +141,22 @@ class GradientLearner:
             group["lr"] = self.learning_rate(step)
         loss = self.loss(step)
         value = loss.item()
-        if not math.isfinite(value):
-            raise WorkError(
-                f"the loss is {value} at step {step}: the last checkpoint is kept; try a lower learning rate"
-            )
+        self.check(value, step)
         self.module.zero_grad(set_to_none=True)
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
+        self.count(value)
+
+    def check(self, value: float, step: int) -> None:
+        """Raise ``WorkError`` for a loss that is not finite."""
+        if not math.isfinite(value):
+            raise WorkError(
+                f"the loss is {value} at step {step}: the last checkpoint is kept; try a lower learning rate"
+            )
+
+    def count(self, value: float) -> None:
+        """Take the loss of a step that was done into the mean."""
         self._loss_sum += value
         self._loss_count += 1
 

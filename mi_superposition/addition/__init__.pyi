@@ -2,6 +2,7 @@ from .ablation import ablation_maps as ablation_maps
 from .ablation import smallest_head_sets as smallest_head_sets
 from .certificate import certify_addition as certify_addition
 from .config import AdditionConfig as AdditionConfig
+from .construction import exact_adder as exact_adder
 from .problems import answer_positions as answer_positions
 from .problems import decode as decode
 from .problems import encode_sums as encode_sums

@@ -27,7 +27,7 @@ from mi_superposition.errors import RequestError
 # weights under exp(-86) are dropped (subnormal numbers would also be slow) and a denominator must stay above
 # exp(-70), where what was dropped is below its last bit. A head and query with a wider spread gets a softmax for
 # each problem.
-_TOP_SCORE, _LEAST_DENOMINATOR, _LEAST_WEIGHT = 40.0, -70.0, 4.5e-38
+_TOP_SCORE, LEAST_DENOMINATOR, _LEAST_WEIGHT = 40.0, -70.0, 4.5e-38
 
 
 def check_lookup_form(model: HookedTransformer, n_digits: int) -> None:
@@ -158,7 +158,7 @@ def _shift(
     shift = _TOP_SCORE - scores.amax(dim=0)
     least_of_position = scores[:n_operand_keys].unflatten(0, (-1, 10)).amin(dim=1)
     always_there = torch.cat([least_of_position, scores[n_operand_keys:]]).amax(dim=0)
-    return shift, always_there + shift <= _LEAST_DENOMINATOR
+    return shift, always_there + shift <= LEAST_DENOMINATOR
 
 
 def _query_inputs(model: HookedTransformer, n_digits: int) -> Float[Tensor, "query d_model"]:

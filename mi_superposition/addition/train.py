@@ -16,6 +16,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.config import AdditionConfig, Answer
+from mi_superposition.addition.fused import FusedGradient, FusedLearner
 from mi_superposition.addition.lookup import lookup_logits, one_hot_operands
 from mi_superposition.addition.problems import (
     D_VOCAB,
@@ -239,10 +240,7 @@ def _train(
         return (weight * by_digit).sum() / weight.sum()
 
     rate = _learning_rate(config)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
-    )
-    learner = GradientLearner(model, [optimizer], loss, rate)
+    learner = _learner(config, model, batches, loss, rate)
     start = resume(learner, run.path / CHECKPOINT)
     run.rewind_history(start, Row)
     to_keep = set(snapshot_epochs(config.epochs))
@@ -297,6 +295,22 @@ def _train(
             "steps_per_second": (config.n_steps - start) / seconds,
         }
     )
+
+
+def _learner(
+    config: AdditionConfig,
+    model: HookedTransformer,
+    batches: _Batches,
+    loss: Callable[[int], Tensor],
+    rate: Callable[[int], float],
+) -> GradientLearner:
+    """The compiled steps where there is a table, else autograd's."""
+    betas, decay = (config.beta1, config.beta2), config.weight_decay
+    if config.answer == "masked":
+        gradient = FusedGradient(model, config.n_digits, digit_focus=config.digit_focus, threads=config.threads.number)
+        return FusedLearner(gradient, batches, loss, rate, betas=betas, weight_decay=decay)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=betas, weight_decay=decay, fused=True)
+    return GradientLearner(model, [optimizer], loss, rate)
 
 
 def _seen_problems(config: AdditionConfig, train_problems: Tensor | None) -> Tensor:

@@ -1,0 +1,2 @@
+from .learner import FusedGradient as FusedGradient
+from .learner import FusedLearner as FusedLearner

@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 from mi_superposition.corpora.batches import CPU_TOKENS
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.config import HeadReplacement
-from mi_superposition.heads.prediction import agree, prediction_changes, tokens_in_cache, unembedded
+from mi_superposition.heads.prediction import agree, picking, prediction_changes, tokens_in_cache, unembedded
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.models.reading import check_hooks
 from mi_superposition.training import seeded_generator
@@ -256,15 +256,3 @@ def _hearing(heard: dict[str, Tensor], name: str) -> Callable[..., None]:
         heard[name] = activation
 
     return hear
-
-
-def picking(model: HookedTransformer, needed: Bool[Tensor, "batch pos"]) -> tuple[str, Callable[..., Tensor]]:
-    """A hook after which a model goes on with the positions that are needed, as one row: after the last attention, from where on no
-    position reads another.
-    """
-    middle, end = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_{part}" for part in ("mid", "post"))
-
-    def pick(stream: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        return stream[needed][None]
-
-    return middle if middle in model.hook_dict else end, pick

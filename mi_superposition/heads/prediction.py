@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -15,6 +18,7 @@ _TOLERANCE = 1e-3
 _CACHE_BYTES, _FEWEST = 1 << 21, 128
 
 
+@torch.no_grad()
 def unembedded(
     model: HookedTransformer, stream: Float[Tensor, "token d_model"], out: Tensor | None = None
 ) -> Float[Tensor, "token d_vocab"]:
@@ -25,6 +29,18 @@ def unembedded(
     logits = torch.addmm(model.unembed.b_U, stream, model.unembed.W_U, out=out)
     cap = getattr(model.cfg, "output_logits_soft_cap", None) or 0
     return logits.div_(cap).tanh_().mul_(cap) if cap > 0 else logits
+
+
+def picking(model: HookedTransformer, needed: Bool[Tensor, "batch pos"]) -> tuple[str, Callable[..., Tensor]]:
+    """A hook after which a model goes on with the positions that are needed, as one row: after the last attention, from where on no
+    position reads another.
+    """
+    middle, end = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_{part}" for part in ("mid", "post"))
+
+    def pick(stream: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        return stream[needed][None]
+
+    return middle if middle in model.hook_dict else end, pick
 
 
 def agree(found: Float[Tensor, "token d_vocab"], expected: Float[Tensor, "token d_vocab"]) -> bool:

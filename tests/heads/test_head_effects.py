@@ -132,6 +132,28 @@ def test_a_layer_that_is_left_out(model):
     assert found == pytest.approx(loss / sum(n - 1 for n in MEASURED), abs=2e-5)
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_beginning_at_a_layer_gives_what_hooks_give(model, layer):
+    """Of every layer and kind of ablation, where some positions count, the losses and divergences of whole passes with hooks."""
+    texts = documents([20, 11], seed=5)
+    tokens = torch.tensor([text + [0] * (20 - len(text)) for text in texts])
+    counts = torch.arange(20) < torch.tensor([[19], [10]])
+    right = tokens[:, 1:][counts[:, :-1]]
+    z = torch.randn(2, 20, 4, model.cfg.d_head, generator=torch.Generator().manual_seed(1))
+    ablations = [Ablation("zero", 2), Ablation("resample"), Ablation("random direction", 0), Ablation("layer")]
+    found = []
+    for fast in (None, False):
+        forward = LayerForward(model, layer, 0)
+        forward._fast = fast if fast is False else forward._fast
+        with torch.no_grad():
+            clean = forward.read(tokens, counts)
+            found.append(forward.changes(clean, ablations, lambda one: z if one.done != "zero" else 0 * z, right))
+    for one, other in zip(*found, strict=True):
+        assert one.shape == (4, 29)
+        assert float(other.abs().mean()) > 1e-2
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
 def test_a_random_direction_has_the_same_norm_at_every_token(model):
     """What it adds to the residual stream of the layer is as long as what replacing the head adds, and points elsewhere."""
     forward = LayerForward(model, 2, 0)

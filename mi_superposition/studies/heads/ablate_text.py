@@ -50,6 +50,8 @@ from mi_superposition.training import fixed_arithmetic
 
 COMMAND = "heads ablate"
 RESULT = "text_ablation.safetensors"
+# A run on the bundled story model and corpus (``scripts/head_effects.py --model stories --bundle``).
+BUNDLED = Path(__file__).parents[2] / "bundled" / "heads" / "ablation"
 
 
 def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Outcome:

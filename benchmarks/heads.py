@@ -85,7 +85,11 @@ def least_share(cfg: Any, layers: Iterable[int]) -> float:
     """Multiplications of the layers that must be run over those of whole forward passes: attention's four and the MLP's two products, and the
     unembedding. What attention multiplies of keys, queries and values of a text is left out of both.
     """
-    attention, mlp, unembedding = 4 * cfg.d_model * cfg.n_heads * cfg.d_head, 2 * cfg.d_model * cfg.d_mlp, cfg.d_model * cfg.d_vocab_out
+    attention, mlp, unembedding = (
+        4 * cfg.d_model * cfg.n_heads * cfg.d_head,
+        2 * cfg.d_model * cfg.d_mlp,
+        cfg.d_model * cfg.d_vocab_out,
+    )
     chosen = list(layers)
     needed = [mlp + (cfg.n_layers - 1 - layer) * (attention + mlp) + unembedding for layer in chosen]
     return sum(needed) / (len(chosen) * (cfg.n_layers * (attention + mlp) + unembedding))
@@ -122,7 +126,9 @@ def measured(model: Any, documents: list[Any], rounds: int, layers: tuple[int, .
         BOUND: lambda: layers_that_must_be_run(model, batches, chosen),
     }
     n_tokens = sum(int(batch.mask.sum()) for batch in batches)
-    return Found(n_tokens, len(chosen) * model.cfg.n_heads, interleaved(ways, rounds, warm_up=0), least_share(model.cfg, chosen))
+    return Found(
+        n_tokens, len(chosen) * model.cfg.n_heads, interleaved(ways, rounds, warm_up=0), least_share(model.cfg, chosen)
+    )
 
 
 def story_model(quick: bool) -> Found:

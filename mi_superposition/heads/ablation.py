@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_superposition.corpora.batches import CPU_TOKENS
 from mi_superposition.corpora.given import Given, as_batches
 from mi_superposition.errors import RequestError
-from mi_superposition.heads.conditions import AblatedPiece, Conditions
+from mi_superposition.heads.conditions import AblatedPiece, Conditions, Reduction, reduced
 from mi_superposition.heads.config import AblateConfig, HeadReplacement, Replacement
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.models.reading import check_hooks, read_hooks
@@ -21,7 +21,6 @@ from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
 
 Method = Literal["auto", "linear", "hooks"]
-Reduction = Callable[[Tensor, Tensor], Tensor]
 
 
 class _Rows(NamedTuple):
@@ -95,7 +94,7 @@ def ablate_heads(
         raise RequestError("method = 'linear': the model is not one attention-only layer without normalisation")
     if linear and method != "hooks" and reduce != "loss":
         logits = _ablate_linear(model, rows, kept[:, 0], replace_with, seed, positions)
-        return logits if reduce is None else torch.stack([_reduced(one, rows.tokens, reduce) for one in logits])
+        return logits if reduce is None else torch.stack([reduced(one, rows.tokens, reduce) for one in logits])
     conditions = Conditions(
         model, rows.tokens, kept, layers, _replacements(model, rows, layers, replace_with, seed), memory_budget
     )
@@ -272,7 +271,7 @@ def _ablate_with_hooks(
     conditions: Conditions, rows: _Rows, positions: slice, reduce: Literal["loss"] | Reduction | None
 ) -> Tensor:
     if reduce == "loss":
-        return _losses(conditions, rows)
+        return conditions.losses(rows.counts)
     needed = torch.zeros_like(rows.counts)
     needed[:, positions] = True
     if reduce is None:
@@ -285,37 +284,7 @@ def _ablate_with_hooks(
     results, order = [], []
     for piece in conditions.pieces(needed, together=True):
         repeated = rows.tokens.repeat(len(piece.conditions), 1)
-        found = _reduced(piece.logits.flatten(0, 1).unflatten(0, repeated.shape), repeated, reduce)
+        found = reduced(piece.logits.flatten(0, 1).unflatten(0, repeated.shape), repeated, reduce)
         results.append(found.unflatten(0, (len(piece.conditions), -1)))
         order.append(piece.conditions)
     return torch.cat(results)[torch.cat(order).argsort()]
-
-
-def _losses(conditions: Conditions, rows: _Rows) -> Float[Tensor, "condition batch"]:
-    """Mean cross-entropy of each example's tokens that count."""
-    tokens, counts = rows.tokens, rows.counts
-    if conditions.model.W_U.shape[1] < int(tokens.max()) + 1:
-        raise RequestError("reduce = 'loss': the model's logits are not over the tokens that it reads; give a function")
-    # A position counts by the token that follows.
-    needed = torch.nn.functional.pad(counts[:, 1:], (0, 1))
-    sums = torch.zeros(len(conditions.keep), len(tokens), device=tokens.device)
-    for piece in conditions.pieces(needed):
-        there = needed[piece.examples]
-        right = tokens[piece.examples].roll(-1, dims=1)[there]
-        losses = torch.nn.functional.cross_entropy(
-            piece.logits.flatten(0, 1), right.repeat(len(piece.conditions)), reduction="none"
-        ).view(len(piece.conditions), -1)
-        example = piece.examples.start + there.nonzero()[:, 0]
-        part = torch.zeros(len(losses), len(tokens), device=losses.device).index_add_(1, example, losses.float())
-        sums[piece.conditions.to(sums.device)] += part
-    return sums / needed.sum(dim=1)
-
-
-def _reduced(logits: Tensor, tokens: Tensor, reduce: Reduction) -> Tensor:
-    found = reduce(logits, tokens)
-    if not isinstance(found, Tensor) or found.shape[:1] != logits.shape[:1]:
-        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise RequestError(
-            f"reduce gives {what}: its result must be a tensor that begins with the axis of {len(logits)} rows"
-        )
-    return found

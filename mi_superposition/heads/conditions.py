@@ -14,8 +14,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from mi_superposition.corpora.batches import CPU_TOKENS
+from mi_superposition.errors import RequestError
 from mi_superposition.heads.prediction import agree, picking, unembedded
 from mi_superposition.models.protocol import HookedModel
+
+Reduction = Callable[[Tensor, Tensor], Tensor]
 
 
 class AblatedPiece(NamedTuple):
@@ -68,6 +71,27 @@ class Conditions:
                 for some in (begins == begin).nonzero()[:, 0].split(at_once):
                     logits = self._logits(tokens, there, some, examples, begin, streams.get(begin))
                     yield AblatedPiece(some, examples, logits.unflatten(0, (len(some), -1)))
+
+    def losses(self, counts: Bool[Tensor, "batch pos"]) -> Float[Tensor, "condition batch"]:
+        """Mean cross-entropy (nats) of each example's tokens that count. Raises ``RequestError`` for a model whose logits are over others."""
+        tokens = self.tokens
+        if self.model.W_U.shape[1] < int(tokens.max()) + 1:
+            raise RequestError(
+                "reduce = 'loss': the model's logits are not over the tokens that it reads; give a function"
+            )
+        # A position counts by the token that follows.
+        needed = torch.nn.functional.pad(counts[:, 1:], (0, 1))
+        sums = torch.zeros(len(self.keep), len(tokens), device=tokens.device)
+        for piece in self.pieces(needed):
+            there = needed[piece.examples]
+            right = tokens[piece.examples].roll(-1, dims=1)[there]
+            losses = torch.nn.functional.cross_entropy(
+                piece.logits.flatten(0, 1), right.repeat(len(piece.conditions)), reduction="none"
+            ).view(len(piece.conditions), -1)
+            example = piece.examples.start + there.nonzero()[:, 0]
+            part = torch.zeros(len(losses), len(tokens), device=losses.device).index_add_(1, example, losses.float())
+            sums[piece.conditions.to(sums.device)] += part
+        return sums / needed.sum(dim=1)
 
     def _logits(
         self,
@@ -148,3 +172,14 @@ class Conditions:
         stream = whole._streams(tokens, {begin})[begin]
         found = whole._logits(tokens, there, torch.zeros(1, dtype=torch.long), examples, begin, stream)
         return agree(found, self.model(tokens)[there])
+
+
+def reduced(logits: Tensor, tokens: Tensor, reduce: Reduction) -> Tensor:
+    """What a function makes of logits and tokens. Raises ``RequestError`` for what is not of as many rows."""
+    found = reduce(logits, tokens)
+    if not isinstance(found, Tensor) or found.shape[:1] != logits.shape[:1]:
+        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise RequestError(
+            f"reduce gives {what}: its result must be a tensor that begins with the axis of {len(logits)} rows"
+        )
+    return found

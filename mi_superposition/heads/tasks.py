@@ -147,7 +147,9 @@ def logit_differences(
     found = torch.zeros(len(kept), len(task))
     for piece in logits_at(model, task.tokens, kept, task.last, replace_with=replace_with, mask=mask, seed=seed):
         right, wrong = (
-            piece.logits.gather(2, index[piece.examples].to(piece.logits.device).expand(len(piece.logits), -1)[..., None])
+            piece.logits.gather(
+                2, index[piece.examples].to(piece.logits.device).expand(len(piece.logits), -1)[..., None]
+            )
             for index in (task.right, task.wrong)
         )
         found[piece.conditions, piece.examples] = (right - wrong)[..., 0].float().cpu()

@@ -52,7 +52,17 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def request_of(tiny_gpt2, corpus, tasks):
     """The command line."""
-    words = ["heads", "ablate", "--model", str(tiny_gpt2.folder), "--corpus", str(corpus), "--tasks", str(tasks), *SMALL]
+    words = [
+        "heads",
+        "ablate",
+        "--model",
+        str(tiny_gpt2.folder),
+        "--corpus",
+        str(corpus),
+        "--tasks",
+        str(tasks),
+        *SMALL,
+    ]
     return lambda out, *more: [*words, *more, "--out", str(out)]
 
 
@@ -360,11 +370,14 @@ def test_wrong_requests(lines, texts, options, said, tiny_gpt2, corpus, tmp_path
     assert not out.exists()
 
 
-def test_a_model_without_attention_is_refused_before_its_weights_are_read(tmp_path, corpus, capsys):
+@pytest.mark.parametrize("command", ["ablate", "scan", "trigrams"])
+def test_a_model_without_attention_is_refused_before_its_weights_are_read(command, tmp_path, corpus, capsys):
     folder = tmp_path / "mamba"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 2}))
-    words = ["heads", "ablate", "--model", str(folder), "--corpus", str(corpus), "--out", str(tmp_path / "out")]
+    words = ["heads", command, "--model", str(folder), "--corpus", str(corpus), "--out", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "'mamba': it has no attention heads" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "'mamba': it has no attention heads" in error
     assert not (tmp_path / "out").exists()

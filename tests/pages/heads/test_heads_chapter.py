@@ -58,7 +58,17 @@ def test_the_page_of_every_head_ablated(tmp_path, visit):
         assert not problems
         assert not requests
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        for name in ("effects", "scale", "every-head", "classes", "texts", "tasks", "task-replacements", "sets", "pairs"):
+        for name in (
+            "effects",
+            "scale",
+            "every-head",
+            "classes",
+            "texts",
+            "tasks",
+            "task-replacements",
+            "sets",
+            "pairs",
+        ):
             assert page.locator(f"#{name}").count() == 1, name
         text = page.inner_text("#effects")
         largest = max(

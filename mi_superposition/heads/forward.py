@@ -104,7 +104,7 @@ class LayerForward:
         heard: dict[str, Tensor] = {}
         tokens, counts = tokens.to(self.device), counts.to(self.device)
         listening = [(hook, _hearing(heard, name)) for name, hook in self._hook.items()]
-        if self._fast is False:
+        if not self._fast:
             logits = self.model.run_with_hooks(tokens, fwd_hooks=listening)[counts]
         else:
             end = self.model.run_with_hooks(tokens, fwd_hooks=listening, stop_at_layer=self.model.cfg.n_layers)

@@ -23,7 +23,7 @@ def chapter_of_the_report():
 
 @pytest.mark.parametrize(
     ("study", "config"),
-    [(study, TrigramsConfig()), (ablation, AblateConfig(model=AblateModelPart("stories")))],
+    [(trigrams, TrigramsConfig()), (ablation, AblateConfig(model=AblateModelPart("stories")))],
     ids=["trigrams", "ablation"],
 )
 def test_the_bundled_runs_are_those_of_the_defaults_and_small(study, config):

@@ -27,7 +27,7 @@ from mi_superposition.corpora import TokenBatch, model_batches
 from mi_superposition.corpora.tokens import token_strings
 from mi_superposition.heads.effects import LayerEffects, add_documents
 from mi_superposition.heads.forward import Ablation, LayerForward
-from mi_superposition.heads.prediction import unembedded
+from mi_superposition.heads.prediction import Unembedding
 from mi_superposition.heads.reference import Reference, pieces_of, reference_of
 from mi_superposition.heads.token_classes import TokenClasses
 
@@ -68,7 +68,7 @@ def ours(model: Any, batches: list[TokenBatch], references: dict[int, Reference]
 
 def layers_that_must_be_run(model: Any, batches: list[TokenBatch], layers: Iterable[int]) -> None:
     """The lower bound: of each head the MLP of its layer, the layers after it, and the unembedding of the tokens that count."""
-    n_layers = model.cfg.n_layers
+    n_layers, unembedded = model.cfg.n_layers, Unembedding(model)
     for piece in pieces_of(batches, torch.device("cpu")):
         counts = torch.nn.functional.pad(piece.batch.mask[:, 1 : piece.tokens.shape[1]], (0, 1))
         stream = model(piece.tokens, stop_at_layer=0)
@@ -78,7 +78,7 @@ def layers_that_must_be_run(model: Any, batches: list[TokenBatch], layers: Itera
                 end = block.apply_mlp(block.ln2(stream))
                 if layer + 1 < n_layers:
                     end = model(end, start_at_layer=layer + 1, stop_at_layer=n_layers)
-                unembedded(model, end[counts])
+                unembedded(end[counts])
 
 
 def least_share(cfg: Any, layers: Iterable[int]) -> float:
@@ -144,7 +144,7 @@ def gpt2_shape(quick: bool) -> Found:
         GPT2LMHeadModel(config).save_pretrained(folder)
         model = load_model(folder, device="cpu")
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(32, 129, (2,), generator=generator).tolist()
+    lengths = torch.randint(32, 129, (3,), generator=generator).tolist()
     documents = [torch.randint(model.cfg.d_vocab, (n,), generator=generator).tolist() for n in lengths]
     return measured(model, documents, 1, (0, 1) if quick else (0, 6, 11))
 

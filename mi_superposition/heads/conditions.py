@@ -5,6 +5,7 @@ CPU's cache, and with logits only where they are asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 from mi_superposition.corpora.batches import CPU_TOKENS
 from mi_superposition.errors import RequestError
-from mi_superposition.heads.prediction import agree, picking, unembedded
+from mi_superposition.heads.prediction import Unembedding, agree, picking
 from mi_superposition.models.protocol import HookedModel
 
 Reduction = Callable[[Tensor, Tensor], Tensor]
@@ -114,10 +115,10 @@ class Conditions:
             return self.model.run_with_hooks(repeated, fwd_hooks=hooks)[everywhere]
         begun = repeat(stream, "batch ... -> (condition batch) ...", condition=n)
         if begin == n_layers:
-            return unembedded(self.model, begun[everywhere])
+            return self._unembedded(begun[everywhere])
         with self.model.hooks(fwd_hooks=[*hooks, picking(self.model, everywhere)]):
             ended = self.model(begun, start_at_layer=begin, stop_at_layer=n_layers)
-        return unembedded(self.model, ended[0])
+        return self._unembedded(ended[0])
 
     def _putting_in(self, at: int, conditions: Tensor, examples: slice, width: int) -> Callable[..., Tensor]:
         stands_in = self.replacements[at][:, :width]
@@ -129,6 +130,10 @@ class Conditions:
             return rearrange(torch.where(stays, each, stands_in), "condition batch ... -> (condition batch) ...")
 
         return replace
+
+    @cached_property
+    def _unembedded(self) -> Unembedding:
+        return Unembedding(self.model)
 
     def _streams(self, tokens: Tensor, begins: set[int]) -> dict[int, Tensor]:
         """The unchanged residual stream before each of these layers, or after the last."""

@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 from mi_superposition.corpora.batches import CPU_TOKENS
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.config import HeadReplacement
-from mi_superposition.heads.prediction import agree, picking, prediction_changes, tokens_in_cache, unembedded
+from mi_superposition.heads.prediction import Unembedding, agree, picking, prediction_changes, tokens_in_cache
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.models.reading import check_hooks
 from mi_superposition.training import seeded_generator
@@ -108,7 +108,7 @@ class LayerForward:
             logits = self.model.run_with_hooks(tokens, fwd_hooks=listening)[counts]
         else:
             end = self.model.run_with_hooks(tokens, fwd_hooks=listening, stop_at_layer=self.model.cfg.n_layers)
-            logits = unembedded(self.model, end[counts])
+            logits = self._unembedded(end[counts])
         middle = None if self._in_parallel else heard["before"] + heard["wrote"]
         return Clean(tokens, counts, heard["z"], heard["before"], middle, heard["after"], logits)
 
@@ -123,7 +123,7 @@ class LayerForward:
         if not self._begins_here(clean):
             return torch.stack([self._with_hooks(clean, one, replaced) for one in ablations])
         ends = self._ends(clean, ablations, replaced)
-        return torch.stack([unembedded(self.model, end) for end in ends])
+        return torch.stack([self._unembedded(end) for end in ends])
 
     def changes(
         self,
@@ -155,7 +155,7 @@ class LayerForward:
         for number, end in enumerate(self._ends(clean, ablations, replaced)):
             for first in range(0, len(end), rows):
                 some = end[first : first + rows]
-                yield number, slice(first, first + rows), unembedded(self.model, some, made[: len(some)])
+                yield number, slice(first, first + rows), self._unembedded(some, made[: len(some)])
 
     def _begins_here(self, clean: Clean) -> bool:
         if self._fast is None:
@@ -183,6 +183,10 @@ class LayerForward:
         with self.model.hooks(fwd_hooks=[picking(self.model, clean.counts.repeat(len(ablations), 1))]):
             ended = self.model(stacked, start_at_layer=self.layer + 1, stop_at_layer=n_layers)
         return ended.view(len(ablations), -1, ended.shape[-1])
+
+    @cached_property
+    def _unembedded(self) -> Unembedding:
+        return Unembedding(self.model)
 
     @property
     def _in_parallel(self) -> bool:

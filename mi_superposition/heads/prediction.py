@@ -14,21 +14,31 @@ from mi_superposition.heads.kernel import change_sums
 
 # Of the logits' standard deviation: the most by which a shorter way may differ from hooks, more than which no rounding makes.
 _TOLERANCE = 1e-3
-# On a CPU: bytes of logits that are made and read again before the next, which stay in its cache, and the fewest tokens worth a product.
-_CACHE_BYTES, _FEWEST = 1 << 21, 128
+# On a CPU: bytes of logits that are made and read again before the next, which stay in its cache, and the fewest tokens worth a product
+# with an unembedding that does not.
+_CACHE_BYTES, _FEWEST = 1 << 21, 512
 
 
-@torch.no_grad()
-def unembedded(
-    model: HookedTransformer, stream: Float[Tensor, "token d_model"], out: Tensor | None = None
-) -> Float[Tensor, "token d_vocab"]:
-    """The logits of the residual stream after the last layer, perhaps written into ``out``. Hooks are not called, and the unembedding is
-    not turned over first, as the model's own does each time.
+class Unembedding:
+    """The logits of a model's residual stream after the last layer; hooks are not called.
+
+    The model itself turns its unembedding over each time, which for few tokens takes as long as the product; here it is done once.
     """
-    stream = stream if model.cfg.normalization_type is None else model.ln_final(stream)
-    logits = torch.addmm(model.unembed.b_U, stream, model.unembed.W_U, out=out)
-    cap = getattr(model.cfg, "output_logits_soft_cap", None) or 0
-    return logits.div_(cap).tanh_().mul_(cap) if cap > 0 else logits
+
+    def __init__(self, model: HookedTransformer):
+        self.model = model
+        self._weight = model.unembed.W_U.detach().T.contiguous()
+
+    @torch.no_grad()
+    def __call__(
+        self, stream: Float[Tensor, "token d_model"], out: Tensor | None = None
+    ) -> Float[Tensor, "token d_vocab"]:
+        """Logits (nats), perhaps written into ``out``."""
+        cfg = self.model.cfg
+        stream = stream if cfg.normalization_type is None else self.model.ln_final(stream)
+        logits = torch.addmm(self.model.unembed.b_U, stream, self._weight.T, out=out)
+        cap = getattr(cfg, "output_logits_soft_cap", None) or 0
+        return logits.div_(cap).tanh_().mul_(cap) if cap > 0 else logits
 
 
 def picking(model: HookedTransformer, needed: Bool[Tensor, "batch pos"]) -> tuple[str, Callable[..., Tensor]]:
@@ -52,7 +62,10 @@ def agree(found: Float[Tensor, "token d_vocab"], expected: Float[Tensor, "token 
 def tokens_in_cache(logits: Float[Tensor, "token d_vocab"]) -> int:
     """How many tokens' logits are best made at once, to be compared with these: on a CPU few, on others all."""
     n_tokens, n_vocab = logits.shape
-    return max(_FEWEST, _CACHE_BYTES // (4 * n_vocab)) if logits.device.type == "cpu" else max(1, n_tokens)
+    if logits.device.type != "cpu":
+        return max(1, n_tokens)
+    in_cache = _CACHE_BYTES // (4 * n_vocab)
+    return in_cache if in_cache >= _FEWEST // 4 else _FEWEST
 
 
 def prediction_changes(

@@ -115,7 +115,7 @@ def logits_at(
 ) -> Iterator[AblatedPiece]:
     """What ``ablate_heads`` gives at one position of each example, piece by piece: no other logits are made."""
     device = model.W_U.device
-    rows = _Rows(tokens.to(device), mask.to(device))
+    rows = _Rows(*(given.to(device) for given in _rows(model, tokens, mask)))
     layers = list(range(model.cfg.n_layers))
     replacements = _replacements(model, rows, layers, replace_with, seed)
     needed = torch.arange(tokens.shape[1], device=device) == at.to(device)[:, None]

@@ -165,9 +165,9 @@ def test_two_workers_of_ray_give_the_same_bytes(run, request_of, tmp_path):
     same_bytes(tmp_path / "ray", run)
 
 
-# Every shard leaves the number of the process that measured it.
+# Every shard leaves the name of the worker that measured it.
 _ON_TWO_WORKERS = """
-import os, sys, tempfile
+import sys, tempfile
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -177,7 +177,7 @@ from mi_superposition.studies.heads import ablate_text_shards as shards
 ablate_shard, notes = shards.ablate_shard, Path(tempfile.mkdtemp())
 
 def noted(shard):
-    (notes / str(os.getpid())).touch()
+    (notes / ray.get_runtime_context().get_node_id()).touch()
     return ablate_shard(shard)
 
 shards.ablate_shard = noted

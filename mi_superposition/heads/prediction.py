@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from mi_superposition.heads.kernel import change_sums
+from mi_superposition.models.protocol import HookedModel
 
 # Of the logits' standard deviation: the most by which a shorter way may differ from hooks, more than which no rounding makes.
 _TOLERANCE = 1e-3
@@ -20,28 +20,29 @@ _CACHE_BYTES, _FEWEST = 1 << 21, 512
 
 
 class Unembedding:
-    """The logits of a model's residual stream after the last layer; hooks are not called.
+    """The logits of a ``HookedTransformer``'s residual stream after the last layer; hooks are not called.
 
     The model itself turns its unembedding over each time, which for few tokens takes as long as the product; here it is done once.
     """
 
-    def __init__(self, model: HookedTransformer):
-        self.model = model
-        self._weight = model.unembed.W_U.detach().T.contiguous()
+    def __init__(self, model: HookedModel):
+        # Of a bridge there is no such way.
+        self._model: Any = model
+        self._weight = model.W_U.detach().T.contiguous()
 
     @torch.no_grad()
     def __call__(
         self, stream: Float[Tensor, "token d_model"], out: Tensor | None = None
     ) -> Float[Tensor, "token d_vocab"]:
         """Logits (nats), perhaps written into ``out``."""
-        cfg = self.model.cfg
-        stream = stream if cfg.normalization_type is None else self.model.ln_final(stream)
-        logits = torch.addmm(self.model.unembed.b_U, stream, self._weight.T, out=out)
+        cfg = self._model.cfg
+        stream = stream if cfg.normalization_type is None else self._model.ln_final(stream)
+        logits = torch.addmm(self._model.unembed.b_U, stream, self._weight.T, out=out)
         cap = getattr(cfg, "output_logits_soft_cap", None) or 0
         return logits.div_(cap).tanh_().mul_(cap) if cap > 0 else logits
 
 
-def picking(model: HookedTransformer, needed: Bool[Tensor, "batch pos"]) -> tuple[str, Callable[..., Tensor]]:
+def picking(model: HookedModel, needed: Bool[Tensor, "batch pos"]) -> tuple[str, Callable[..., Tensor]]:
     """A hook after which a model goes on with the positions that are needed, as one row: after the last attention, from where on no
     position reads another.
     """

@@ -199,7 +199,7 @@ def _on_task(model: HookedModel, untrained: HookedModel, task: Task, config: Abl
     keep = torch.ones(n_layers, n_heads + 1, n_layers, n_heads, dtype=torch.bool)
     for layer in range(n_layers):
         keep[layer, :, layer] = ~left_out
-    changes = {}
+    changes: dict[str, TaskChanges] = {}
     for kind in kinds:
         change = (logit_differences(model, task, keep.flatten(0, 1), kind, seed) - whole).double()
         error = change.std(dim=1) / len(task) ** 0.5 if len(task) > 1 else torch.full(change.shape[:1], torch.nan)

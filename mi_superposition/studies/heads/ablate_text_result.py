@@ -180,9 +180,9 @@ class TextAblation(Result):
                 f"task_{name}/accuracy": task.accuracy, f"task_{name}/accuracy_untrained": task.untrained_accuracy,
                 f"task_{name}/logit_difference": task.difference, f"task_{name}/logit_difference_untrained": task.untrained_difference,
             }  # fmt: skip
-            for kind, some in task.changes.items():
-                for layer, row in enumerate(some.change.tolist()):
-                    for head, value in enumerate(row):
+            for kind, changes in task.changes.items():
+                for layer, values in enumerate(changes.change.tolist()):
+                    for head, value in enumerate(values):
                         where = "all_heads" if head == self.n_heads else f"head_{head}"
                         found[f"task_{name}/layer_{layer}/{where}/{kind.replace(' ', '_')}_change"] = value
             if task.kept is not None:

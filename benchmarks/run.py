@@ -25,7 +25,7 @@ from mi_superposition.files import write_file, write_json
 from mi_superposition.provenance import versions
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("addition", "order", "scan", "toy", "sae", "spectra")
+BENCHMARKS = ("addition", "order", "scan", "toy", "sae", "spectra", "heads")
 RESULTS, README = "results.json", "README.md"
 BEGIN, END = "<!-- the table of run.py -->\n", "<!-- its end -->\n"
 _COLUMNS = ("task", "ours", "the usual way", "", "times faster", "the lower bound", "", "ours / lower bound", "remark")

@@ -30,8 +30,9 @@ def head_effects(
         )  # fmt: skip
     figure.update_yaxes(title_text="change of the loss, nats a token")
     figure.update_xaxes(title_text="layer and head", type="category")
-    figure = styled(figure, height=430, min_width=max(560, 26 * len(names)))
-    return figure.update_layout(margin=dict(t=80))
+    figure = styled(figure, height=430, min_width=max(560, 40 * len(names)))
+    # What is measured of one head stands side by side: much of it is alike.
+    return figure.update_layout(margin=dict(t=80), scattermode="group", scattergap=0.35)
 
 
 def by_head(rows: Sequence[str], names: Sequence[str], values: Float[Tensor, "row head"], what: str) -> go.Figure:

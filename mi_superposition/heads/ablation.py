@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_superposition.corpora.batches import CPU_TOKENS
 from mi_superposition.corpora.given import Given, as_batches
 from mi_superposition.errors import RequestError
+from mi_superposition.heads.conditions import AblatedPiece, Conditions, Reduction, reduced
 from mi_superposition.heads.config import AblateConfig, HeadReplacement, Replacement
 from mi_superposition.models.protocol import HookedModel
+from mi_superposition.models.reading import check_hooks, read_hooks
 from mi_superposition.parts import SeedPart
 from mi_superposition.training import seeded_generator
 
 Method = Literal["auto", "linear", "hooks"]
-Reduction = Callable[[Tensor, Tensor], Tensor]
 
 
 class _Rows(NamedTuple):
@@ -90,10 +92,34 @@ def ablate_heads(
     linear = _is_linear_in_heads(model)
     if method == "linear" and not linear:
         raise RequestError("method = 'linear': the model is not one attention-only layer without normalisation")
-    if linear and method != "hooks":
+    if linear and method != "hooks" and reduce != "loss":
         logits = _ablate_linear(model, rows, kept[:, 0], replace_with, seed, positions)
-        return logits if reduce is None else torch.stack([_reduced(one, rows, reduce) for one in logits])
-    return _ablate_with_hooks(model, rows, kept, layers, replace_with, seed, positions, reduce, memory_budget)
+        return logits if reduce is None else torch.stack([reduced(one, rows.tokens, reduce) for one in logits])
+    conditions = Conditions(
+        model, rows.tokens, kept, layers, _replacements(model, rows, layers, replace_with, seed), memory_budget
+    )
+    return _ablate_with_hooks(conditions, rows, positions, reduce)
+
+
+@torch.no_grad()
+def logits_at(
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    keep: Bool[Tensor, "condition layer head"],
+    at: Int[Tensor, " batch"],
+    *,
+    replace_with: HeadReplacement,
+    mask: Bool[Tensor, "batch pos"],
+    seed: int,
+    memory_budget: int = 1 << 28,
+) -> Iterator[AblatedPiece]:
+    """What ``ablate_heads`` gives at one position of each example, piece by piece: no other logits are made."""
+    device = model.W_U.device
+    rows = _Rows(*(given.to(device) for given in _rows(model, tokens, mask)))
+    layers = list(range(model.cfg.n_layers))
+    replacements = _replacements(model, rows, layers, replace_with, seed)
+    needed = torch.arange(tokens.shape[1], device=device) == at.to(device)[:, None]
+    yield from Conditions(model, rows.tokens, keep.to(device), layers, replacements, memory_budget).pieces(needed)
 
 
 def head_outputs(
@@ -190,6 +216,22 @@ def _logits_and_z(model: HookedModel, tokens: Tensor, layers: Sequence[int]) -> 
     return logits, kept
 
 
+def _replacements(
+    model: HookedModel, rows: _Rows, layers: Sequence[int], replace_with: HeadReplacement, seed: int
+) -> list[Tensor]:
+    """Of each layer what stands in for its ablated heads."""
+    cfg, names = model.cfg, [f"blocks.{layer}.attn.hook_z" for layer in layers]
+    check_hooks(model, names)
+    if replace_with == "zero":
+        return [model.W_E.new_zeros(1, rows.tokens.shape[1], cfg.n_heads, cfg.d_head) for _ in layers]
+    at_once = max(1, CPU_TOKENS // rows.tokens.shape[1]) if rows.tokens.device.type == "cpu" else len(rows.tokens)
+    heard = [read_hooks(model, some, names) for some in rows.tokens.split(at_once)]
+    return [
+        _replacement(torch.cat([one[name] for one in heard]).unflatten(2, (cfg.n_heads, cfg.d_head)), rows.counts, replace_with, seed)
+        for name in names
+    ]  # fmt: skip
+
+
 def _replacement(
     z: Float[Tensor, "batch pos head d_head"],
     counts: Bool[Tensor, "batch pos"],
@@ -226,62 +268,23 @@ def _ablate_linear(
 
 
 def _ablate_with_hooks(
-    model: HookedModel,
-    rows: _Rows,
-    keep: Bool[Tensor, "condition layer head"],
-    layers: Sequence[int],
-    replace_with: HeadReplacement,
-    seed: int,
-    positions: slice,
-    reduce: Literal["loss"] | Reduction | None,
-    memory_budget: int,
+    conditions: Conditions, rows: _Rows, positions: slice, reduce: Literal["loss"] | Reduction | None
 ) -> Tensor:
-    tokens, cfg = rows.tokens, model.cfg
-    logits, clean = _logits_and_z(model, tokens, layers)
-    replacements = [_replacement(z, rows.counts, replace_with, seed) for z in clean]
-    del clean
-    n_examples = tokens.shape[0]
-    # Of one example the residual stream, the pattern, an MLP and the logits are alive together; four covers copies.
-    widths = cfg.d_model + (cfg.d_mlp or 0) + cfg.n_heads * tokens.shape[1] + logits.shape[-1]
-    floats = tokens.shape[1] * widths
-    at_once = max(1, memory_budget // (4 * 4 * floats * n_examples))
-    results = []
-    for conditions in keep.split(at_once):
-
-        def put_in(at: int, conditions: Tensor = conditions) -> Callable[..., Tensor]:
-            def replace(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-                each = rearrange(z, "(condition batch) ... -> condition batch ...", batch=n_examples)
-                stays = rearrange(conditions[:, at], "condition head -> condition 1 1 head 1")
-                return rearrange(
-                    torch.where(stays, each, replacements[at]), "condition batch ... -> (condition batch) ..."
-                )
-
-            return replace
-
-        repeated = repeat(tokens, "batch pos -> (condition batch) pos", condition=len(conditions))
-        hooks = [(f"blocks.{layer}.attn.hook_z", put_in(at)) for at, layer in enumerate(layers)]
-        out = model.run_with_hooks(repeated, fwd_hooks=hooks)
-        if reduce is None:
-            out = rearrange(out, "(condition batch) ... -> condition batch ...", batch=n_examples)[:, :, positions]
-        else:
-            several = _Rows(repeated, rows.counts.repeat(len(conditions), 1))
-            out = _reduced(out, several, reduce).unflatten(0, (len(conditions), n_examples))
-        results.append(out)
-    return torch.cat(results)
-
-
-def _reduced(logits: Tensor, rows: _Rows, reduce: Literal["loss"] | Reduction) -> Tensor:
-    if reduce != "loss":
-        found = reduce(logits, rows.tokens)
-        if not isinstance(found, Tensor) or found.shape[:1] != logits.shape[:1]:
-            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise RequestError(
-                f"reduce gives {what}: its result must be a tensor that begins with the axis of {len(logits)} rows"
-            )
-        return found
-    if logits.shape[-1] < int(rows.tokens.max()) + 1:
-        raise RequestError("reduce = 'loss': the model's logits are not over the tokens that it reads; give a function")
-    # A position counts by the token that follows.
-    follows, counts = rows.tokens[:, 1:], rows.counts[:, 1:]
-    losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), follows, reduction="none")
-    return (losses * counts).sum(dim=1) / counts.sum(dim=1)
+    if reduce == "loss":
+        return conditions.losses(rows.counts)
+    needed = torch.zeros_like(rows.counts)
+    needed[:, positions] = True
+    if reduce is None:
+        n_positions = len(range(needed.shape[1])[positions])
+        weight = conditions.model.W_U
+        logits = weight.new_empty(len(conditions.keep), len(needed), n_positions, weight.shape[1])
+        for piece in conditions.pieces(needed):
+            logits[piece.conditions.to(logits.device), piece.examples] = piece.logits.unflatten(1, (-1, n_positions))
+        return logits
+    results, order = [], []
+    for piece in conditions.pieces(needed, together=True):
+        repeated = rows.tokens.repeat(len(piece.conditions), 1)
+        found = reduced(piece.logits.flatten(0, 1).unflatten(0, repeated.shape), repeated, reduce)
+        results.append(found.unflatten(0, (len(piece.conditions), -1)))
+        order.append(piece.conditions)
+    return torch.cat(results)[torch.cat(order).argsort()]

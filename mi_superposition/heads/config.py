@@ -81,7 +81,7 @@ class AblateConfig(Config):
     """Random problems on which an addition model's accuracy is measured."""
     random_sets: Annotated[int, Interval(ge=1, le=100_000)] = 500
     """Random head sets of an addition model, all different, to compare each small set with; all sets of that size where there are no more."""
-    text: TextPart = TextPart(documents=60)
+    text: TextPart = TextPart(documents=40)
     on_text: TextAblationPart = TextAblationPart()
     random: SeedPart = SeedPart()
     threads: WorkerThreadsPart = WorkerThreadsPart()

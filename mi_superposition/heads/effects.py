@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_superposition.corpora.batches import TokenBatch
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.config import HeadReplacement, TextAblationPart
-from mi_superposition.heads.forward import Ablation, Done, LayerForward, prediction_changes
+from mi_superposition.heads.forward import Ablation, Done, LayerForward
 from mi_superposition.heads.reference import Piece, Reference, pieces_of
 from mi_superposition.heads.resampling import ResampledMeans
 from mi_superposition.heads.token_classes import TokenClasses
@@ -164,9 +164,7 @@ def _add_piece(
     at_once = max(1, forward.tokens_at_once // piece.tokens.numel())
     for start in range(0, len(effects.ablations), at_once):
         ablations = effects.ablations[start : start + at_once]
-        loss, divergence = (
-            values.cpu() for values in prediction_changes(clean, forward.ablated(clean, ablations, replaced), on_device)
-        )
+        loss, divergence = (values.cpu() for values in forward.changes(clean, ablations, replaced, on_device))
         changes = loss.T[:, :, None].double() * quantities[:, None]
         changes[:, :, 1] = divergence.T
         sums.append(by_row(changes))

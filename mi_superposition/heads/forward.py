@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -16,12 +16,11 @@ from transformer_lens import HookedTransformer
 from mi_superposition.corpora.batches import CPU_TOKENS
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.config import HeadReplacement
+from mi_superposition.heads.prediction import Unembedding, agree, picking, prediction_changes, tokens_in_cache
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.models.reading import check_hooks
 from mi_superposition.training import seeded_generator
 
-# Of the logits' standard deviation: the most by which the fast way may differ from hooks, more than which no rounding makes.
-_TOLERANCE = 1e-3
 # On a GPU: bytes of logits that are computed at once.
 _GPU_BYTES = 1 << 30
 
@@ -105,7 +104,7 @@ class LayerForward:
         heard: dict[str, Tensor] = {}
         tokens, counts = tokens.to(self.device), counts.to(self.device)
         listening = [(hook, _hearing(heard, name)) for name, hook in self._hook.items()]
-        if self._fast is False:
+        if not self._fast:
             logits = self.model.run_with_hooks(tokens, fwd_hooks=listening)[counts]
         else:
             end = self.model.run_with_hooks(tokens, fwd_hooks=listening, stop_at_layer=self.model.cfg.n_layers)
@@ -121,23 +120,73 @@ class LayerForward:
         ``replaced`` gives what stands in for the layer's ``z`` under an ablation: [batch, pos, head, d_head], or something that is
         broadcast to it, of all heads; for a random direction, what would stand in for it.
         """
+        if not self._begins_here(clean):
+            return torch.stack([self._with_hooks(clean, one, replaced) for one in ablations])
+        ends = self._ends(clean, ablations, replaced)
+        return torch.stack([self._unembedded(end) for end in ends])
+
+    def changes(
+        self,
+        clean: Clean,
+        ablations: Sequence[Ablation],
+        replaced: Callable[[Ablation], Tensor],
+        right: Int[Tensor, " token"],
+    ) -> tuple[Float[Tensor, "ablation token"], Float[Tensor, "ablation token"]]:
+        """How much each ablation raises the loss of the tokens ``right``, which follow the positions that count, and the divergence of the
+        predictions there (``prediction_changes``); no more logits are in memory than a CPU's cache holds.
+        """
+        loss, divergence = clean.logits.new_empty(2, len(ablations), len(right))
+        for number, at, changed in self._in_pieces(clean, ablations, replaced):
+            loss[number, at], divergence[number, at] = prediction_changes(
+                clean.logits[at], clean.probabilities[at], changed, right[at]
+            )
+        return loss, divergence
+
+    def _in_pieces(
+        self, clean: Clean, ablations: Sequence[Ablation], replaced: Callable[[Ablation], Tensor]
+    ) -> Iterator[tuple[int, slice, Tensor]]:
+        """Logits under each ablation by its number, of some tokens at a time: good until the next are asked for."""
+        if not self._begins_here(clean):
+            for number, one in enumerate(ablations):
+                yield number, slice(None), self._with_hooks(clean, one, replaced)
+            return
+        rows = tokens_in_cache(clean.logits)
+        made = clean.logits.new_empty(min(rows, len(clean.logits)), clean.logits.shape[1])
+        for number, end in enumerate(self._ends(clean, ablations, replaced)):
+            for first in range(0, len(end), rows):
+                some = end[first : first + rows]
+                yield number, slice(first, first + rows), self._unembedded(some, made[: len(some)])
+
+    def _begins_here(self, clean: Clean) -> bool:
         if self._fast is None:
             self._fast = self._agrees(clean)
-        if not self._fast:
-            return torch.stack([self._with_hooks(clean, one, replaced) for one in ablations])
+        return self._fast
+
+    def _ends(
+        self, clean: Clean, ablations: Sequence[Ablation], replaced: Callable[[Ablation], Tensor]
+    ) -> Float[Tensor, "ablation token d_model"]:
+        """The residual stream after the last layer under each ablation, at the positions that count."""
         starts = [clean.before if one.done == "layer" else self._started(clean, one, replaced) for one in ablations]
-        streams = torch.stack(starts)
+        n_layers = self.model.cfg.n_layers
+        # Past the last attention nothing else is read from the other positions.
+        last = self.layer + 1 == n_layers
+        streams = torch.stack([start[clean.counts][None] for start in starts] if last else starts)
         if (block := self.model.blocks[self.layer]) and clean.middle is not None and not self.model.cfg.attn_only:
             # A layer that is left out has no MLP either.
             through = [at for at, one in enumerate(ablations) if one.done != "layer"]
             middle = rearrange(streams[through], "ablation batch ... -> (ablation batch) ...")
             streams[through] = (middle + block.apply_mlp(block.ln2(middle))).view_as(streams[through])
+        if last:
+            return streams[:, 0]
         stacked = rearrange(streams, "ablation batch ... -> (ablation batch) ...")
-        n_layers = self.model.cfg.n_layers
-        if self.layer + 1 < n_layers:
-            stacked = self.model(stacked, start_at_layer=self.layer + 1, stop_at_layer=n_layers)
-        ends = stacked.view_as(streams)[:, clean.counts]
-        return self._unembedded(ends.flatten(0, 1)).unflatten(0, ends.shape[:2])
+        # The MLP of the last layer is left out where nothing is predicted.
+        with self.model.hooks(fwd_hooks=[picking(self.model, clean.counts.repeat(len(ablations), 1))]):
+            ended = self.model(stacked, start_at_layer=self.layer + 1, stop_at_layer=n_layers)
+        return ended.view(len(ablations), -1, ended.shape[-1])
+
+    @cached_property
+    def _unembedded(self) -> Unembedding:
+        return Unembedding(self.model)
 
     @property
     def _in_parallel(self) -> bool:
@@ -151,9 +200,6 @@ class LayerForward:
         generator = seeded_generator(self.seed, "random direction", self.layer)
         q, r = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator))
         return (q * r.diagonal().sign()).to(self.device)
-
-    def _unembedded(self, stream: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_vocab"]:
-        return self.model(stream[:, None], start_at_layer=self.model.cfg.n_layers)[:, 0]
 
     def _started(self, clean: Clean, one: Ablation, replaced: Callable[[Ablation], Tensor]) -> Tensor:
         """The residual stream in which the ablation has been done."""
@@ -204,7 +250,7 @@ class LayerForward:
         for one in (Ablation("zero"), Ablation("layer")):
             found = self.ablated(small, [one], lambda _: none)[0]
             expected = self._with_hooks(small, one, lambda _: none)
-            if not float((found - expected).abs().max()) <= _TOLERANCE * max(float(expected.std()), 1e-6):
+            if not agree(found, expected):
                 return False
         return True
 
@@ -214,31 +260,3 @@ def _hearing(heard: dict[str, Tensor], name: str) -> Callable[..., None]:
         heard[name] = activation
 
     return hear
-
-
-def prediction_changes(
-    clean: Clean, changed: Float[Tensor, "ablation token d_vocab"], right: Int[Tensor, " token"]
-) -> tuple[Float[Tensor, "ablation token"], Float[Tensor, "ablation token"]]:
-    """How much the loss of each token rises, and KL(clean || changed) of its prediction, both in nats; the logits ``changed`` are
-    overwritten. ``right``: the tokens that follow.
-
-    With d the change of the logits and p the clean probabilities, the loss rises by log E_p[e^d] - d[right] and the divergence is
-    log E_p[e^d] - E_p[d]: exact to the precision of d where the difference of two log-probabilities would cancel.
-    """
-    n_tokens, n_vocab = clean.logits.shape
-    loss, divergence = (clean.logits.new_empty(changed.shape[:2]) for _ in range(2))
-    # A few rows at a time: what is read again and again stays in the cache.
-    rows = max(1, (1 << 18) // n_vocab) if clean.logits.device.type == "cpu" else n_tokens
-    for first in range(0, n_tokens, rows):
-        at = slice(first, first + rows)
-        probabilities = clean.probabilities[at]
-        for ablation in range(len(changed)):
-            d = changed[ablation, at].sub_(clean.logits[at])
-            mean = torch.linalg.vecdot(probabilities, d)
-            normaliser = torch.linalg.vecdot(probabilities, d.expm1()).log1p()
-            if not bool(normaliser.isfinite().all()):
-                # Changes of so many nats that their exponentials overflow.
-                normaliser = torch.logsumexp(clean.logits[at].log_softmax(dim=1) + d, dim=1)
-            loss[ablation, at] = normaliser - d.gather(1, right[at, None])[:, 0]
-            divergence[ablation, at] = normaliser - mean
-    return loss, divergence

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mi_superposition.corpora.batches import begins_with_token
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.heads.ablation import ablate_heads
+from mi_superposition.heads.ablation import logits_at
 from mi_superposition.heads.config import HeadReplacement
 from mi_superposition.models.protocol import HookedModel, beginning_token
 from mi_superposition.schemas import parse_as
@@ -129,6 +129,7 @@ def induction_task(model: HookedModel, seed: int) -> Task | None:
     return _stacked(INDUCTION, prompts)
 
 
+@torch.no_grad()
 def logit_differences(
     model: HookedModel,
     task: Task,
@@ -142,18 +143,16 @@ def logit_differences(
     """
     whole = keep is None
     kept = torch.ones(1, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.bool) if keep is None else keep
-
-    def difference(logits: Tensor, tokens: Tensor) -> Tensor:
-        times = len(tokens) // len(task)
-        last, right, wrong = (index.repeat(times).to(logits.device) for index in (task.last, task.right, task.wrong))
-        at = logits[torch.arange(len(logits), device=logits.device), last]
-        return at.gather(1, right[:, None])[:, 0] - at.gather(1, wrong[:, None])[:, 0]
-
     mask = torch.arange(task.tokens.shape[1]) <= task.last[:, None]
-    found = ablate_heads(
-        model, task.tokens, kept, replace_with=replace_with, mask=mask, reduce=difference, seed=seed
-    ).cpu()
-    found = found.view(len(kept), len(task))
+    found = torch.zeros(len(kept), len(task))
+    for piece in logits_at(model, task.tokens, kept, task.last, replace_with=replace_with, mask=mask, seed=seed):
+        right, wrong = (
+            piece.logits.gather(
+                2, index[piece.examples].to(piece.logits.device).expand(len(piece.logits), -1)[..., None]
+            )
+            for index in (task.right, task.wrong)
+        )
+        found[piece.conditions, piece.examples] = (right - wrong)[..., 0].float().cpu()
     return found[0] if whole else found
 
 

@@ -12,7 +12,8 @@ from mi_superposition import load_model
 from mi_superposition.corpora import model_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.heads.effects import LayerEffects, add_documents, layer_ablations
-from mi_superposition.heads.forward import Ablation, Clean, LayerForward, prediction_changes
+from mi_superposition.heads.forward import Ablation, LayerForward
+from mi_superposition.heads.prediction import prediction_changes
 from mi_superposition.heads.reference import FEWEST_AT_A_POSITION, Reference, reference_of
 from mi_superposition.heads.resampling import ResampledMeans
 from mi_superposition.heads.token_classes import TokenClasses
@@ -131,6 +132,28 @@ def test_a_layer_that_is_left_out(model):
     assert found == pytest.approx(loss / sum(n - 1 for n in MEASURED), abs=2e-5)
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_beginning_at_a_layer_gives_what_hooks_give(model, layer):
+    """Of every layer and kind of ablation, where some positions count, the losses and divergences of whole passes with hooks."""
+    texts = documents([20, 11], seed=5)
+    tokens = torch.tensor([text + [0] * (20 - len(text)) for text in texts])
+    counts = torch.arange(20) < torch.tensor([[19], [10]])
+    right = tokens[:, 1:][counts[:, :-1]]
+    z = torch.randn(2, 20, 4, model.cfg.d_head, generator=torch.Generator().manual_seed(1))
+    ablations = [Ablation("zero", 2), Ablation("resample"), Ablation("random direction", 0), Ablation("layer")]
+    found = []
+    for fast in (None, False):
+        forward = LayerForward(model, layer, 0)
+        forward._fast = fast if fast is False else forward._fast
+        with torch.no_grad():
+            clean = forward.read(tokens, counts)
+            found.append(forward.changes(clean, ablations, lambda one: z if one.done != "zero" else 0 * z, right))
+    for one, other in zip(*found, strict=True):
+        assert one.shape == (4, 29)
+        assert float(other.abs().mean()) > 1e-2
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
 def test_a_random_direction_has_the_same_norm_at_every_token(model):
     """What it adds to the residual stream of the layer is as long as what replacing the head adds, and points elsewhere."""
     forward = LayerForward(model, 2, 0)
@@ -200,21 +223,30 @@ def test_examples_are_the_tokens_that_lose_most(model):
         assert example.changes[at] == pytest.approx(example.change)
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 300.0])
-def test_changes_of_a_prediction_are_those_of_double_precision(scale):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 20.0, 300.0])
+def test_changes_of_a_prediction_are_those_of_double_precision(scale, dtype):
+    """By the compiled pass over single numbers, and by torch for others."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(70, 50, generator=generator)
-    changed = logits + scale * torch.randn(2, 70, 50, generator=generator)
+    changed = logits + scale * torch.randn(70, 50, generator=generator)
     right = torch.randint(50, (70,), generator=generator)
-    stream = torch.zeros(1, 70, 8)
-    clean = Clean(right[None], right[None] >= 0, stream[..., None], stream, None, stream, logits)
+    given = (logits.to(dtype), logits.to(dtype).softmax(-1), changed.to(dtype))
+    loss, divergence = prediction_changes(*given, right)
     before, after = logits.double().log_softmax(-1), changed.double().log_softmax(-1)
-    loss, divergence = prediction_changes(clean, changed.clone(), right)
-    wanted = torch.stack([(before - one).gather(1, right[:, None])[:, 0] for one in after])
+    wanted = (before - after).gather(1, right[:, None])[:, 0]
     assert torch.allclose(loss.double(), wanted, rtol=1e-4, atol=3e-7 * max(scale, 1))
     wanted = (before.exp() * (before - after)).sum(-1)
     # Divergences of 1e-9 nats are found where single-precision log-probabilities differ by 1e-6.
     assert torch.allclose(divergence.double(), wanted, rtol=2e-2, atol=1e-10 if scale < 1e-3 else 1e-5 * scale)
+
+
+def test_a_prediction_that_is_not_a_number_stays_none():
+    logits = torch.zeros(3, 20)
+    changed = logits.clone()
+    changed[1, 4] = float("nan")
+    loss, divergence = prediction_changes(logits, logits.softmax(-1), changed, torch.tensor([0, 1, 2]))
+    assert loss.isnan().tolist() == divergence.isnan().tolist() == [False, True, False]
 
 
 def test_standard_errors_by_brute_force_and_in_theory():

@@ -1,7 +1,12 @@
 """``heads ablate`` on text, end to end: its numbers, resuming, Ray, tasks, sets and wrong requests."""
 
+import importlib.util
 import json
 import pickle
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -44,14 +49,28 @@ def tasks(tmp_path_factory):
     return path
 
 
-def request(tiny_gpt2, corpus, tasks):
-    return ["heads", "ablate", "--model", str(tiny_gpt2.folder), "--corpus", str(corpus), "--tasks", str(tasks), *SMALL]
+@pytest.fixture(scope="module")
+def request_of(tiny_gpt2, corpus, tasks):
+    """The command line."""
+    words = [
+        "heads",
+        "ablate",
+        "--model",
+        str(tiny_gpt2.folder),
+        "--corpus",
+        str(corpus),
+        "--tasks",
+        str(tasks),
+        *SMALL,
+    ]
+    return lambda out, *more: [*words, *more, "--out", str(out)]
 
 
 @pytest.fixture(scope="module")
-def run(tiny_gpt2, corpus, tasks, tmp_path_factory):
+def run(request_of, tmp_path_factory):
+    """The study, left alone."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert main([*request(tiny_gpt2, corpus, tasks), "--out", str(out)]) == 0
+    assert main(request_of(out)) == 0
     return out
 
 
@@ -130,13 +149,88 @@ def test_workers_give_the_same_bytes(run, tmp_path, monkeypatch):
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
 
 
-@pytest.mark.slow
-def test_ray_gives_the_same_bytes(run, tmp_path):
-    pytest.importorskip("ray")
-    config = AblateConfig.from_flat(read_json(run / "manifest.json")["config"]).replace(engine="ray")
-    ablate.measure(config, tmp_path / "run")
+def same_bytes(one, two):
     for name in ("text_ablation.safetensors", "metrics.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[cluster]'")
+def test_two_workers_of_ray_give_the_same_bytes(run, request_of, tmp_path):
+    """Of a running cluster, by its address."""
+    done = subprocess.run([sys.executable, "-c", _ON_TWO_WORKERS, *request_of(tmp_path / "ray", "--engine", "ray")], capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    workers = set(done.stdout.splitlines()[-1].split())
+    assert len(workers) == 2
+    same_bytes(tmp_path / "ray", run)
+
+
+# Every shard leaves the name of the worker that measured it.
+_ON_TWO_WORKERS = """
+import sys, tempfile
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from mi_superposition.cli import main
+from mi_superposition.studies.heads import ablate_text_shards as shards
+
+ablate_shard, notes = shards.ablate_shard, Path(tempfile.mkdtemp())
+
+def noted(shard):
+    (notes / ray.get_runtime_context().get_node_id()).touch()
+    return ablate_shard(shard)
+
+shards.ablate_shard = noted
+cluster = Cluster()
+for _ in range(2):
+    cluster.add_node(num_cpus=1, include_dashboard=False)
+code = main([*sys.argv[1:], "--ray-address", cluster.address])
+ray.shutdown()
+cluster.shutdown()
+print(*[path.name for path in notes.iterdir()])
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_killed_or_stopped_anywhere_it_ends_with_the_same_bytes(run, request_of, tmp_path):
+    """Real processes: killed without warning in the first layer, in the second, in the control's first, then asked to stop."""
+    out = tmp_path / "killed"
+    program = [sys.executable, "-c", _SLOWLY, *request_of(out)]
+    moments = [("trained-000-begun", signal.SIGKILL), ("trained-001-begun", signal.SIGKILL), ("untrained-000-begun", signal.SIGKILL), ("untrained-001-begun", signal.SIGINT)]  # fmt: skip
+    for name, number in moments:
+        process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+        while not (out / "layers" / f"{name}.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+        assert not (out / "metrics.json").exists()
+    assert "run the same command again" in error
+    # Layers that were done are there, and no other of the four.
+    assert {path.name for path in (out / "layers").glob("*0?.safetensors")} >= {f"{state}.safetensors" for state in ("trained-000", "trained-001", "untrained-000")}  # fmt: skip
+    assert main(request_of(out)) == 0
+    same_bytes(out, run)
+    assert not (out / "layers").exists()
+
+
+# A checkpoint after every shard, each of which takes a while.
+_SLOWLY = """
+import sys, time
+from mi_superposition.cli import main
+from mi_superposition.studies.heads import ablate_text_shards as shards
+
+shards._CHECKPOINT_EVERY = 0.0
+measured = shards._measured
+
+def slowly(*given):
+    time.sleep(0.2)
+    return measured(*given)
+
+shards._measured = slowly
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def test_logit_differences_are_those_of_each_prompt_by_itself(tiny_gpt2, tasks):
@@ -167,6 +261,30 @@ def test_logit_differences_are_those_of_each_prompt_by_itself(tiny_gpt2, tasks):
     one, two = task.halves()
     assert len(one) + len(two) == len(task)
     assert sorted(one.right.tolist()) == sorted(one.wrong.tolist())
+
+
+def test_tasks_under_every_replacement(run, tiny_gpt2, tasks):
+    """Changes are those of the public function, prompt by prompt."""
+    study, model = load_run(run), tiny_gpt2.hooked
+    [task] = read_tasks(model, tasks)
+    found = study.tasks["animals"]
+    assert list(found.changes) == ["zero", "mean", "overall mean", "resample"]
+    mask = torch.arange(task.tokens.shape[1]) <= task.last[:, None]
+    rows = torch.arange(len(task))
+
+    def differences(keep, kind):
+        logits = ablate_heads(model, task.tokens, keep, replace_with=kind, mask=mask, seed=0)[0]
+        return logits[rows, task.last, task.right] - logits[rows, task.last, task.wrong]
+
+    whole = differences(torch.ones(1, 2, 2, dtype=torch.bool), "zero")
+    for kind, some in found.changes.items():
+        for layer, head in ((0, 1), (1, 0), (1, 2)):
+            keep = torch.ones(1, 2, 2, dtype=torch.bool)
+            keep[0, layer, slice(None) if head == 2 else head] = False
+            change = (differences(keep, kind) - whole).double()
+            assert float(some.change[layer, head]) == pytest.approx(float(change.mean()), abs=1e-4)
+            assert float(some.error[layer, head]) == pytest.approx(float(change.std() / len(task) ** 0.5), abs=1e-4)
+    assert found.difference == pytest.approx(float(whole.mean()), abs=1e-4)
 
 
 def test_induction_prompts(tiny_gpt2):
@@ -252,11 +370,14 @@ def test_wrong_requests(lines, texts, options, said, tiny_gpt2, corpus, tmp_path
     assert not out.exists()
 
 
-def test_a_model_without_attention_is_refused_before_its_weights_are_read(tmp_path, corpus, capsys):
+@pytest.mark.parametrize("command", ["ablate", "scan", "trigrams"])
+def test_a_model_without_attention_is_refused_before_its_weights_are_read(command, tmp_path, corpus, capsys):
     folder = tmp_path / "mamba"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 2}))
-    words = ["heads", "ablate", "--model", str(folder), "--corpus", str(corpus), "--out", str(tmp_path / "out")]
+    words = ["heads", command, "--model", str(folder), "--corpus", str(corpus), "--out", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "'mamba': it has no attention heads" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "'mamba': it has no attention heads" in error
     assert not (tmp_path / "out").exists()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import plotly.graph_objects as go
-import torch
 from torch import Tensor
 
 from mi_superposition.corpora.tokens import running_text
 from mi_superposition.figures.head_ablation import by_head, head_effects
 from mi_superposition.heads.token_classes import CLASSES
+from mi_superposition.pages.heads.ablate_tasks import task_items
 from mi_superposition.site import FigureRecord, Page, Section
 from mi_superposition.site.records import Item, ShadedText, TableRecord, TextsRecord
 from mi_superposition.studies.heads.ablate_text_result import UNTRAINED, TextAblation
@@ -26,10 +26,10 @@ _SAID = {
 _PAIRS, _EXAMPLES = 10, 10
 
 
-def sections(study: TextAblation) -> list[Section]:
-    """A finished run as a page."""
-    page = Page(
-        slug="ablation",
+def page(study: TextAblation, slug: str = "ablation") -> Page:
+    """All that was measured."""
+    return Page(
+        slug=slug,
         title=f"Head ablation of {Path(study.config.model.name).name}",
         intro=(
             f"Each attention head replaced in turn, on {study.n_tokens:,} tokens of {study.n_documents:,} documents of "
@@ -37,16 +37,21 @@ def sections(study: TextAblation) -> list[Section]:
         ),
         items=items(study),
     )
+
+
+def sections(study: TextAblation) -> list[Section]:
+    """A finished run as a page."""
+    whole = page(study)
     one, random, untrained = (study.effects[name].loss[:, :-1].mean() for name in (study.default, _RANDOM, UNTRAINED))
     return [
         Section(
             slug="ablation",
             title="Head ablation",
-            summary=page.intro,
+            summary=whole.intro,
             number=f"{float(one):.3f} nats",
             number_is=f"a token are lost on average when one head is replaced by {_SAID[study.default]}",
             control=f"{float(random):.3f} for a change of the same size in a random direction, {float(untrained):.3f} in an untrained model",
-            page=page,
+            page=whole,
         )
     ]
 
@@ -64,7 +69,7 @@ def figure(study: TextAblation) -> go.Figure:
 def items(study: TextAblation) -> list[Item]:
     """The study as figures and tables with their words."""
     return [
-        _effects(study), _scale(study), _every_head(study), _classes(study), _texts(study), *_tasks(study), *_pairs(study)
+        _effects(study), _scale(study), _every_head(study), _classes(study), _texts(study), *task_items(study), *_pairs(study)
     ]  # fmt: skip
 
 
@@ -188,55 +193,6 @@ def _texts(study: TextAblation) -> TextsRecord:
         groups=groups,
         largest=largest,
     )
-
-
-def _tasks(study: TextAblation) -> list[Item]:
-    if not study.tasks:
-        return []
-    names = [
-        f"{layer}.{head}"
-        for layer in range(len(next(iter(study.tasks.values())).without))
-        for head in range(study.n_heads)
-    ]
-    shares = torch.stack([(task.without.flatten() - task.difference) for task in study.tasks.values()])
-    strongest = int(shares.min(dim=1).values.argmin())
-    name = list(study.tasks)[strongest]
-    least = int(shares[strongest].argmin())
-    task = study.tasks[name]
-    rows = []
-    for known, one in study.tasks.items():
-        kept = one.kept
-        members = [] if kept is None else [f"{layer}.{head}" for layer, head in kept.heads.nonzero().tolist()]
-        rows.append(
-            [
-                known, str(one.n_prompts), f"{100 * one.accuracy:.1f} %", f"{100 * one.untrained_accuracy:.1f} %", f"{one.difference:.2f}",
-                "–" if kept is None else str(kept.size),
-                " ".join(members) or "–",
-                *(["–"] * 4 if kept is None else [f"{100 * value:.0f} %" for value in (kept.kept, float(kept.others.mean()), kept.best_of_others)] + [f"{100 * kept.accuracy:.0f} %"]),
-            ]
-        )  # fmt: skip
-    return [
-        FigureRecord(
-            id="tasks",
-            title="Tasks without each head",
-            look_at=f"Change of the logit difference (right minus wrong) of each task when a head is replaced ({study.default}, over the task's own prompts). Blue: the head helped; red: it was in the way.",
-            number=f"'{name}' loses {-float(shares[strongest, least]):.2f} of {task.difference:.2f} without head {names[least]}.",
-            control=f"{float(shares[strongest].median()):+.2f} for the median head; {100 * task.untrained_accuracy:.0f} % of prompts are right in the untrained model, {100 * task.accuracy:.0f} % in this one, 50 % by chance.",
-            figure=by_head(list(study.tasks), names, shares, "logits"),
-        ),
-        TableRecord(
-            id="sets",
-            title="The heads that keep a task",
-            look_at=(
-                "Right: share of prompts whose right token has the larger logit (by chance 50 %). Set: the smallest set of heads that a greedy search finds to keep 95 % of the logit "
-                f"difference on one half of the prompts, all other heads replaced ({study.default}); it need not be the smallest there is. Kept: what it keeps on the other half. Other sets: "
-                f"at most {study.config.on_text.task_sets} random ones of that size, their mean, and the best on the first half. No set is looked for where the logit difference is within two standard errors of zero."
-            ),
-            columns=["task", "prompts", "right", "right, untrained", "logit difference", "heads", "set", "kept", "other sets, mean", "best other set", "right, set alone"],
-            rows=rows,
-            words={"set"},
-        ),
-    ]  # fmt: skip
 
 
 def _pairs(study: TextAblation) -> list[Item]:

@@ -1,14 +1,17 @@
-"""The report's chapter on superposition among heads, from a run that comes with the package (``scripts/head_trigrams.py``)."""
+"""The report's chapter on superposition among heads, and behind it what every head does for the predictions; from runs that come with the
+package (``scripts/head_trigrams.py``, ``scripts/head_effects.py``).
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from mi_superposition.heads.trigrams.result import HeadSharing
-from mi_superposition.pages.heads import trigrams
+from mi_superposition.pages.heads import ablate_text, trigrams
 from mi_superposition.pages.request import ChapterRequest, Job, Runs
 from mi_superposition.site import Section
 from mi_superposition.site.headlines import Alternative, Headline
+from mi_superposition.studies.heads import ablate_text as ablation_study
 from mi_superposition.studies.heads import trigrams as study
 
 CHAPTER = "heads"
@@ -44,15 +47,19 @@ ALTERNATIVES = (
 
 
 def jobs(request: ChapterRequest) -> dict[str, Job]:  # noqa: ARG001
-    """The bundled run."""
-    return {"trigrams": Job(study.COMMAND, bundled=study.BUNDLED)}
+    """The bundled runs."""
+    return {
+        "trigrams": Job(study.COMMAND, bundled=study.BUNDLED),
+        "ablation": Job(ablation_study.COMMAND, bundled=ablation_study.BUNDLED),
+    }
 
 
 def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
-    """Skip trigrams of the bundled stories, their heads, and the toy that calibrates the measure."""
+    """Skip trigrams of the bundled stories, their heads, and the toy that calibrates the measure; behind it every head ablated."""
     result = study.load(runs[CHAPTER]["trigrams"])
     shown = trigrams.section(result, slug=CHAPTER, title=TITLE)
-    return replace(shown, headline=headline(result), alternatives=ALTERNATIVES)
+    ablated = ablate_text.page(ablation_study.load(runs[CHAPTER]["ablation"]), slug="head-ablation")
+    return replace(shown, headline=headline(result), alternatives=ALTERNATIVES, more=[ablated])
 
 
 def headline(result: HeadSharing) -> Headline:

@@ -59,7 +59,7 @@ def heads_record(scan: HeadScan, config: HeadScanConfig, ablations: HeadAblation
         for name, measured in scan.measures.items()
     ]
     measures += [
-        MeasureRecord(f"ablation {label}", f"ablated: {label}", "From the run of 'heads ablate'.", values, None, None)
+        MeasureRecord(f"ablation {label}", _ablated(label), "From the run of 'heads ablate'.", values, None, None)
         for label, values in ablations.values.items()
     ]
     vocabulary = examples.vocabulary
@@ -162,8 +162,19 @@ def _measured(scan: HeadScan, place: int, ablations: HeadAblations) -> list[tupl
         rows.append((_label(name), _shown(value), untrained, permuted))
     for label, values in ablations.values.items():
         error = f" ± {_shown(ablations.errors[label][place])}" if label in ablations.errors else ""
-        rows.append((f"ablated: {label}", f"{_shown(values[place])}{error}", "–", "–"))
+        rows.append((_ablated(label), f"{_shown(values[place])}{error}", "–", "–"))
     return rows
+
+
+def _ablated(label: str) -> str:
+    """A number of an ablation as a heading, by the last word of its column."""
+    what, _, kind = label.rpartition(" ")
+    said = {
+        "loss": f"ablated ({what}): loss (nats a token)",
+        "kl": f"ablated ({what}): KL from the whole model (nats a token)",
+        "change": f"ablated: logit difference of the task '{what}' (nats)",
+    }
+    return said.get(kind, f"ablated: {label}")
 
 
 def _shown(value: float) -> str:

@@ -17,7 +17,7 @@ from mi_superposition.engine import check_engine
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash, file_hash, remove
 from mi_superposition.heads.ablation import ablate_heads
-from mi_superposition.heads.config import AblateConfig
+from mi_superposition.heads.config import AblateConfig, HeadReplacement
 from mi_superposition.heads.effects import REPLACEMENTS, LayerEffects, LosingToken
 from mi_superposition.heads.forward import Ablation
 from mi_superposition.heads.sets import head_pairs, task_set
@@ -34,6 +34,7 @@ from mi_superposition.studies.heads.ablate_text_result import (
     Effects,
     Example,
     Pairs,
+    TaskChanges,
     TaskEffects,
     TextAblation,
 )
@@ -49,6 +50,8 @@ from mi_superposition.training import fixed_arithmetic
 
 COMMAND = "heads ablate"
 RESULT = "text_ablation.safetensors"
+# A run on the bundled story model and corpus (``scripts/head_effects.py --model stories --bundle``).
+BUNDLED = Path(__file__).parents[2] / "bundled" / "heads" / "ablation"
 
 
 def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Outcome:
@@ -186,23 +189,33 @@ def _shown(examples: Sequence[LosingToken], strings: Sequence[str]) -> list[Exam
 
 def _on_task(model: HookedModel, untrained: HookedModel, task: Task, config: AblateConfig) -> TaskEffects:
     """The task without each head, and the heads that keep it; of a task that the model cannot do no heads are looked for."""
-    cfg, replacement, seed = model.cfg, config.on_text.text_replacement, config.random.seed
-    if len(task) < 2:
-        # Means and other examples need another prompt.
-        replacement = "zero"
-    whole = logit_differences(model, task)
-    without = (~torch.eye(cfg.n_layers * cfg.n_heads, dtype=torch.bool)).view(-1, cfg.n_layers, cfg.n_heads)
-    found = logit_differences(model, task, without, replacement, seed).double().mean(dim=1)
+    n_layers, n_heads, seed = model.cfg.n_layers, model.cfg.n_heads, config.random.seed
+    # Means and other examples need another prompt.
+    kinds: tuple[HeadReplacement, ...] = REPLACEMENTS if len(task) > 1 else ("zero",)
+    replaced = config.on_text.text_replacement if len(task) > 1 else "zero"
+    whole, control = logit_differences(model, task), logit_differences(untrained, task)
+    # Each head, and all of a layer.
+    left_out = torch.cat([torch.eye(n_heads, dtype=torch.bool), torch.ones(1, n_heads, dtype=torch.bool)])
+    keep = torch.ones(n_layers, n_heads + 1, n_layers, n_heads, dtype=torch.bool)
+    for layer in range(n_layers):
+        keep[layer, :, layer] = ~left_out
+    changes: dict[str, TaskChanges] = {}
+    for kind in kinds:
+        change = (logit_differences(model, task, keep.flatten(0, 1), kind, seed) - whole).double()
+        error = change.std(dim=1) / len(task) ** 0.5 if len(task) > 1 else torch.full(change.shape[:1], torch.nan)
+        changes[kind] = TaskChanges(
+            *(values.view(n_layers, n_heads + 1).float() for values in (change.mean(dim=1), error))
+        )
     can = len(task) >= 8 and float(whole.mean()) > 2 * float(whole.std()) / len(whole) ** 0.5
-    kept = (
-        task_set(model, task, replace_with=replacement, n_random=config.on_text.task_sets, seed=seed) if can else None
-    )
+    kept = task_set(model, task, replace_with=replaced, n_random=config.on_text.task_sets, seed=seed) if can else None
     return TaskEffects(
         n_prompts=len(task),
         accuracy=accuracy(whole),
         difference=float(whole.mean()),
-        untrained_accuracy=accuracy(logit_differences(untrained, task)),
-        without=found.view(cfg.n_layers, cfg.n_heads).float(),
+        untrained_accuracy=accuracy(control),
+        untrained_difference=float(control.mean()),
+        replaced=replaced,
+        changes=changes,
         kept=kept,
     )
 

@@ -38,15 +38,32 @@ class Example:
 
 
 @dataclass(frozen=True)
+class TaskChanges:
+    """Changes of a task's mean logit difference (nats) with their standard errors over prompts; the last head stands for all heads of the layer."""
+
+    change: Float[Tensor, "layer head"]
+    error: Float[Tensor, "layer head"]
+
+
+@dataclass(frozen=True)
 class TaskEffects:
-    """Logit differences (right minus wrong, nats) on a task, and its mean without each head; ``kept``: the small set of heads."""
+    """A task: its mean logit difference (right minus wrong, nats), what each head's ablation changes of it by replacement, of which
+    ``replaced`` is that of ``kept``, the small set of heads; ``untrained_difference`` and ``untrained_accuracy`` are the untrained model's.
+    """
 
     n_prompts: int
     accuracy: float
     difference: float
     untrained_accuracy: float
-    without: Float[Tensor, "layer head"]
+    untrained_difference: float
+    replaced: HeadReplacement
+    changes: dict[str, TaskChanges]
     kept: TaskSet | None
+
+    @property
+    def main(self) -> TaskChanges:
+        """The changes under the replacement of the set."""
+        return self.changes[self.replaced]
 
 
 @dataclass(frozen=True)
@@ -125,8 +142,8 @@ class TextAblation(Result):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per head: the change of the loss under each replacement and control, KL(whole || ablated), standard errors, and the logit
-        difference of each task without it.
+        """One row per head: the change of the loss under each replacement and control, KL(whole || ablated), standard errors, and the change
+        of each task's logit difference.
         """
         rows = []
         for row, layer in enumerate(self.layers):
@@ -139,7 +156,9 @@ class TextAblation(Result):
                         float(some.loss_error[row, head]),
                     )
                     found[f"{key}_kl"] = float(some.divergence[row, head])
-                found |= {f"{name}_difference": float(task.without[layer, head]) for name, task in self.tasks.items()}
+                for name, task in self.tasks.items():
+                    found[f"{name}_change"] = float(task.main.change[layer, head])
+                    found[f"{name}_change_error"] = float(task.main.error[layer, head])
                 rows.append(found)
         return pd.DataFrame(rows).set_index(["layer", "head"])
 
@@ -159,8 +178,13 @@ class TextAblation(Result):
         for name, task in self.tasks.items():
             found |= {
                 f"task_{name}/accuracy": task.accuracy, f"task_{name}/accuracy_untrained": task.untrained_accuracy,
-                f"task_{name}/logit_difference": task.difference,
+                f"task_{name}/logit_difference": task.difference, f"task_{name}/logit_difference_untrained": task.untrained_difference,
             }  # fmt: skip
+            for kind, changes in task.changes.items():
+                for layer, values in enumerate(changes.change.tolist()):
+                    for head, value in enumerate(values):
+                        where = "all_heads" if head == self.n_heads else f"head_{head}"
+                        found[f"task_{name}/layer_{layer}/{where}/{kind.replace(' ', '_')}_change"] = value
             if task.kept is not None:
                 found |= {
                     f"task_{name}/set_size": task.kept.size, f"task_{name}/set_kept": task.kept.kept,

@@ -20,6 +20,7 @@ from mi_superposition.heads.scan import HeadAccumulator, HeadReader, HeadScan, R
 from mi_superposition.heads.scan.accumulator import ROWS_SOUGHT, HeadCalibration, calibrate_heads
 from mi_superposition.heads.scan.config import HeadScanConfig
 from mi_superposition.models import BUNDLED_MODELS, device_of, load_model, model_record, untrained_copy, weights_of
+from mi_superposition.models.settings import check_heads
 from mi_superposition.neurons.scan import documents_needed, read_documents
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.room import check_memory
@@ -121,6 +122,7 @@ def _read_request(config: HeadScanConfig) -> tuple[HeadScanConfig, _Source]:
     scanned, before there is a run folder.
     """
     check_engine(config.workers.engine)
+    check_heads(config.model.name, context=config.forward.context)
     threads = config.threads.threads
     if threads is None:
         threads = 1 if config.workers.engine == "ray" else torch.get_num_threads()

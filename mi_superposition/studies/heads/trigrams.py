@@ -23,6 +23,7 @@ from mi_superposition.heads.trigrams.occurrences import logit_changes, replaced
 from mi_superposition.heads.trigrams.result import HeadSharing
 from mi_superposition.models import load_model, model_record, untrained_copy
 from mi_superposition.models.protocol import HookedModel, beginning_token
+from mi_superposition.models.settings import check_heads
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import CHECKPOINT, Outcome, open_run, read_manifest
 from mi_superposition.storing import read_record, write_record
@@ -42,6 +43,7 @@ def measure(config: TrigramsConfig, out: Path, progress: Progress = SILENT) -> O
     Raises ``RequestError`` for a model or a corpus that cannot be studied, and ``training.Stopped`` after it was asked to stop and had
     saved what was measured.
     """
+    check_heads(config.model.name, context=config.row.document_tokens)
     model = load_model(config.model.name, device=config.device.device)
     check_has_attention(model)
     corpus = corpus_of(config.text)

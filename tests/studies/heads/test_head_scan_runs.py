@@ -232,6 +232,23 @@ def test_pages_refuse_what_does_not_belong(whole, tmp_path, capsys):
     assert "has changed since" in capsys.readouterr().err
 
 
+def test_an_ablation_stands_on_the_pages(whole, tiny_gpt2, corpus, tmp_path):
+    run, out = tmp_path / "ablation", tmp_path / "site"
+    small = ["--documents", 10, "--reference-documents", 10, "--resamples", 100, "--pair-heads", 0, "--task-sets", 1, "--threads", 1]  # fmt: skip
+    words = ["heads", "ablate", "--model", tiny_gpt2.folder, "--corpus", corpus, *small, "--out", run]
+    assert main(list(map(str, words))) == 0
+    assert main(["heads", "pages", "--scan", str(whole), "--out", str(out), "--ablation", str(run)]) == 0
+    frame = ms.load_run(run).to_frame()
+    for layer, head in ((0, 1), (1, 0)):
+        text = (out / "heads" / f"L{layer}H{head}.html").read_text()
+        value, error = re.search(
+            r"ablated \(mean\): loss \(nats a token\)</th><td>([-\d.e]+) ± ([\d.e-]+)<", text
+        ).groups()
+        assert float(value) == pytest.approx(frame.loc[(layer, head), "mean_loss"], rel=0.05, abs=1e-3)
+        assert float(error) == pytest.approx(frame.loc[(layer, head), "mean_loss_error"], rel=0.05, abs=1e-3)
+        assert "ablated: logit difference of the task" in text
+
+
 def test_the_table_of_an_ablation_becomes_numbers_by_head(whole, tmp_path):
     scan = ms.load_run(whole)
     heads = [(layer, head) for layer in (1, 0) for head in (0, 1)]

@@ -21,6 +21,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from mi_superposition.files import read_json, write_json
 from mi_superposition.real import BUNDLED_REAL
@@ -31,6 +33,8 @@ N_LAYERS, SOME_LAYERS, MIDDLE = 30, (5, 15, 25), 15
 SECONDS = "seconds.json"
 # Of the thousands of numbers of `spectra`, the share of the largest possible rank.
 SHARE = ".possible_ratio"
+# Of those of `concepts`, what a layer's probe gets right.
+PROBE = ".probe"
 
 
 @dataclass(frozen=True)
@@ -131,8 +135,8 @@ def bundle(wanted: list[Step], out: Path, machine: str) -> Path:
     for name in finished:
         known["metrics"][name] = {
             key: round(value, 6) if isinstance(value, float) else value
-            for key, value in read_json(out / name / METRICS).items()
-            if isinstance(value, int | float | None) and (name != "spectra" or key.endswith(SHARE))
+            for key, value in summarised(read_json(out / name / METRICS)).items()
+            if (name != "spectra" or key.endswith(SHARE)) and (not name.startswith("concepts") or of_concepts(key))
         }
         known["machines"][name] = machine
         if name in seconds:
@@ -144,6 +148,22 @@ def bundle(wanted: list[Step], out: Path, machine: str) -> Path:
     }
     write_json(BUNDLED_REAL, {"name": "SmolLM2-135M-Instruct", "sha256": _hash(out, finished)} | in_order)
     return BUNDLED_REAL
+
+
+def summarised(metrics: dict[str, Any]) -> dict[str, float | int | None]:
+    """Numbers as they are; of a number of every head (a list) the median and both ends."""
+    found: dict[str, float | int | None] = {}
+    for key, value in metrics.items():
+        if isinstance(value, int | float | None):
+            found[key] = value
+        elif isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):
+            found |= {f"{key}/median": median(value), f"{key}/largest": max(value), f"{key}/smallest": min(value)}
+    return found
+
+
+def of_concepts(key: str) -> bool:
+    """Of the thousands of numbers of `concepts`, its headline with controls and each layer's probe."""
+    return "." not in key or key.startswith("halvings.") or key.endswith(PROBE)
 
 
 def _hash(out: Path, finished: list[str]) -> str:

@@ -44,13 +44,17 @@ def test_every_bundled_number_is_of_a_step(script):
 
 def test_what_is_bundled_is_what_was_measured(script, tmp_path, monkeypatch):
     step = script.steps()[0]
-    write_json(tmp_path / step.name / "metrics.json", {"score": 1.25, "list": [1.0], "gain": None})
+    write_json(
+        tmp_path / step.name / "metrics.json", {"score": 1.25, "heads": [1.0, 4.0, 2.0], "names": ["x"], "gain": None}
+    )
     write_json(tmp_path / step.name / "manifest.json", {"inputs": {"model": {"sha256": "0" * 64}}})
     write_json(tmp_path / "seconds.json", {step.name: 3.0, "other": 1.0})
     monkeypatch.setattr(script, "BUNDLED_REAL", tmp_path / "bundled.json")
     script.bundle(script.steps(), tmp_path, "a machine")
     found = read_json(tmp_path / "bundled.json")
-    assert found["metrics"] == {step.name: {"score": 1.25, "gain": None}}
+    assert found["metrics"] == {
+        step.name: {"score": 1.25, "heads/median": 2.0, "heads/largest": 4.0, "heads/smallest": 1.0, "gain": None}
+    }
     assert found["seconds"] == {step.name: 3.0}
     assert found["machines"] == {step.name: "a machine"}
     monkeypatch.setattr(real, "BUNDLED_REAL", tmp_path / "bundled.json")

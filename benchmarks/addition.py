@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,6 +202,12 @@ def main() -> None:
     options_of = parser(__doc__)
     options_of.add_argument("--repeats", type=int, default=20)
     options_of.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    options_of.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    options_of.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="the processor's seconds and no memory; with --threads 1, on a busy machine",
+    )
     options_of.add_argument("--memory-of", nargs=2, help="one case and way: its peak memory alone")
     options = options_of.parse_args()
     if options.memory_of:
@@ -212,15 +219,18 @@ def main() -> None:
     print(machine())
     print(f"medians of {options.repeats} interleaved blocks of {BLOCK} calls\n")
     print(f"{'case':30} {'way':48} {'threads':>7} {'ms':>9} {'ratio to ours':>14} {'peak MiB':>9}")
-    for case, build in CASES.items():
-        memory = {way: peak_memory(case, way) for way in build() if not way.startswith("lower bound")}
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    for case in options.cases:
+        build, memory = CASES[case], {}
+        if not options.cpu_time:
+            memory = {way: peak_memory(case, way) for way in build() if not way.startswith("lower bound")}
         for threads in options.threads:
             with fixed_arithmetic(threads):
-                taken = interleaved(build(), options.repeats, block=BLOCK, warm_up=3)
+                taken = interleaved(build(), options.repeats, block=BLOCK, warm_up=2, clock=clock)
             ours = list(taken.values())[1]
             for way, median in taken.items():
                 peak = " " * 9 if memory.get(way) is None else f"{memory[way]:9.1f}"
-                print(f"{case:30} {way:48} {threads:7d} {1000 * median:9.2f} {median / ours:14.2f} {peak}")
+                print(f"{case:30} {way:48} {threads:7d} {1000 * median:9.2f} {median / ours:14.2f} {peak}", flush=True)
 
 
 if __name__ == "__main__":

@@ -34,27 +34,32 @@ class Row:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], Any]], rounds: int, *, block: int = 1, warm_up: int = 1
+    ways: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    block: int = 1,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of a call of each way, taken in turn so that the machine's moods fall on all alike.
 
-    A turn is ``block`` calls in a row; the first ``warm_up`` rounds do not count.
+    A turn is ``block`` calls in a row; the first ``warm_up`` rounds do not count. ``clock`` gives seconds.
     """
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(warm_up + rounds):
         for name, way in ways.items():
-            seconds = timed(way, block)
+            seconds = timed(way, block, clock)
             if number >= warm_up:
                 taken[name].append(seconds)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def timed(work: Callable[[], Any], calls: int = 1) -> float:
+def timed(work: Callable[[], Any], calls: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds a call."""
-    began = time.perf_counter()
+    began = clock()
     for _ in range(calls):
         work()
-    return (time.perf_counter() - began) / calls
+    return (clock() - began) / calls
 
 
 def machine() -> str:

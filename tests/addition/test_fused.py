@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mi_superposition.addition.fused import FusedGradient, FusedLearner
+from mi_superposition.addition.fused.arithmetic import exponential
 from mi_superposition.addition.fused.backward import adamw
-from mi_superposition.addition.fused.kernel import exponential
 from mi_superposition.addition.lookup import _score_and_value_tables, _shift, lookup_logits, one_hot_operands
 from mi_superposition.addition.problems import answer_digits, fresh_operands
 from mi_superposition.addition.train import _Batches, _learner, build_addition_model

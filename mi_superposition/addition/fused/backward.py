@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mi_superposition.addition.fused.kernel import (
+from mi_superposition.addition.fused.arithmetic import (
     SUMS_IN_ANY_ORDER,
     add_product,
     add_product_transposed,

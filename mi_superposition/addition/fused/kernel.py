@@ -18,159 +18,39 @@ and the gradients of scores and values go back through linear maps. Every proble
 the ten rows there sum to the gradient of the constant rows. b_K adds the same to all scores of a query: it is left out,
 and its gradient is zero.
 
-*The weights of answer digits* (``digit_focus``) depend on the losses of the whole batch. As each column of the table, and
-each row of logits, belongs to one query, gradients of unweighted losses are summed, by query, and weighted at the end: one
-pass over the problems and nothing kept of them.
+*Query by query.* Each column of the table, and each row of logits, belongs to one query. So queries are run one after the
+other: the columns of one stay in the cache, and threads that share out queries have nothing to add up, whose order could
+change the result.
+
+*The weights of answer digits* (``digit_focus``) depend on the losses of the whole batch. Gradients of unweighted losses are
+summed, by query, and weighted at the end: one pass over the problems and nothing kept of them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mi_superposition.addition.fused.arithmetic import (
+    ONE,
+    SUMS_IN_ANY_ORDER,
+    ZERO,
+    add_product,
+    add_product_transposed,
+    add_transposed_product,
+    exponential,
+)
 from mi_superposition.addition.lookup import LEAST_DENOMINATOR
 from mi_superposition.addition.problems import D_VOCAB, D_VOCAB_OUT, EQUALS_TOKEN
 from mi_superposition.neurons.compiled import compiled
 
-_Array = NDArray[np.float32]
-# Sums may be taken in any order, so that several are taken at once; always in the same one.
-SUMS_IN_ANY_ORDER = {"reassoc", "contract"}
-
-# exp(x) = 2^n exp(x - n ln 2) with ln 2 in two parts, and the series of exp on [-ln 2 / 2, ln 2 / 2] to the seventh power
-# (the next term is below 1e-8).
-_LOG2_E, _LN2_HIGH, _LN2_LOW = (
-    np.float32(1 / math.log(2)),
-    np.float32(0.693359375),
-    np.float32(math.log(2) - 0.693359375),
-)
-_C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / math.factorial(power)) for power in range(2, 8))
-_HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1), np.float32(0)
-_LEAST_EXPONENT, _LN2 = np.float32(-86), np.float32(math.log(2))
 # Weights are scaled so that the largest of each head and query is 2^58, as in `lookup.py`, where it says why a denominator
 # must then stay above exp(-70). A query with a wider spread gets double precision, whose exponents reach further.
 _TOP_POWER, _NARROW = 58, np.float32(LEAST_DENOMINATOR - 58 * math.log(2))
 _WIDE_TOP, _WIDE_LEAST, _WIDE = 600.0, -700.0, np.float32(-1200.0)
 # Problems taken at a time: what is kept of them stays in the nearest cache.
 _BLOCK = 32
-
-
-class Weights(NamedTuple):
-    """The model's parameters, or their gradients; all are parts of one array.
-
-    ``inputs``: W_E, then W_pos, ``[12 + position, d_model]``. ``query``, ``key``, ``value``: ``[d_model, d_head * head]``;
-    ``query_bias``, ``key_bias``, ``value_bias``: ``[d_head * head]``. ``out``: ``[d_head * head, d_model]``; ``out_bias``: ``[d_model]``.
-    ``unembed``: ``[digit, d_model]``; ``unembed_bias``: ``[digit]``.
-    """
-
-    inputs: _Array
-    query: _Array
-    key: _Array
-    value: _Array
-    out: _Array
-    query_bias: _Array
-    key_bias: _Array
-    value_bias: _Array
-    out_bias: _Array
-    unembed: _Array
-    unembed_bias: _Array
-
-
-class Shared(NamedTuple):
-    """What the weights say of all problems and all queries.
-
-    ``at_queries``: the residual stream at the ``=`` positions, ``[query, d_model]``. ``queries``: ``[query, d_head, head]``,
-    divided by their scale; ``keys``, ``values``: of the inputs, ``[12 + position, d_head, head]``. ``to_logits``: ``[digit,
-    d_head, head]``; ``direct``: logits without heads, ``[query, digit]``.
-    """
-
-    at_queries: _Array
-    queries: _Array
-    keys: _Array
-    values: _Array
-    to_logits: _Array
-    direct: _Array
-
-
-class Parts(NamedTuple):
-    """What each query adds to the gradients of ``Shared``, of its own loss summed over problems; all begin with ``[query]``.
-
-    ``too_wide``: whether its scores are, and nothing was done.
-    """
-
-    queries: _Array
-    keys: _Array
-    values: _Array
-    to_logits: _Array
-    direct: _Array
-    loss: NDArray[np.float64]
-    too_wide: NDArray[np.bool_]
-
-
-# Below, arrays are indexed to their last axis and never sliced in a loop: a slice costs two locked counts of references, and
-# the sum of two indices might be negative for all the compiler knows, which keeps it from using vectors.
-
-
-@compiled(error_model="numpy", fastmath={"contract"})
-def exponential(x, power):
-    """``2^power exp(x)`` of every number ``[row, column]``, none above zero, in place; NaN stays NaN.
-
-    ``power`` is 0 to 120. What is under ``exp(-86 - power ln 2)`` becomes zero: subnormal numbers would be slow.
-    """
-    least = _LEAST_EXPONENT - np.float32(power) * _LN2
-    for r in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            value = x[r, c]
-            n = np.floor((value if value > least else least) * _LOG2_E + _HALF)
-            rest = value - n * _LN2_HIGH
-            rest = rest - n * _LN2_LOW
-            series = ((((_C7 * rest + _C6) * rest + _C5) * rest + _C4) * rest + _C3) * rest + _C2
-            # The float whose exponent is n + power.
-            scale = np.int32((np.int32(n) + np.int32(127 + power)) << np.int32(23)).view(np.float32)
-            x[r, c] = _ZERO if value < least else (series * rest * rest + rest + _ONE) * scale
-
-
-@compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
-def add_product(x, w, y):
-    """y += x w. Four rows of w at a time, so that y is loaded and stored a quarter as often."""
-    n, width = w.shape
-    for r in range(x.shape[0]):
-        for m in range(0, n // 4 * 4, 4):
-            x0, x1, x2, x3 = x[r, m], x[r, m + 1], x[r, m + 2], x[r, m + 3]
-            for c in range(width):
-                y[r, c] += (x0 * w[m, c] + x1 * w[m + 1, c]) + (x2 * w[m + 2, c] + x3 * w[m + 3, c])
-        for m in range(n // 4 * 4, n):
-            x0 = x[r, m]
-            for c in range(width):
-                y[r, c] += x0 * w[m, c]
-
-
-@compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
-def add_transposed_product(x, y, w):
-    """w += x^T y."""
-    n, width = y.shape
-    for m in range(w.shape[0]):
-        for r in range(0, n // 4 * 4, 4):
-            x0, x1, x2, x3 = x[r, m], x[r + 1, m], x[r + 2, m], x[r + 3, m]
-            for c in range(width):
-                w[m, c] += (x0 * y[r, c] + x1 * y[r + 1, c]) + (x2 * y[r + 2, c] + x3 * y[r + 3, c])
-        for r in range(n // 4 * 4, n):
-            x0 = x[r, m]
-            for c in range(width):
-                w[m, c] += x0 * y[r, c]
-
-
-@compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
-def add_product_transposed(y, w, x):
-    """x += y w^T."""
-    for r in range(y.shape[0]):
-        for m in range(w.shape[0]):
-            total = _ZERO
-            for c in range(y.shape[1]):
-                total += y[r, c] * w[m, c]
-            x[r, m] += total
 
 
 @compiled(error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
@@ -180,11 +60,11 @@ def prepare(weights, scale, shared):
     first = len(weights.inputs) - n_queries
     queries, keys = shared.queries.reshape(n_queries, -1), shared.keys.reshape(len(weights.inputs), -1)
     values, to_logits = shared.values.reshape(len(weights.inputs), -1), shared.to_logits.reshape(D_VOCAB_OUT, -1)
-    keys[:] = _ZERO
+    keys[:] = ZERO
     # Every key has one position, and so the bias once.
-    values[:D_VOCAB] = _ZERO
+    values[:D_VOCAB] = ZERO
     values[D_VOCAB:] = weights.value_bias
-    to_logits[:] = _ZERO
+    to_logits[:] = ZERO
     for q in range(n_queries):
         shared.at_queries[q] = weights.inputs[EQUALS_TOKEN] + weights.inputs[first + q]
         queries[q] = weights.query_bias
@@ -226,13 +106,13 @@ def _fill_exponents(q, shared, scores, exponents):
     """
     queries, keys = shared.queries, shared.keys
     n_inputs, d_head, n_heads = keys.shape
-    scores[:] = _ZERO
+    scores[:] = ZERO
     for row in range(n_inputs):
         for i in range(d_head):
             for h in range(n_heads):
                 scores[row, h] += queries[q, i, h] * keys[row, i, h]
     n_operands = n_inputs - D_VOCAB - len(queries)
-    first_equals, most, least = D_VOCAB + n_operands, np.empty(n_heads, np.float32), _ZERO
+    first_equals, most, least = D_VOCAB + n_operands, np.empty(n_heads, np.float32), ZERO
     for h in range(n_heads):
         smallest = largest = scores[0, h]
         for x in range(1, 10):
@@ -250,11 +130,11 @@ def _fill_exponents(q, shared, scores, exponents):
         for x in range(10):
             for h in range(n_heads):
                 # Rounding must not take one above zero.
-                exponents[10 * p + x, h] = min(scores[D_VOCAB + p, h] + scores[x, h] - most[h], _ZERO)
+                exponents[10 * p + x, h] = min(scores[D_VOCAB + p, h] + scores[x, h] - most[h], ZERO)
     for k in range(q + 1):
         for h in range(n_heads):
             exponent = scores[first_equals + k, h] + scores[EQUALS_TOKEN, h] - most[h]
-            exponents[10 * n_operands + k, h] = min(exponent, _ZERO)
+            exponents[10 * n_operands + k, h] = min(exponent, ZERO)
     return least
 
 
@@ -268,8 +148,8 @@ def _run_query(q, operands, shared, weights, scores, parts):
     grad_rows = np.zeros_like(rows)
     flat_rows, flat_grad = rows.reshape(-1, n_columns), grad_rows.reshape(-1, n_columns)
     to_logits, grad_to_logits = shared.to_logits.reshape(-1, width), parts.to_logits[q].reshape(-1, width)
-    grad_to_logits[:] = _ZERO
-    parts.direct[q] = _ZERO
+    grad_to_logits[:] = ZERO
+    parts.direct[q] = ZERO
     parts.loss[q] = 0.0
     for p in range(n_operands):
         for x in range(10):
@@ -361,7 +241,7 @@ def _divide(sums, inverse, z):
     n_problems, d_head, n_heads = z.shape
     for problem in range(n_problems):
         for h in range(n_heads):
-            inverse[problem, h] = _ONE / sums[problem, 0, h]
+            inverse[problem, h] = ONE / sums[problem, 0, h]
         for i in range(d_head):
             for h in range(n_heads):
                 z[problem, i, h] = sums[problem, 1 + i, h] * inverse[problem, h]
@@ -373,7 +253,7 @@ def _undivide(grad_z, inverse, z, grad_sums):
     n_problems, d_head, n_heads = z.shape
     for problem in range(n_problems):
         for h in range(n_heads):
-            grad_sums[problem, 0, h] = _ZERO
+            grad_sums[problem, 0, h] = ZERO
         for i in range(d_head):
             for h in range(n_heads):
                 gradient = grad_z[problem, i, h] * inverse[problem, h]
@@ -394,14 +274,14 @@ def _loss(logits, right):
         loss -= logits[problem, right[problem]]
     exponential(logits.reshape(1, -1), 0)
     for problem in range(len(logits)):
-        total = _ZERO
+        total = ZERO
         for digit in range(D_VOCAB_OUT):
             total += logits[problem, digit]
         loss += np.log(total)
-        inverse = _ONE / total
+        inverse = ONE / total
         for digit in range(D_VOCAB_OUT):
             logits[problem, digit] *= inverse
-        logits[problem, right[problem]] -= _ONE
+        logits[problem, right[problem]] -= ONE
     return loss
 
 
@@ -410,8 +290,8 @@ def _through_rows(q, shared, n_operands, rows, grad_rows, scores, parts):
     """From the gradient of one query's columns of the table to those of its query, keys and values."""
     keys, values = parts.keys[q], parts.values[q]
     n_inputs, d_head, n_heads = keys.shape
-    scores[:] = _ZERO
-    values[:] = _ZERO
+    scores[:] = ZERO
+    values[:] = ZERO
     # Of the constant: every problem has one of the first position's ten rows.
     first = 10 * n_operands
     for row in range(first, len(grad_rows)):
@@ -421,7 +301,7 @@ def _through_rows(q, shared, n_operands, rows, grad_rows, scores, parts):
             _through_row(rows, grad_rows, 10 * p + x, D_VOCAB + p, x, scores, values)
     for k in range(q + 1):
         _through_row(rows, grad_rows, first + k, D_VOCAB + n_operands + k, EQUALS_TOKEN, scores, values)
-    parts.queries[q] = _ZERO
+    parts.queries[q] = ZERO
     for row in range(n_inputs):
         for i in range(d_head):
             for h in range(n_heads):

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.fused.backward import adamw, finish
-from mi_superposition.addition.fused.kernel import Parts, Shared, Weights, prepare, run_queries
+from mi_superposition.addition.fused.kernel import prepare, run_queries
+from mi_superposition.addition.fused.layout import Parts, Shared, Weights
 from mi_superposition.addition.lookup import check_lookup_form
 from mi_superposition.addition.problems import D_VOCAB, D_VOCAB_OUT, n_positions
 from mi_superposition.errors import RequestError

@@ -14,7 +14,7 @@ import numpy as np
 
 from mi_superposition.neurons.scan import Excerpt
 from mi_superposition.site.packing import packed_numbers, packed_script, packed_values
-from mi_superposition.site.unit_records import TokenValue, UnitRecord, UnitValue, units_slug
+from mi_superposition.site.unit_records import TokenValue, UnitRecord, UnitValue, unit_names, units_slug
 from mi_superposition.site.unit_words import outline, scale_of, shown_number, unit_facts
 
 # Units in a file: who opens one loads about 300 kB, and SmolLM2's 46,080 neurons are 720 files.
@@ -61,11 +61,13 @@ class _Chunk:
         ]
         # Column by column: what is alike stands together, and deflates to a sixth less.
         columns = {name: [unit[name] for unit in units] for name in units[0]}
-        named = {
-            name: list(known)
-            for name, known in (("tokens", self._tokens), ("titles", self._titles), ("hooks", self._hooks))
+        return {
+            "letters": letters,
+            "units": columns,
+            "tokens": list(self._tokens),
+            "titles": list(self._titles),
+            "hooks": [[hook, unit_names(hook)] for hook in self._hooks],
         }
-        return {"letters": letters, "units": columns} | named
 
     def _unit(self, unit: UnitRecord, examples: Sequence[Excerpt]) -> dict[str, Any]:
         scale = scale_of(unit)

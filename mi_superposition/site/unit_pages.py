@@ -28,6 +28,7 @@ from mi_superposition.site.unit_records import (
     ScanRecord,
     UnitRecord,
     layer_slug,
+    unit_names,
     unit_slug,
     units_slug,
 )
@@ -138,7 +139,7 @@ class _Pages:
     def _pages_of_hooks(self) -> Iterator[tuple[str, str]]:
         """A page a hook, whose script shows each of its units; and the table of all hooks' units."""
         page = self._templates.get_template("units.html")
-        hooks = {hook: [_unit_names(hook), f"{units_slug(hook)}.html#"] for hook in self._layers}
+        hooks = {hook: f"{units_slug(hook)}.html#" for hook in self._layers}
         for hook, layer in self._layers.items():
             html = page.render(
                 self._within, hook=hook, layer=layer, word=unit_word(hook), hooks_json=script_json(hooks)
@@ -210,14 +211,9 @@ def _packed(neuron: UnitRecord) -> list[list[_Packed]]:
     return [list(itertools.islice(remaining, len(some))) for some in lists]
 
 
-def _unit_names(hook: str) -> str:
-    """What the names of a hook's units begin with."""
-    return unit_slug(hook, 0).removesuffix("0")
-
-
 def _address(hook: str, *, together: bool) -> tuple[str, str]:
     """What stands before and after a unit's number in the address of its page."""
-    return (f"{units_slug(hook)}.html#", "") if together else (_unit_names(hook), ".html")
+    return (f"{units_slug(hook)}.html#", "") if together else (unit_names(hook), ".html")
 
 
 def _table(layers: Sequence[LayerRecord], *, together: bool, word: str) -> dict[str, Any]:
@@ -226,7 +222,7 @@ def _table(layers: Sequence[LayerRecord], *, together: bool, word: str) -> dict[
     return {
         "word": word,
         "layers": [
-            [_unit_names(layer.hook), *_address(layer.hook, together=together), layer.n_units] for layer in layers
+            [unit_names(layer.hook), *_address(layer.hook, together=together), layer.n_units] for layer in layers
         ],
         "columns": {
             name: [_short(value) for layer in layers for value in layer.columns[name]] for name in layers[0].columns
@@ -252,7 +248,7 @@ def _search_index(layers: Sequence[LayerRecord], *, together: bool) -> dict[str,
     found = [
         {
             "name": layer_name(layer.hook),
-            "slug": _unit_names(layer.hook),
+            "slug": unit_names(layer.hook),
             "address": _address(layer.hook, together=together),
             "fires": numbered(layer.tokens),
             "raises": numbered(layer.raises),

@@ -108,9 +108,14 @@ def layer_slug(hook: str) -> str:
     return f"L{layer_of(hook)}" if has_mlp_neurons(hook) else hook
 
 
+def unit_names(hook: str) -> str:
+    """What the short names of a hook's units begin with; their number follows."""
+    return f"{layer_slug(hook)}{'N' if has_mlp_neurons(hook) else '.'}"
+
+
 def unit_slug(hook: str, unit: int) -> str:
     """File name of a unit's page, without its ending."""
-    return f"{layer_slug(hook)}{'N' if has_mlp_neurons(hook) else '.'}{unit}"
+    return f"{unit_names(hook)}{unit}"
 
 
 def units_slug(hook: str) -> str:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from unit_site import DOCUMENT, HOOK, HOSTILE, OTHER, layer, record, write
 
 from mi_superposition.site.folder import UNITS, SiteFolder
@@ -172,8 +173,8 @@ def test_links_to_other_hooks_and_chapters(browser, tmp_path):
     shown(page)
     assert page.locator(".units li").all_text_contents() == [
         f"{OTHER}.1 +0.50",
-        "blocks.9.hook_resid_pre 4 +0.25",
-        "L0N0 +0.12",
+        "blocks.9.hook_resid_pre.4 +0.25",
+        "0 +0.12",
     ]
     links = page.locator(".units a, .related a").evaluate_all("all => all.map((a) => a.getAttribute('href'))")
     assert sorted(links) == sorted([f"{OTHER}.units.html#1", "L0N.html#0", "../order.html#a=1", "../b.html"])
@@ -188,6 +189,9 @@ def test_every_page_says_what_it_is(visit_site, site):
         unnamed = page.evaluate("""() => [...document.querySelectorAll("a, button, input, [role=group], svg[role=img], nav")]
             .filter((e) => !(e.textContent.trim() || e.getAttribute("aria-label") || e.labels?.length)).length""")
         assert unnamed == 0
+        page.wait_for_function("document.querySelector('main[aria-busy=true]') === null")
+        broken = Axe().run(page).response["violations"]
+        assert [(rule["id"], [node["html"] for node in rule["nodes"][:2]]) for rule in broken] == []
     without = re.search("<noscript>(.*?)</noscript>", (site / "neurons" / "L0N.html").read_text(), re.S)[1]
     assert "allow JavaScript" in without
 

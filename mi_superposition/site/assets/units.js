@@ -5,9 +5,9 @@
   const { between, prepare } = window.examples;
   const main = document.getElementById("main");
   const readout = document.getElementById("readout");
-  const { units: nUnits, together, folder, name } = main.dataset;
-  // What the units of every hook with pages are called, and where they are.
-  const hooks = JSON.parse(document.getElementById("hooks").textContent);
+  const { units: nUnits, together, folder, name, hook: own } = main.dataset;
+  // Of every hook with pages what its units' addresses begin with.
+  const addresses = JSON.parse(document.getElementById("hooks").textContent);
   const siteTitle = document.title.split(" · ").slice(1).join(" · ");
   const parts = document.querySelectorAll("#lists > section");
   let wanted = 0;
@@ -82,9 +82,9 @@
     const list = made("ul", "", "units");
     numbers.forEach((number, at) => {
       const item = made("li");
-      const [hook, slug, address] = ofHooks.length ? [content.hooks[ofHooks[at]], ...(hooks[content.hooks[ofHooks[at]]] ?? [])] : [null, "", "#"];
-      const text = address === undefined ? `${hook} ${number}` : `${slug}${number}`;
-      item.append(address === undefined ? text : linked(text, `${address}${number}`), ` ${values[at]}`);
+      const [hook, names] = ofHooks.length ? content.hooks[ofHooks[at]] : [own, ""];
+      const text = hook === own ? String(number) : `${names}${number}`;
+      item.append(hook in addresses ? linked(text, `${addresses[hook]}${number}`) : text, ` ${values[at]}`);
       list.append(item);
     });
     return [made("h3", content.titles[title]), list];

@@ -11,6 +11,7 @@ then is the tree of the whole matrix under these prices a bound, and its edges t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -51,7 +52,7 @@ def path_bound(weights: NDArray[np.float32], score: float) -> float:
         return float(weights[0, 1]) if n == 2 else 0.0
     if n > _ALL_EDGES_UP_TO:
         return max(_near_bound(weights, score), score)
-    best, _ = _lowered(lambda prices: priced_tree(weights, prices), np.zeros(n), score)
+    best, _ = _lowered(functools.partial(priced_tree, weights), np.zeros(n), score)
     return float(max(best, score))
 
 
@@ -61,11 +62,12 @@ def _near_bound(weights: NDArray[np.float32], score: float) -> float:
         value, _, parent = priced_tree(weights, prices)
         improved = best - value > 1e-5 * abs(score)
         best = min(best, float(value))
-        if number == _ROUNDS or not improved or best - score <= 1e-6 * max(abs(score), 1e-12):
+        # After the first round edges may still be missing.
+        if number == _ROUNDS or (number > 1 and not improved) or best - score <= 1e-6 * max(abs(score), 1e-12):
             break
         graph = _near_graph(weights, prices, parent)
         _, prices = _lowered(
-            lambda prices, graph=graph: near_tree(*graph, prices),
+            functools.partial(near_tree, *graph),
             prices,
             score,
             steps=_NEAR_STEPS,

@@ -180,9 +180,9 @@ def search_and_bound(name: str, n: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     bounding = [0.0]
 
-    def timed_bound(weights: np.ndarray, score: float) -> float:
+    def timed_bound(weights: np.ndarray, score: float, path: np.ndarray) -> float:
         began = time.process_time()
-        value = path_bound(weights, score)
+        value = path_bound(weights, score, path)
         bounding[0] = time.process_time() - began
         return value
 

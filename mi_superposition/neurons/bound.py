@@ -41,8 +41,9 @@ _ROWS_AT_ONCE = 256
 _Tree = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.int64], NDArray[np.int64]]]
 
 
-def path_bound(weights: NDArray[np.float32], score: float) -> float:
-    """Upper bound on the weight of any path through all nodes. ``weights`` is symmetric, ``score`` any path's weight.
+def path_bound(weights: NDArray[np.float32], score: float, path: NDArray[np.int64] | None = None) -> float:
+    """Upper bound on the weight of any path through all nodes. ``weights`` is symmetric, ``score`` any path's weight, ``path`` that path,
+    whose edges of many nodes make the bound tighter.
 
     The value of every tree of the whole matrix is a bound, so the answer is right wherever the steps stop; they stop early when it
     meets ``score``. Accuracy: sums run in float64.
@@ -51,13 +52,16 @@ def path_bound(weights: NDArray[np.float32], score: float) -> float:
     if n < 3:
         return float(weights[0, 1]) if n == 2 else 0.0
     if n > _ALL_EDGES_UP_TO:
-        return max(_near_bound(weights, score), score)
+        return max(_near_bound(weights, score, path), score)
     best, _ = _lowered(functools.partial(priced_tree, weights), np.zeros(n), score)
     return float(max(best, score))
 
 
-def _near_bound(weights: NDArray[np.float32], score: float) -> float:
-    prices, best = np.zeros(len(weights)), np.inf
+def _near_bound(weights: NDArray[np.float32], score: float, path: NDArray[np.int64] | None) -> float:
+    n = len(weights)
+    prices, best = np.zeros(n), np.inf
+    # With the path's edges no tree of the graph weighs less than the path.
+    known = np.zeros(0, np.int64) if path is None else _pairs(path[:-1], path[1:], n)
     for number in range(_ROUNDS + 1):
         value, _, parent = priced_tree(weights, prices)
         improved = best - value > 1e-5 * abs(score)
@@ -65,9 +69,11 @@ def _near_bound(weights: NDArray[np.float32], score: float) -> float:
         # After the first round edges may still be missing.
         if number == _ROUNDS or (number > 1 and not improved) or best - score <= 1e-6 * max(abs(score), 1e-12):
             break
-        graph = _near_graph(weights, prices, parent)
+        # The heaviest edges of each node under the prices, and those of the tree, which connects all.
+        tree = _pairs(np.arange(1, n), parent[1:], n)
+        known = np.unique(np.concatenate([known, _near_pairs(weights, prices), tree]))
         _, prices = _lowered(
-            functools.partial(near_tree, *graph),
+            functools.partial(near_tree, *_graph(weights, known)),
             prices,
             score,
             steps=_NEAR_STEPS,
@@ -111,19 +117,24 @@ def _lowered(
     return best, best_prices
 
 
-def _near_graph(
-    weights: NDArray[np.float32], prices: NDArray[np.float64], parent: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """The heaviest edges of each node under the prices and those of the tree, which connects all, as ``near_tree`` takes them."""
-    n = len(weights)
+def _near_pairs(weights: NDArray[np.float32], prices: NDArray[np.float64]) -> NDArray[np.int64]:
     matrix, priced = torch.from_numpy(weights), torch.from_numpy(prices).float()
     near = torch.cat([(rows + priced).topk(_NEAR, dim=1).indices for rows in matrix.split(_ROWS_AT_ONCE)]).numpy()
-    one = np.concatenate([np.repeat(np.arange(n), _NEAR), np.arange(1, n)])
-    other = np.concatenate([near.ravel(), parent[1:]])
+    return _pairs(np.repeat(np.arange(len(weights)), _NEAR), near.ravel(), len(weights))
+
+
+def _pairs(one: NDArray[np.int64], other: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Edges as numbers, each in both directions; none from a node to itself."""
     one, other = one[one != other], other[one != other]
-    pairs = np.unique(np.concatenate([one * n + other, other * n + one]))
-    one, other = pairs // n, pairs % n
-    starts = np.concatenate([[0], np.bincount(one, minlength=n).cumsum()])
+    return np.concatenate([one * n + other, other * n + one])
+
+
+def _graph(
+    weights: NDArray[np.float32], pairs: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Edges, sorted, as ``near_tree`` takes them."""
+    one, other = np.divmod(pairs, len(weights))
+    starts = np.concatenate([[0], np.bincount(one, minlength=len(weights)).cumsum()])
     return starts, other, weights[one, other]
 
 

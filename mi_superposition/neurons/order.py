@@ -94,7 +94,7 @@ def order_neurons(
             path = path[::-1].copy()
     local = torch.from_numpy(path)
     score = path_score(weights, local)
-    upper = path_bound(weights.numpy(), score) if bound else float("inf")
+    upper = path_bound(weights.numpy(), score, path) if bound else float("inf")
     order = torch.cat([alive[local], dead])
     neighbours = neighbour_similarity(similarity, order).detach().float().cpu()
     return NeuronOrder(order, score * scale, upper * scale, neighbours)

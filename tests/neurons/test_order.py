@@ -213,7 +213,9 @@ def test_bound_by_near_edges_is_a_bound_and_no_looser(monkeypatch):
     monkeypatch.setattr(bound, "_ALL_EDGES_UP_TO", 2)
     by_near = path_bound(weights, score)
     assert score <= by_near <= 1.001 * by_all
-    # Whatever path it is told of.
+    path = order_neurons(similarity, seconds=1.0, bound=False).order.numpy()
+    assert score <= path_bound(weights, score, path) <= 1.001 * by_all
+    # Whatever score it is told of.
     assert path_bound(weights, 0.5 * score) >= score
     small = random_similarity(7, 4)
     weights = small.square().fill_diagonal_(0).numpy()

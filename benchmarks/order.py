@@ -3,6 +3,7 @@
     python benchmarks/order.py                      # every size; about five minutes on two cores
     python benchmarks/order.py --sizes 4096
     python benchmarks/order.py --model stories      # the neurons of a model's last layer, by their output weights
+    python benchmarks/order.py --apart 8192 14336   # ours alone: search and bound apart, at the widths of models of 7 to 8 billion parameters
 
 Neurons are synthetic: n of them in n / 4 dimensions, a quarter around one of 120 hidden directions, each at its own distance.
 Every method runs in a process of its own, so that memory is its own; it gets the same matrix of squared cosines and is timed
@@ -13,6 +14,7 @@ dependency: its search cannot be seeded); what of its seconds is beyond the two 
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -32,6 +34,8 @@ from timing import Row, machine, parser, timed, write_rows
 
 from mi_superposition import load_model
 from mi_superposition.neurons import cosine_similarity, neuron_vectors, order_neurons
+from mi_superposition.neurons import order as order_module
+from mi_superposition.neurons.bound import path_bound
 from mi_superposition.neurons.order import path_score
 from mi_superposition.neurons.path import greedy_path
 
@@ -157,6 +161,44 @@ def measured(
     return one_pass, bound, each()
 
 
+def gaussian(n: int) -> torch.Tensor:
+    """Cosines of n Gaussian neurons in 4,096 dimensions."""
+    return cosine_similarity(torch.randn(n, 4096, generator=torch.Generator().manual_seed(0)))
+
+
+# What ``--apart`` orders, and for how many nominal seconds.
+MATRICES: dict[str, Callable[[int], torch.Tensor]] = {"synthetic": synthetic, "Gaussian": gaussian}
+EFFORTS = (2.0, 10.0)
+
+
+def search_and_bound(name: str, n: int) -> None:
+    """In a process of its own: seconds of one thread for the search and for the bound, and the memory that both add to the matrix."""
+    torch.set_num_threads(1)
+    similarity = MATRICES[name](n)
+    # Compiles, at the least size that is bounded as large ones are.
+    order_neurons(synthetic(2100), seconds=0.01)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    bounding = [0.0]
+
+    def timed_bound(weights: np.ndarray, score: float, path: np.ndarray) -> float:
+        began = time.process_time()
+        value = path_bound(weights, score, path)
+        bounding[0] = time.process_time() - began
+        return value
+
+    order_module.path_bound = timed_bound
+    for effort in EFFORTS:
+        began = time.process_time()
+        found = order_neurons(similarity, seconds=effort)
+        searching = time.process_time() - began - bounding[0]
+        added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(
+            f"{name:10} {n:6} {effort:7.0f} {found.score:9.2f} {100 * found.gap:6.2f} % {searching:8.1f} {bounding[0]:8.1f} "
+            f"{added / 1024:7.0f} {4 * n * n / 2**20:7.0f}",
+            flush=True,
+        )
+
+
 def rows(quick: bool) -> list[Row]:
     """For the common table: against SciPy's best order where it can be had, and its fast one where it cannot."""
     found = []
@@ -189,7 +231,24 @@ def main() -> None:
     options_of.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     options_of.add_argument("--model", help="the neurons of this model's last layer, in place of synthetic ones")
     options_of.add_argument("--one", nargs=3, help="one method on a saved matrix; its order goes to the third")
+    options_of.add_argument(
+        "--apart", type=int, nargs="+", metavar="N", help="only ours, search and bound apart, of so many neurons"
+    )
+    options_of.add_argument("--one-apart", nargs=2, help=argparse.SUPPRESS)
     options = options_of.parse_args()
+    if options.one_apart:
+        search_and_bound(options.one_apart[0], int(options.one_apart[1]))
+        return
+    if options.apart:
+        print(f"{machine()}\n")
+        print(
+            f"{'neurons':10} {'n':>6} {'nominal':>7} {'score':>9} {'gap':>8} {'search s':>8} {'bound s':>8} {'MiB':>7} {'matrix':>7}",
+            flush=True,
+        )
+        for n in options.apart:
+            for name in MATRICES:
+                subprocess.run([sys.executable, __file__, "--one-apart", name, str(n)], check=True)
+        return
     if options.one:
         measure_one(options.one[0], Path(options.one[1]), Path(options.one[2]))
         return

@@ -12,6 +12,9 @@ class Progress:
     def advance(self, by: int = 1, state: str = "") -> None:
         """So much more is done; ``state`` says in a few words how it stands. 0 tells the state alone."""
 
+    def expect(self, total: int) -> None:
+        """How much there will be in all, where that becomes known only on the way."""
+
     def stage(self, name: str) -> None:
         """Another part of the work begins."""
         self.advance(0, name)

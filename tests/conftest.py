@@ -19,7 +19,7 @@ from importlib.machinery import PathFinder
 # annotations are found before the hook finds them, and so are those that numba compiles (it can neither see through a checking
 # wrapper nor keep what it compiled of one), configurations (they check their values themselves and say more of a wrong one), and
 # the site's records, of which there are thousands a page.
-COMPILED = {f"mi_superposition.neurons.{module}" for module in ("bound", "path", "scan.kernel")}
+COMPILED = {f"mi_superposition.neurons.{module}" for module in ("bound", "near_tree", "path", "scan.kernel")}
 
 
 def is_unchecked(name, file):
@@ -296,7 +296,7 @@ def visit_site(browser, site):
     page.on("request", lambda request: requests.append(request.url))
 
     def go(address):
-        page.goto((site / address).as_uri())
+        page.goto(f"{site.as_uri()}/{address}")
         return page
 
     yield go

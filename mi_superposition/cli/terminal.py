@@ -55,6 +55,13 @@ class TerminalProgress(Progress):
         self.close()
         self._unit, self._total, self._told, self._began = unit, total, False, None
 
+    def expect(self, total: int) -> None:
+        """A bar that knows its end."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.refresh()
+
     def advance(self, by: int = 1, state: str = "") -> None:
         """Move the bar."""
         if self._bar is None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numba import njit
+
+_PACKAGE = Path(__file__).parent.parent
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -16,9 +21,23 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         try:
-            return njit(cache=True, nogil=True, **options)(function)
+            dispatcher = njit(cache=True, nogil=True, **options)(function)
         except RuntimeError:
             # "no locator available": numba has no other word for it.
             return njit(nogil=True, **options)(function)
+        # numba asks whether the function's own file has changed. What it calls, and the constants and types that it reads, stand in
+        # other files: compiled from older ones it would be wrong in silence, or its types would not be found.
+        kept = dispatcher._cache._cache_file
+        kept._version = f"{kept._version} {_sources(Path(function.__code__.co_filename).relative_to(_PACKAGE).parts[0])}"
+        return dispatcher
 
     return decorate
+
+
+@functools.cache
+def _sources(subject: str) -> str:
+    """Hash of all modules of a subject's package."""
+    found = hashlib.sha256()
+    for path in sorted((_PACKAGE / subject).rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()

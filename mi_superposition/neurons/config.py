@@ -24,6 +24,9 @@ from mi_superposition.parts import (
 Measure = Literal["cosine", "inner"]
 # The range of a unit's activations is divided into so many equal intervals, from each of which examples are drawn.
 N_INTERVALS = 10
+Layout = Literal["auto", "separate", "together"]
+# Of more units a site has no page each: 4,096 pages are some 110 MB.
+_MOST_PAGES = 4096
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,15 @@ class PagesConfig(Config):
     """Run folder of 'neurons scan' or 'neurons contexts'."""
     out: Path
     """Folder of the site; an existing site there is replaced."""
+    layout: Layout = "auto"
+    """'separate': one page per unit, readable without scripts. 'together': 64 units per file, about a sixth of the size.
+    'auto' chooses 'together' above 4,096 units."""
     device: DevicePart = DevicePart(device="cpu")
+
+    @classmethod
+    def lays_together(cls, layout: Layout, n_units: int) -> bool:
+        """Whether a site of so many units has many of them in a file."""
+        return n_units > _MOST_PAGES if layout == "auto" else layout == "together"
 
 
 @dataclass(frozen=True)

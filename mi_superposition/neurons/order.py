@@ -22,6 +22,8 @@ from mi_superposition.results import Result
 # makes the answer the same everywhere.
 _KICKS_PER_SECOND = 10_000
 _NEAR = 10
+# Rows of a matrix that are looked at together.
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,8 +75,8 @@ def order_neurons(
     # The search counts gains below a ten-millionth of the heaviest edge as rounding, whatever the scale.
     scale = float(weights.max()) or 1.0
     weights /= scale
-    alive = (weights > 0).any(dim=1).nonzero().flatten()
-    dead = (~(weights > 0).any(dim=1)).nonzero().flatten()
+    like_any = weights.amax(dim=1) > 0
+    alive, dead = like_any.nonzero().flatten(), (~like_any).nonzero().flatten()
     if len(alive) < len(weights):
         weights = weights[alive][:, alive].contiguous()
     n = len(alive)
@@ -92,7 +94,7 @@ def order_neurons(
             path = path[::-1].copy()
     local = torch.from_numpy(path)
     score = path_score(weights, local)
-    upper = path_bound(weights.numpy(), score) if bound else float("inf")
+    upper = path_bound(weights.numpy(), score, path) if bound else float("inf")
     order = torch.cat([alive[local], dead])
     neighbours = neighbour_similarity(similarity, order).detach().float().cpu()
     return NeuronOrder(order, score * scale, upper * scale, neighbours)
@@ -131,13 +133,16 @@ def _squared(similarity: Float[Tensor, "neuron neuron"]) -> Float[Tensor, "neuro
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or not len(similarity):
         raise RequestError(f"a similarity of shape {tuple(similarity.shape)}: must be square, with at least one neuron")
     weights = similarity.detach().float().cpu().square()
-    if weights.isnan().any() or weights.isinf().any():
+    # Not infinite and not a NaN, of which the largest would be one too. Nothing as large as the matrix is made on the way.
+    largest = float(weights.max())
+    if not math.isfinite(largest):
         row, column = (~weights.isfinite()).nonzero()[0].tolist()
         raise RequestError(f"the similarity of neurons {row} and {column} is {float(similarity[row, column])}")
-    if not torch.allclose(weights, weights.T, atol=1e-5 * float(weights.max())):
-        row, column = divmod(int((weights - weights.T).abs().argmax()), len(weights))
-        raise RequestError(
-            f"the similarity of neurons {row} and {column} is {float(similarity[row, column]):g} one way and "
-            f"{float(similarity[column, row]):g} the other: it must be symmetric"
-        )
+    for rows, columns in zip(weights.split(_ROWS_AT_ONCE), weights.split(_ROWS_AT_ONCE, dim=1), strict=True):
+        if not torch.allclose(rows, columns.T, atol=1e-5 * largest):
+            row, column = divmod(int((weights - weights.T).abs().argmax()), len(weights))
+            raise RequestError(
+                f"the similarity of neurons {row} and {column} is {float(similarity[row, column]):g} one way and "
+                f"{float(similarity[column, row]):g} the other: it must be symmetric"
+            )
     return weights.fill_diagonal_(0)

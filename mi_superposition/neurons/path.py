@@ -8,12 +8,12 @@ study" (neighbour lists, queue of changed nodes, local kicks).
 What else was tried, by its score over the upper bound of ``bound.py`` and by seconds of one core, on the 1,024 neurons of the
 bundled model's last layer (``python benchmarks/order.py --model stories``) and on 4,096 synthetic ones (``--sizes 4096``):
 
-    greedy nearest neighbour              0.942   0.00    0.947     0.05
-    average linkage                       0.689   0.01    0.880      0.4
+    greedy nearest neighbour              0.942   0.00    0.956     0.05
+    average linkage                       0.689   0.01    0.888      0.4
     optimal leaf ordering of its tree     0.820    0.5           minutes
-    fast-tsp, given two seconds           0.999      2    0.990        2
-    greedy, then chains until none gains  0.985   0.04    0.987      0.9
-    this, with 20,000 kicks               0.998    2.5    0.990        4
+    fast-tsp, given two seconds           0.999      2    1.000        2
+    greedy, then chains until none gains  0.985   0.04    0.997      0.9
+    this, with 20,000 kicks               0.998    2.5    0.999        4
 
 fast-tsp finds as good a path sooner, but it searches for a length of time, with a generator that cannot be seeded, so its answers
 differ from run to run.

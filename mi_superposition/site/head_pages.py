@@ -14,7 +14,7 @@ from markupsafe import Markup
 from mi_superposition.site.folder import SiteFolder
 from mi_superposition.site.head_records import HeadExample, HeadRecord, HeadsRecord, head_address
 from mi_superposition.site.packing import packed_length, packed_values
-from mi_superposition.site.unit_pages import shown_number
+from mi_superposition.site.unit_words import shown_number
 from mi_superposition.site.write import environment, script_json, write_assets
 
 
@@ -120,13 +120,15 @@ def _points_json(record: HeadsRecord) -> Markup:
 
 def _table_json(record: HeadsRecord) -> Markup:
     """The table of all heads, as ``layer.js`` reads it."""
+    number: dict[str, int] = {}
     return script_json(
         {
             "word": "head",
-            "slug": "heads/",
+            "layers": [["", "heads/", ".html", len(record.names)]],
             "names": list(record.names),
             "columns": {measure.label: _short(measure.values) for measure in record.measures},
-            "tokens": [list(tokens) for tokens in record.attended],
+            "tokens": [[number.setdefault(token, len(number)) for token in tokens] for tokens in record.attended],
+            "words": list(number),
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
@@ -107,14 +108,32 @@ def layer_slug(hook: str) -> str:
     return f"L{layer_of(hook)}" if has_mlp_neurons(hook) else hook
 
 
+def unit_names(hook: str) -> str:
+    """What the short names of a hook's units begin with; their number follows."""
+    return f"{layer_slug(hook)}{'N' if has_mlp_neurons(hook) else '.'}"
+
+
 def unit_slug(hook: str, unit: int) -> str:
     """File name of a unit's page, without its ending."""
-    return f"{layer_slug(hook)}{'N' if has_mlp_neurons(hook) else '.'}{unit}"
+    return f"{unit_names(hook)}{unit}"
+
+
+def units_slug(hook: str) -> str:
+    """File name, without its ending, of the one page of a hook's units in a site that has many units in a file; and of their folder."""
+    return f"{layer_slug(hook)}N" if has_mlp_neurons(hook) else f"{layer_slug(hook)}.units"
 
 
 def unit_address(hook: str, unit: int) -> str:
     """Where a site keeps the page of a unit, relative to its folder."""
     return f"{UNITS}/{unit_slug(hook, unit)}.html"
+
+
+def found_address(site: Path, hook: str, unit: int) -> str | None:
+    """Where a site that is there shows a unit, on a page of its own or on that of its hook; ``None`` where it shows neither."""
+    if (site / unit_address(hook, unit)).is_file():
+        return unit_address(hook, unit)
+    page = f"{UNITS}/{units_slug(hook)}.html"
+    return f"{page}#{unit}" if (site / page).is_file() else None
 
 
 def neuron_address(layer: int, neuron: int) -> str:

@@ -31,7 +31,7 @@ from mi_superposition.site.records import (
 from mi_superposition.site.tiles import TILE, matrix_files
 
 _STATIC = (
-    "style.css", "figures.js", "matrix.js", "packing.js", "neuron.js", "head.js", "heads.js", "layer.js", "search.js", "find.js",
+    "style.css", "figures.js", "matrix.js", "packing.js", "examples.js", "neuron.js", "units.js", "head.js", "heads.js", "layer.js", "search.js", "find.js",
     "favicon.svg",
 )  # fmt: skip
 # Only the site's own scripts run, none that stands in a page, and nothing is asked of another machine. Plotly writes styles.

@@ -96,6 +96,9 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
 
     ``shards(first)`` gives those from number ``first`` on. ``here`` reads one in this process, calling back after each batch; ``away`` is
     what a worker does: it leaves the state of its accumulator in ``shard.out`` and says how many documents that was, and where it is.
+
+    The progress counts documents, or with ``in_tokens`` tokens, piece by piece as they are read here; how many ``documents`` there will
+    be says how many tokens, as far as those read are like the others.
     """
 
     folder: Path
@@ -107,6 +110,8 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
     shards: Callable[[int], Iterator[_Shard]]
     here: Callable[[_Shard, Callable[[int], None]], _Accumulator]
     away: Callable[[_Shard], tuple[int, Path]]
+    in_tokens: bool = False
+    documents: int | None = None
     done: int = 0
 
     def merged(self) -> _Accumulator:
@@ -120,11 +125,17 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
             saved = read_state(checkpoint)
             accumulator.load_state(saved["scan"])
             self.done = saved["shards"]
-            self.progress.advance(accumulator.n_documents, "resuming")
+            self.progress.advance(accumulator.n_tokens if self.in_tokens else accumulator.n_documents, "resuming")
+            self._expect(accumulator)
         saved_at = time.monotonic()
 
+        def told(tokens: int) -> None:
+            if self.in_tokens:
+                self.progress.advance(tokens)
+            self._stop_if_asked(accumulator)
+
         def read_here(shard: _Shard) -> tuple[int, _Accumulator]:
-            return len(shard.documents), self.here(shard, lambda tokens: self._stop_if_asked(accumulator))
+            return len(shard.documents), self.here(shard, told)
 
         work: Callable[[_Shard], tuple[int, _Accumulator | Path]] = (
             read_here if self.workers.engine == "local" else self.away
@@ -138,14 +149,25 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
             gpus=self.gpus,
         )
         for n_documents, part in results:
-            accumulator.merge(self._read(part) if isinstance(part, Path) else part)
+            read = self._read(part) if isinstance(part, Path) else part
+            # What was read here was told as it was read.
+            more = 0 if read is part else read.n_tokens
+            accumulator.merge(read)
             self.done += 1
-            self.progress.advance(n_documents, f"{accumulator.n_tokens:,} tokens")
+            if self.in_tokens:
+                self.progress.advance(more, f"{accumulator.n_documents:,} documents")
+                self._expect(accumulator)
+            else:
+                self.progress.advance(n_documents, f"{accumulator.n_tokens:,} tokens")
             if time.monotonic() - saved_at > CHECKPOINT_EVERY:
                 self._save(accumulator)
                 saved_at = time.monotonic()
             self._stop_if_asked(accumulator)
         return accumulator
+
+    def _expect(self, accumulator: _Accumulator) -> None:
+        if self.in_tokens and self.documents is not None and accumulator.n_documents:
+            self.progress.expect(round(accumulator.n_tokens / accumulator.n_documents * self.documents))
 
     def _save(self, accumulator: _Accumulator) -> None:
         write_state(self.folder / CHECKPOINT, {"shards": self.done, "scan": accumulator.state()})

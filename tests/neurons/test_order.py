@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from mi_superposition.errors import RequestError
-from mi_superposition.neurons import cosine_similarity, neighbour_similarity, order_neurons
-from mi_superposition.neurons.bound import _priced_tree, path_bound
+from mi_superposition.neurons import bound, cosine_similarity, neighbour_similarity, order_neurons
+from mi_superposition.neurons.bound import path_bound, priced_tree
+from mi_superposition.neurons.near_tree import near_tree
 from mi_superposition.neurons.order import path_score
 from mi_superposition.neurons.path import greedy_path, search_path
 
@@ -152,7 +153,7 @@ def test_negative_seconds_are_refused():
 def test_priced_tree_is_scipys_spanning_tree():
     weights = random_similarity(50, 10).square().fill_diagonal_(0).numpy()
     prices = np.random.default_rng(0).normal(0, 0.1, 50)
-    value, degree = _priced_tree(weights, prices)
+    value, degree, _ = priced_tree(weights, prices)
     priced = weights.astype(np.float64) + prices[:, None] + prices
     offset = priced.max() + 1
     tree = minimum_spanning_tree(np.triu(offset - priced, 1))
@@ -170,9 +171,56 @@ def test_every_price_gives_a_bound():
     best = best_score(similarity)
     generator = np.random.default_rng(0)
     for _ in range(20):
-        value, _ = _priced_tree(weights, generator.normal(0, 0.3, 7))
+        value, *_ = priced_tree(weights, generator.normal(0, 0.3, 7))
         assert value >= best - 1e-6
     assert path_bound(weights, best) >= best - 1e-6
+
+
+def test_the_tree_of_few_edges_is_that_of_the_matrix():
+    """Where no edge is missing; and where some are, SciPy's of what is left."""
+    n = 60
+    weights = random_similarity(n, 8).square().fill_diagonal_(0).numpy()
+    prices = np.random.default_rng(1).normal(0, 0.1, n)
+    value, degree, parent = priced_tree(weights, prices)
+    one, other = np.nonzero(~np.eye(n, dtype=bool))
+    starts = np.concatenate([[0], np.bincount(one).cumsum()])
+    found, degrees, _ = near_tree(starts, other, weights[one, other], prices)
+    assert found == pytest.approx(value)
+    assert degrees.tolist() == degree.tolist()
+    keep = np.random.default_rng(2).random((n, n)) < 0.1
+    keep[np.arange(1, n), parent[1:]] = True
+    keep = (keep | keep.T) & ~np.eye(n, dtype=bool)
+    # Without a third of the tree's edges, but still connected by a ring.
+    keep[np.arange(1, 20), parent[1:20]] = keep[parent[1:20], np.arange(1, 20)] = False
+    keep[np.arange(n), (np.arange(n) + 1) % n] = keep[(np.arange(n) + 1) % n, np.arange(n)] = True
+    one, other = np.nonzero(keep)
+    starts = np.concatenate([[0], np.bincount(one, minlength=n).cumsum()])
+    found, _, _ = near_tree(starts, other, weights[one, other], prices)
+    priced = weights.astype(np.float64) + prices[:, None] + prices
+    offset = priced.max() + 1
+    heaviest = offset * (n - 1) - minimum_spanning_tree(np.triu((offset - priced) * keep, 1)).sum()
+    assert found == pytest.approx(heaviest + np.sort(prices)[-2:].sum() - 2 * prices.sum())
+    assert found < value
+
+
+def test_bound_by_near_edges_is_a_bound_and_no_looser(monkeypatch):
+    """Of 300 nodes both ways are quick: prices found on near edges give a tree of the whole matrix that no path outweighs."""
+    monkeypatch.setattr(bound, "_ALL_EDGES_UP_TO", 10**9)
+    similarity = random_similarity(300, 30)
+    weights = similarity.square().fill_diagonal_(0).numpy()
+    score = order_neurons(similarity, seconds=1.0, bound=False).score
+    by_all = path_bound(weights, score)
+    monkeypatch.setattr(bound, "_ALL_EDGES_UP_TO", 2)
+    by_near = path_bound(weights, score)
+    assert score <= by_near <= 1.001 * by_all
+    path = order_neurons(similarity, seconds=1.0, bound=False).order.numpy()
+    assert score <= path_bound(weights, score, path) <= 1.001 * by_all
+    # Whatever score it is told of.
+    assert path_bound(weights, 0.5 * score) >= score
+    small = random_similarity(7, 4)
+    weights = small.square().fill_diagonal_(0).numpy()
+    monkeypatch.setattr(bound, "_NEAR", 3)
+    assert path_bound(weights, 0.9 * best_score(small)) >= best_score(small) - 1e-6
 
 
 def test_search_path_keeps_its_books():

@@ -54,6 +54,7 @@ def hostile(tmp_path_factory):
         "order": ["neurons", "order", "--model", root / "model", "--controls", 3, "--seconds", 0.02],
         "scan": ["neurons", "scan", *reads, "--threads", 1],
         "pages": ["neurons", "pages", "--scan", root / "scan"],
+        "pages-together": ["neurons", "pages", "--scan", root / "scan", "--layout", "together"],
         "sae": ["sae", "train", *reads, "--hook", hook, "--d-sae", 12, "--k", 4, "--tokens", 4_000, "--batch-size", 128, "--buffer-batches", 4],
         "evaluation": ["sae", "evaluate", "--sae", root / "sae", "--corpus", root / "texts.jsonl"],
         "features": ["neurons", "scan", *reads, "--sae", root / "sae", "--threads", 1],
@@ -80,6 +81,7 @@ def test_no_page_runs_what_a_token_says(hostile, browser, counts):
     shown = 0
     for path in pages:
         page.goto(path.as_uri())
+        page.wait_for_function("document.querySelector('main[aria-busy=true]') === null")
         # Figures draw their words when they come into view.
         page.evaluate("document.querySelectorAll('[data-figure]').forEach((figure) => figure.scrollIntoView())")
         assert page.evaluate("window.broken") is None, path
@@ -91,7 +93,7 @@ def test_no_page_runs_what_a_token_says(hostile, browser, counts):
     assert dialogs == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
     # What is typed into the searches is text too.
-    for site in (hostile / "pages", hostile / "feature-pages"):
+    for site in (hostile / "pages", hostile / "pages-together", hostile / "feature-pages"):
         page.goto((site / "index.html").as_uri())
         for text in HOSTILE[:2]:
             page.fill("#search", text)

@@ -76,23 +76,25 @@ def excerpts(
     ``documents`` holds the tokens of each document as ``running_text`` gives them.
     """
     reach = examples.window.shape[2] // 2
+    # Rows of a tensor cost ten times as much to take as those of the array behind it.
+    numbers, places, activations, windows = (
+        part.numpy()[unit, which]
+        for part in (examples.document, examples.position, examples.activation, examples.window)
+    )
+    firsts = np.maximum(places - around[0], 0)
+    starts = np.maximum(places - min(max(around[0], kept), reach), 0)
+    ends = places + (min(max(around[1], kept), reach) + 1)
+    rows = (numbers, places, activations, firsts, starts, ends)
     cut = []
-    for document, position, activation, window in zip(
-        examples.document[unit, which].tolist(),
-        examples.position[unit, which].tolist(),
-        examples.activation[unit, which].tolist(),
-        examples.window[unit, which].float().numpy(),
-        strict=True,
+    for (document, position, activation, first, start, end), window in zip(
+        zip(*(row.tolist() for row in rows), strict=True), windows.astype(np.float32), strict=True
     ):
         if document < 0:
             continue
         tokens = documents[document]
-        first, last = max(0, position - around[0]), min(len(tokens), position + around[1] + 1)
         # No text begins within a character.
         while first > 0 and not tokens[first]:
             first -= 1
-        start = max(0, position - max(around[0], kept), position - reach)
-        end = min(len(tokens), position + max(around[1], kept) + 1, position + reach + 1)
         offset = reach - position
         cut.append(
             Excerpt(
@@ -100,9 +102,9 @@ def excerpts(
                 position=position,
                 activation=activation,
                 first=first,
-                tokens=tokens[first:last],
+                tokens=tokens[first : position + around[1] + 1],
                 activations_first=start,
-                activations=window[offset + start : offset + end],
+                activations=window[offset + start : offset + min(end, len(tokens))],
             )
         )
     return cut

@@ -19,7 +19,7 @@ from mi_superposition.neurons.config import ScanSettings
 from mi_superposition.neurons.scan.accumulator import ScanAccumulator
 from mi_superposition.neurons.scan.calibration import Calibration, RangeAccumulator
 from mi_superposition.neurons.scan.finish import documents_needed, scan_result
-from mi_superposition.neurons.scan.reader import UnitReader
+from mi_superposition.neurons.scan.reader import Readings, UnitReader
 from mi_superposition.neurons.scan.result import NeuronScan
 from mi_superposition.parts import ForwardPart
 from mi_superposition.progress import SILENT, Progress
@@ -57,7 +57,10 @@ def scan_neurons(
     settings = (settings or ScanSettings()).replace(**changes)
     reader = UnitReader.of(model, hooks, precision)
     progress.begin("token")
-    accumulator = scan_batches(reader, batches, calibrate(reader, batches), settings, on_tokens=progress.advance)
+    progress.stage("calibration")
+    calibrations = calibrate(reader, batches, on_tokens=progress.advance)
+    progress.begin("token")
+    accumulator = scan_batches(reader, batches, calibrations, settings, on_tokens=progress.advance)
     documents = read_documents(batches, documents_needed(accumulator))
     return scan_result(accumulator, documents, vocabulary_of(model))
 
@@ -67,8 +70,12 @@ def vocabulary_of(model: HookedModel) -> list[str]:
     return visible_tokens(model.tokenizer, model.cfg.d_vocab)
 
 
-def calibrate(reader: UnitReader, batches: Iterable[TokenBatch]) -> dict[str, Calibration]:
-    """The range of every unit's activations on the first 32 sequences."""
+def calibrate(
+    reader: UnitReader, batches: Iterable[TokenBatch], *, on_tokens: Callable[[int], None] = lambda tokens: None
+) -> dict[str, Calibration]:
+    """The range of every unit's activations on the first 32 sequences. ``on_tokens`` is called with the number of tokens of each piece
+    read.
+    """
     left = CALIBRATION_ROWS
     ranges: dict[str, RangeAccumulator] = {}
     pieces = itertools.chain.from_iterable(batch.pieces(reader.device) for batch in batches)
@@ -76,6 +83,7 @@ def calibrate(reader: UnitReader, batches: Iterable[TokenBatch]) -> dict[str, Ca
         mask = batch.mask[:left]
         for hook, (activations, vectors) in reader.read(batch.tokens[:left]).items():
             ranges.setdefault(hook, RangeAccumulator()).update(activations[mask], vectors[mask])
+        on_tokens(int(mask.sum()))
         left -= len(batch.tokens)
         if left <= 0:
             break
@@ -93,8 +101,14 @@ def scan_batches(
     on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> ScanAccumulator:
     """What the scan remembers after these batches; parts of a corpus can be merged. ``on_tokens`` is called with the number of
-    tokens of each batch done.
+    tokens of each piece read.
     """
+
+    def read(piece: TokenBatch) -> tuple[TokenBatch, Readings]:
+        readings = reader.read(piece.tokens)
+        on_tokens(int(piece.mask.sum()))
+        return piece, readings
+
     whole = part = ScanAccumulator(calibrations, settings)
     for batch in batches:
         # Single-precision sums of ever more terms would at some point not move any more: each part has its own.
@@ -102,8 +116,7 @@ def scan_batches(
             if part is not whole:
                 whole.merge(part)
             part = ScanAccumulator(calibrations, settings)
-        part.update([(piece, reader.read(piece.tokens)) for piece in batch.pieces(reader.device)])
-        on_tokens(int(batch.mask.sum()))
+        part.update([read(piece) for piece in batch.pieces(reader.device)])
     if part is not whole:
         whole.merge(part)
     return whole

@@ -21,7 +21,7 @@ from mi_superposition.sae import load_sae
 from mi_superposition.sae.files import processing_of
 from mi_superposition.site.head_records import HEADS, HeadLinks
 from mi_superposition.site.records import Link
-from mi_superposition.site.unit_records import unit_address, unit_slug
+from mi_superposition.site.unit_records import found_address, unit_slug
 from mi_superposition.studies.neurons.readers import scanned_saes
 
 _SHOWN = 8
@@ -85,8 +85,9 @@ def _links(title: str, readers: HeadReaders, config: HeadPagesConfig) -> HeadLin
 
     def named(hook: str, unit: int) -> str | Link:
         name = f"feature {unit}" if hook.endswith(FEATURES) else unit_slug(hook, unit)
-        page = None if config.neurons is None else config.neurons / unit_address(hook, unit)
-        return Link(name, Path(os.path.relpath(page.resolve(), here)).as_posix()) if page and page.is_file() else name
+        if config.neurons is None or (address := found_address(config.neurons, hook, unit)) is None:
+            return name
+        return Link(name, Path(os.path.relpath((config.neurons / address).resolve(), here)).as_posix())
 
     return HeadLinks(
         title=title,

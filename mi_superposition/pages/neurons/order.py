@@ -12,7 +12,7 @@ from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import PAGE
 from mi_superposition.site import Page, Section
 from mi_superposition.site.headlines import Headline
-from mi_superposition.site.unit_records import neuron_address
+from mi_superposition.site.unit_records import found_address
 from mi_superposition.site.write import write_site
 from mi_superposition.studies.neurons.order import ACTIVATIONS, NEURON_WEIGHTS, load
 from mi_superposition.studies.neurons.order_result import OrderResult
@@ -114,6 +114,11 @@ def _linked_pages(result: OrderResult, page_folder: Path) -> Linked:
     if site is None or config.weights not in (*NEURON_WEIGHTS, ACTIVATIONS):
         return {}
     assert config.layer is not None
-    files = {neuron: site / neuron_address(config.layer, neuron) for neuron in range(len(result.order.order))}
+    hook = f"blocks.{config.layer}.mlp.hook_post"
+    found = {neuron: found_address(site, hook, neuron) for neuron in range(len(result.order.order))}
     here = page_folder.resolve()
-    return {neuron: Path(os.path.relpath(file, here)).as_posix() for neuron, file in files.items() if file.is_file()}
+    return {
+        neuron: Path(os.path.relpath(site / address, here)).as_posix()
+        for neuron, address in found.items()
+        if address is not None
+    }

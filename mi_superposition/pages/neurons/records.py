@@ -14,8 +14,8 @@ from mi_superposition.neurons.scan.examples import AROUND_TOP, excerpts
 from mi_superposition.pages.neurons.scanned import TOKENS_SHOWN, ScannedUnits
 from mi_superposition.pages.neurons.weights import WeightLists, unit_values
 from mi_superposition.site.records import Link
-from mi_superposition.site.unit_pages import shown_number
 from mi_superposition.site.unit_records import DocumentRecord, LayerRecord, TokenValue, UnitRecord
+from mi_superposition.site.unit_words import shown_number
 
 # Tokens shown before and after the smallest and the drawn examples; how many of the smallest are shown.
 _AROUND_OTHERS = (10, 5)
@@ -160,8 +160,11 @@ def _intervals(
     unit_scan: UnitScan, unit: int, texts: Mapping[int, Sequence[str]], per_interval: int, names: Sequence[str]
 ) -> list[tuple[str, list[Excerpt]]]:
     """Examples of each interval of a unit's range, the highest first, by what the interval is."""
-    groups = []
-    for interval, name in zip(reversed(range(N_INTERVALS)), names, strict=True):
-        which = slice(interval * per_interval, (interval + 1) * per_interval)
-        groups.append((name, _others(unit_scan.tenths, unit, texts, which)))
-    return groups
+    some = _others(unit_scan.tenths, unit, texts, slice(None))
+    there = unit_scan.tenths.document.numpy()[unit].reshape(N_INTERVALS, per_interval) >= 0
+    ends = there.sum(axis=1).cumsum().tolist()
+    starts = [0, *ends[:-1]]
+    return [
+        (name, some[starts[interval] : ends[interval]])
+        for interval, name in zip(reversed(range(N_INTERVALS)), names, strict=True)
+    ]

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from mi_superposition.figures.neurons import activation_histogram, distributions
 from mi_superposition.linalg import shares_by_bin
 from mi_superposition.neurons import NeuronScan, UnitExamples
-from mi_superposition.neurons.config import PagesConfig, ScanConfig
+from mi_superposition.neurons.config import Layout, PagesConfig, ScanConfig
 from mi_superposition.neurons.scan.duplicates import NEAR_DUPLICATE
 from mi_superposition.neurons.scan.finish import FEWEST_OCCURRENCES
 from mi_superposition.neurons.scan.names import layer_name
@@ -32,8 +32,8 @@ _HOOKS_DRAWN = 3
 
 def run(config: PagesConfig, progress: Progress) -> str:
     """The command ``neurons pages``."""
-    n_pages = _write(config.scan, config.out, progress, device=config.device.device)
-    return f"{n_pages:,} pages: {config.out / 'index.html'}"
+    n_units = _write(config.scan, config.out, progress, device=config.device.device, layout=config.layout)
+    return f"{n_units:,} units: {config.out / 'index.html'}"
 
 
 def write(folder: Path, out: Path, progress: Progress = SILENT) -> Path:
@@ -41,7 +41,7 @@ def write(folder: Path, out: Path, progress: Progress = SILENT) -> Path:
 
     Raises ``RequestError`` when ``folder`` is no finished scan, its model is gone or has changed, or ``out`` holds other files.
     """
-    _write(folder, out, progress, device="cpu")
+    _write(folder, out, progress, device="cpu", layout=PagesConfig.layout)
     return out / "index.html"
 
 
@@ -68,8 +68,10 @@ def write_scan_pages(
     index: str,
     progress: Progress = SILENT,
     related: Related | None = None,
+    together: bool = False,
 ) -> None:
-    """The index, tables, pages and documents of a scan, in a site; ``related`` leads from its units to other pages.
+    """The index, tables, pages and documents of a scan, in a site; ``related`` leads from its units to other pages. ``together``: many
+    units in a file.
 
     Raises ``training.Stopped`` when asked to stop.
     """
@@ -82,7 +84,8 @@ def write_scan_pages(
             progress.advance(1, unit.name)
 
     progress.begin("page", scanned.scan.n_units)
-    write_unit_pages(record, counted(), document_records(scanned), site, site_title=site_title, index=index)
+    documents = document_records(scanned)
+    write_unit_pages(record, counted(), documents, site, site_title=site_title, index=index, together=together)
 
 
 def scan_record(scanned: ScannedUnits, config: ScanConfig) -> ScanRecord:
@@ -122,12 +125,15 @@ def scan_record(scanned: ScannedUnits, config: ScanConfig) -> ScanRecord:
     return ScanRecord(f"The {what} of {Path(config.model.name).name}", facts, remarks, layer_records(scanned))
 
 
-def _write(folder: Path, out: Path, progress: Progress, *, device: str) -> int:
+def _write(folder: Path, out: Path, progress: Progress, *, device: str, layout: Layout) -> int:
     SiteFolder(out, UNITS)
     scanned, config = open_scan(folder, device=device)
     record = scan_record(scanned, config)
     if losses := losses_of(folder):
         record = replace(record, facts=[*record.facts, ("documents not read as they stand", losses)])
     with opened_site(out, UNITS) as site:
-        write_scan_pages(scanned, record, site, site_title=_TITLE, index="index.html", progress=progress)
+        together = PagesConfig.lays_together(layout, scanned.scan.n_units)
+        write_scan_pages(
+            scanned, record, site, site_title=_TITLE, index="index.html", progress=progress, together=together
+        )
     return scanned.scan.n_units

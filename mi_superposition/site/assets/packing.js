@@ -1,5 +1,6 @@
 "use strict";
-// What the pages of neurons and of heads share: lists of numbers and tokens that are kept as letters, and keys that lead to other pages.
+// What the pages of neurons and of heads share: lists of numbers and tokens that are kept as letters, packed data, and keys that lead
+// to other pages.
 window.packing = (() => {
   const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   const CODE = Object.fromEntries([...ALPHABET].map((letter, index) => [letter, index]));
@@ -34,6 +35,27 @@ window.packing = (() => {
     return values;
   }
 
+  // Whole numbers of so many letters each.
+  function numbersOf(packed, letters) {
+    const numbers = [];
+    for (let at = 0; at < packed.length; at += letters) {
+      let number = 0;
+      for (let next = at; next < at + letters; next += 1) number = 64 * number + CODE[packed[next]];
+      numbers.push(number);
+    }
+    return numbers;
+  }
+
+  // What `packed_script` in site/packing.py has packed.
+  async function unpacked(letters) {
+    if (!("DecompressionStream" in window)) throw new Error("this browser cannot inflate data: take one of 2023 or later");
+    const content = atob(letters);
+    const bytes = new Uint8Array(content.length);
+    for (let at = 0; at < content.length; at += 1) bytes[at] = content.charCodeAt(at);
+    const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Response(inflated).json();
+  }
+
   // Keys and links to the page before and after, to a random one and to the search.
   function keys(randomAddress) {
     document.getElementById("random").addEventListener("click", (event) => {
@@ -48,5 +70,5 @@ window.packing = (() => {
     });
   }
 
-  return { tokensOf, valuesOf, keys };
+  return { tokensOf, valuesOf, numbersOf, unpacked, keys };
 })();

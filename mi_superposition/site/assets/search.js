@@ -39,7 +39,7 @@
     for (const [rank, unit] of ranked.slice(0, MOST)) {
       const item = document.createElement("li");
       const link = document.createElement("a");
-      link.href = `${input.dataset.folder}${layer.slug}${unit}.html`;
+      link.href = `${input.dataset.folder}${layer.address[0]}${unit}${layer.address[1]}`;
       link.textContent = unit;
       item.append(link, ` #${rank + 1}`);
       list.append(item);

@@ -78,7 +78,7 @@ def measure(config: HeadScanConfig, out: Path, progress: Progress = SILENT) -> O
         if run.finished:
             return Outcome(out, finished_already=True)
         if not (out / RESULT).exists():
-            progress.begin("document", config.text.documents)
+            progress.begin("token")
             if calibration is not None:
                 write_tensors(out / _CALIBRATION, calibration.tensors())
             calibration = HeadCalibration.from_tensors(read_tensors(out / _CALIBRATION)[0])
@@ -215,6 +215,8 @@ def _work(
         shards=shards,
         here=lambda shard, on_tokens: _scan_here(source.reader, source.untrained, shard, on_tokens),
         away=scan_head_shard,
+        in_tokens=True,
+        documents=config.text.documents,
     )
 
 

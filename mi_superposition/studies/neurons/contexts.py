@@ -26,7 +26,13 @@ from mi_superposition.results import Result
 from mi_superposition.runs import Outcome, read_manifest
 from mi_superposition.sae.evaluate import activation_sample, activation_statistics
 from mi_superposition.storing import read_record, write_record
-from mi_superposition.studies.neurons.readers import reader_of, scanned_saes, spaces, weights_of_readers
+from mi_superposition.studies.neurons.readers import (
+    joined_directions,
+    reader_of,
+    scanned_saes,
+    spaces,
+    weights_of_readers,
+)
 from mi_superposition.studies.neurons.scan import opened, read_request, scan_metrics
 from mi_superposition.studies.neurons.shards import ScanSource, batches_of, scan_in_shards
 from mi_superposition.studies.neurons.stored import read_scan
@@ -236,14 +242,13 @@ def _directions(
             drawn |= {f"{space}/{name}": some for name, some in ensembles.items()}
         write_tensors(path, drawn)
     tensors, _ = read_tensors(path)
-    joined: dict[str, Tensor] = {}
+    joined = joined_directions(path)
     places: dict[str, dict[str, tuple[int, int]]] = {}
     for space in dict.fromkeys(spaces(source.reader).values()):
         parts = {name: tensors[f"{space}/{name}"] for name in ENSEMBLES if f"{space}/{name}" in tensors}
-        joined[space] = torch.cat(list(parts.values()), dim=1)
         ends = list(itertools.accumulate(some.shape[1] for some in parts.values()))
         places[space] = dict(zip(parts, itertools.pairwise([0, *ends]), strict=True))
-    return joined, places
+    return {space: joined[space] for space in places}, places
 
 
 def _remove_controls(out: Path) -> None:

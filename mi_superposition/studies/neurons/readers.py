@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
 from mi_superposition.errors import RequestError
+from mi_superposition.files import read_tensors
 from mi_superposition.models import FEATURES, Encode, load_model, untrained_copy
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons.config import ContextsConfig, ScanConfig
 from mi_superposition.neurons.effects import input_directions
-from mi_superposition.neurons.scan import UnitReader, along, layer_of, mlp_hooks
+from mi_superposition.neurons.scan import ENSEMBLES, UnitReader, along, layer_of, mlp_hooks
 from mi_superposition.sae import check_sae, load_sae
 from mi_superposition.sae.files import processing_of
 
@@ -59,6 +62,18 @@ def reader_of(
             )
         encoders[hook] = sae.encode
     return UnitReader.of(model, encoders, precision)
+
+
+def joined_directions(path: Path) -> Directions:
+    """What is read along random directions, as the driver and every worker find it in their file: of each space those of all ensembles,
+    in the order of ``ENSEMBLES``.
+    """
+    tensors, _ = read_tensors(path)
+    found = dict.fromkeys(name.rpartition("/")[0] for name in tensors)
+    return {
+        space: torch.cat([tensors[f"{space}/{name}"] for name in ENSEMBLES if f"{space}/{name}" in tensors], dim=1)
+        for space in found
+    }
 
 
 def weights_of_readers(

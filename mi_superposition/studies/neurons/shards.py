@@ -32,7 +32,7 @@ from mi_superposition.neurons.scan import (
 from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS, vocabulary_of
 from mi_superposition.progress import Progress
 from mi_superposition.sae.files import BUNDLED_SAES
-from mi_superposition.studies.neurons.readers import State, model_of, reader_of
+from mi_superposition.studies.neurons.readers import State, joined_directions, model_of, reader_of
 from mi_superposition.studies.neurons.stored import SCAN, read_scan, write_scan
 from mi_superposition.studies.sharded import ShardedWork, documents_in_shards, tidy
 from mi_superposition.training import fixed_arithmetic
@@ -70,7 +70,7 @@ class ScanSource:
 
 
 def scan_in_shards(
-    folder: Path, source: ScanSource, config: ScanConfig, progress: Progress, *, stage: str = "calibration"
+    folder: Path, source: ScanSource, config: ScanConfig, progress: Progress, *, stage: str = "scan"
 ) -> NeuronScan:
     """Scan a corpus into ``folder``, or resume; a scan that is there is read.
 
@@ -80,9 +80,10 @@ def scan_in_shards(
     if (folder / SCAN).exists():
         tidy(folder)
         return read_scan(folder, config.kept)
-    progress.begin("document", config.text.documents)
+    calibrations = _calibrations(folder, source, config, progress, stage)
+    progress.begin("token")
     progress.stage(stage)
-    accumulator = _work(folder, source, _for_workers(config), _calibrations(folder, source, config), progress).merged()
+    accumulator = _work(folder, source, _for_workers(config), calibrations, progress).merged()
     progress.advance(0, "reading examples")
     documents = _documents_of(source, config, documents_needed(accumulator))
     scan = scan_result(accumulator, documents, vocabulary_of(source.model))
@@ -132,7 +133,7 @@ def scan_shard(shard: Shard) -> tuple[int, Path]:
 def _worker_reader(config: ScanConfig, state: State, directions: Path | None) -> tuple[HookedModel, UnitReader, str]:
     """A worker loads its model once for all its shards; with the hash of its weights."""
     model = model_of(config)
-    read = None if directions is None else read_tensors(directions)[0]
+    read = None if directions is None else joined_directions(directions)
     return model, reader_of(model, config, state, read), content_hash(weights_of(model))
 
 
@@ -145,12 +146,18 @@ def _for_workers(config: ScanConfig) -> ScanConfig:
     )
 
 
-def _calibrations(folder: Path, source: ScanSource, config: ScanConfig) -> dict[str, Calibration]:
+def _calibrations(
+    folder: Path, source: ScanSource, config: ScanConfig, progress: Progress, stage: str
+) -> dict[str, Calibration]:
     """Ranges from the first documents, written down: whoever resumes uses the same."""
     path = folder / CALIBRATION
     if not path.exists():
         first = itertools.islice(source.corpus, min(CALIBRATION_ROWS, config.text.documents or CALIBRATION_ROWS))
-        measured = calibrate(source.reader, batches_of(source.model, list(first), config))
+        batches = list(batches_of(source.model, list(first), config))
+        rows = itertools.chain.from_iterable(batch.mask for batch in batches)
+        progress.begin("token", sum(int(row.sum()) for row in itertools.islice(rows, CALIBRATION_ROWS)))
+        progress.stage(f"{stage}, calibration")
+        measured = calibrate(source.reader, batches, on_tokens=progress.advance)
         write_tensors(
             path, {f"{hook}/{name}": value for hook, c in measured.items() for name, value in vars(c).items()}
         )
@@ -203,4 +210,6 @@ def _work(
         shards=shards,
         here=lambda shard, on_tokens: _scan_here(source.model, source.reader, shard, on_tokens),
         away=scan_shard,
+        in_tokens=True,
+        documents=config.text.documents,
     )

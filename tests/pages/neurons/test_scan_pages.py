@@ -20,6 +20,7 @@ from mi_superposition.cli import main
 from mi_superposition.files import PARTIAL, read_json
 from mi_superposition.models import save_model
 from mi_superposition.neurons import neuron_vectors
+from mi_superposition.neurons.config import PagesConfig
 from mi_superposition.pages.neurons.records import layer_records, unit_records
 from mi_superposition.pages.neurons.scan import write
 from mi_superposition.pages.neurons.scanned import open_scan
@@ -271,3 +272,23 @@ def test_pages_of_another_tokenizer_are_refused(tiny_gpt2, tmp_path, capsys):
     del manifest["inputs"]["tokenizer"]["whole"]
     (tmp_path / "scan" / "manifest.json").write_text(json.dumps(manifest))
     assert main(["neurons", "pages", "--scan", str(tmp_path / "scan"), "--out", str(tmp_path / "site")]) == 0
+
+
+def test_layouts(run, site, tmp_path):
+    """Few units have a page each; 'together' has a page for each hook, and the same units."""
+    out = tmp_path / "together"
+    request = ["neurons", "pages", "--scan", str(run), "--out"]
+    assert main([*request, str(out), "--layout", "together"]) == 0
+    names = {path.name for path in (out / "neurons").glob("*.html")}
+    hooks = {"L0", "L1", "blocks.1.hook_resid_pre"}
+    assert names == {"L0N.html", "L1N.html", "blocks.1.hook_resid_pre.units.html", "all.html"} | {
+        f"{hook}.html" for hook in hooks
+    }
+    assert main([*request, str(tmp_path / "separate"), "--layout", "separate"]) == 0
+    assert files(tmp_path / "separate") == files(site)
+    [limit] = [
+        n
+        for n in range(4000, 4200)
+        if PagesConfig.lays_together("auto", n + 1) and not PagesConfig.lays_together("auto", n)
+    ]
+    assert limit == 4096

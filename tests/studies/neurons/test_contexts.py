@@ -23,6 +23,7 @@ from mi_superposition.progress import Progress
 from mi_superposition.runs import read_config
 from mi_superposition.sae import save_sae
 from mi_superposition.studies.neurons.contexts import RESULT, Comparison, measure
+from mi_superposition.studies.neurons.readers import joined_directions
 from mi_superposition.training import Stopped
 
 WORDS = ["cat", "dog", "fox", "time", "there", "was", "liked", "to", "run", "play"]
@@ -240,3 +241,15 @@ def test_wrong_requests_leave_nothing(request_of, tmp_path, options, quoted, cap
     assert quoted in error
     assert error.strip().count("\n") == 0
     assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_reads_the_directions_that_the_driver_reads(tmp_path):
+    """Of each space one matrix, its ensembles in their order, whatever the order of the file."""
+    drawn = {f"{space}/{name}": torch.randn(3, 2) for space in ("b.1", "a.0") for name in reversed(list(ENSEMBLES))}
+    del drawn[f"a.0/{list(ENSEMBLES)[1]}"]
+    write_tensors(tmp_path / "directions.safetensors", drawn)
+    joined = joined_directions(tmp_path / "directions.safetensors")
+    assert set(joined) == {"a.0", "b.1"}
+    for space, found in joined.items():
+        wanted = [drawn[f"{space}/{name}"] for name in ENSEMBLES if f"{space}/{name}" in drawn]
+        assert torch.equal(found, torch.cat(wanted, dim=1))

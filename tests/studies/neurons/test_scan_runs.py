@@ -21,6 +21,8 @@ from mi_superposition.corpora import token_batches
 from mi_superposition.errors import RequestError
 from mi_superposition.files import read_json, read_state, read_tensors, write_json, write_tensors
 from mi_superposition.neurons import ScanConfig, scan_neurons
+from mi_superposition.progress import Progress
+from mi_superposition.studies.neurons.scan import measure
 from mi_superposition.studies.neurons.shards import Shard, scan_shard
 
 RESULT = ("scan.safetensors", "calibration.safetensors", "metrics.json", "manifest.json")
@@ -332,3 +334,35 @@ for n in (1000, 10_000):
     measure(config, folder / f"run-{n}")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
+
+
+class Counting(Progress):
+    """What was told: by bar, its unit and what was done of it, step by step; and how much was expected last."""
+
+    def __init__(self):
+        self.bars, self.expected = [], None
+
+    def begin(self, unit, total=None):
+        self.bars.append((unit, total, []))
+
+    def advance(self, by=1, state=""):
+        self.bars[-1][2].append(by)
+
+    def expect(self, total):
+        self.expected = total
+
+
+def test_progress_counts_tokens_piece_by_piece(tiny_gpt2, corpus, tmp_path):
+    """From the first piece of the calibration on; at the end every token was counted once, and as many were expected."""
+    config = ScanConfig().replace(
+        model=str(tiny_gpt2.folder), corpus=str(corpus), documents=60, shard=25, forward_batch=8
+    )
+    told = Counting()
+    measure(config, tmp_path / "run", told)
+    [calibration, scan] = told.bars
+    assert calibration[:2] == ("token", sum(calibration[2]))
+    assert len([tokens for tokens in calibration[2] if tokens]) > 1
+    assert scan[:2] == ("token", None)
+    n_tokens = ms.load_run(tmp_path / "run").n_tokens
+    assert sum(scan[2]) == n_tokens == told.expected
+    assert max(scan[2]) < n_tokens / 3

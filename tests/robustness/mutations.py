@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-DEEP = "deep"
+DEEP, IN_REVERSE = "deep", "in reverse"
 # Each is JSON text: some cannot be written by Python's own.
 HOSTILE = {
     "nothing": "null",
@@ -82,7 +82,7 @@ def mutated_json(text: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         first = next(iter(value))
         yield "a field twice", json.dumps({"x": 0})[:-7] + f"{json.dumps(first)}: null, " + json.dumps(value)[1:]
-        yield "in reverse", json.dumps(dict(reversed(value.items())))
+        yield IN_REVERSE, json.dumps(dict(reversed(value.items())))
         yield "a field of nobody's", json.dumps(value | {"nobody's": {"a": [1]}})
 
 

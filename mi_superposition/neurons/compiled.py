@@ -28,7 +28,9 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         # numba asks whether the function's own file has changed. What it calls, and the constants and types that it reads, stand in
         # other files: compiled from older ones it would be wrong in silence, or its types would not be found.
         kept = dispatcher._cache._cache_file
-        kept._version = f"{kept._version} {_sources(Path(function.__code__.co_filename).relative_to(_PACKAGE).parts[0])}"
+        kept._version = (
+            f"{kept._version} {_sources(Path(function.__code__.co_filename).relative_to(_PACKAGE).parts[0])}"
+        )
         return dispatcher
 
     return decorate

@@ -14,6 +14,18 @@ from mi_superposition.site.records import FigureRecord, TableRecord
 CHAPTER = "real"
 TITLE = "A real pretrained model"
 ORDER, SCAN, CONTEXTS, EVALUATION, SPECTRA = "order-{layer}", "scan", "contexts", "sae-evaluation", "spectra"
+HEADS, ENCODER_CONCEPTS, ENCODER = "heads-scan", "concepts-minilm", "all-MiniLM-L6-v2"
+# What is measured of every head, as it is called here.
+HEAD_MEASURES = {
+    "entropy": "entropy of attention, nats",
+    "first": "attention to the first token",
+    "previous": "attention to the previous token",
+    "induction": "induction score",
+    "duplicate_token": "duplicate-token score",
+    "copying": "copying score of OV",
+    "qk_rank": "effective rank of QK",
+    "ov_rank": "effective rank of OV",
+}
 # Kinds of random directions, as the contexts of neurons are compared with them.
 DIRECTIONS = ("to_a_random_token", "input_covariance", "isotropic", "weight_covariance", "whitened")
 RECONSTRUCTIONS = (
@@ -57,7 +69,7 @@ def jobs(request: ChapterRequest) -> dict[str, Job]:  # noqa: ARG001
 
 
 def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
-    """Order and contexts of every layer's neurons, an autoencoder in the middle, effective ranks."""
+    """Order and contexts of every layer's neurons, an autoencoder in the middle, effective ranks, heads; concepts of an encoder."""
     real = load_real()
     layers = real.layers()
     scores, gains = real.by_layer(ORDER, "score"), real.by_layer(ORDER, "gain")
@@ -68,7 +80,14 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
             f"{real.name}: {len(layers)} layers, weights dequantised from 4 bits, read on TinyStories. The same commands as for the bundled "
             "models, in scripts/real_models.py; docs/real-models.md has what they cost and what they do not show."
         ),
-        [_orders(real, scores, gains), _contexts(real), _reconstructions(real), _ranks(real)],
+        [
+            _orders(real, scores, gains),
+            _contexts(real),
+            _reconstructions(real),
+            _ranks(real),
+            _heads(real),
+            _concepts(real),
+        ],
     )
     return Section(
         slug=CHAPTER,
@@ -122,6 +141,11 @@ def beside_bundled(real: RealModel) -> dict[str, str]:
         ),
         "sae": (
             f"**{explained(RECONSTRUCTIONS[0]):.3f}** (layer {middle}); {explained(RECONSTRUCTIONS[2]):.3f} by {RECONSTRUCTIONS[2]}"
+        ),
+        "concepts": (
+            f"**{_value(real.metrics[ENCODER_CONCEPTS], 'halvings.trained'):.3f} ± {_value(real.metrics[ENCODER_CONCEPTS], 'halvings.trained.sd'):.3f}** "
+            f"({ENCODER}); {_value(real.metrics[ENCODER_CONCEPTS], 'halvings.denied'):.3f} without the concept word, "
+            f"{_value(real.metrics[ENCODER_CONCEPTS], 'halvings.untrained'):.3f} untrained"
         ),
         "spectra": (
             f"**{mean(shares['weights']):.2f}** of the largest possible rank, mean of all matrices; untrained {mean(shares['weights, untrained']):.2f}"
@@ -253,6 +277,61 @@ def _shares(real: RealModel) -> dict[str, list[float]]:
         for kind in ("weights", "activations")
         for state, told in (("", ""), (".untrained", ", untrained"))
     }
+
+
+def _heads(real: RealModel) -> TableRecord:
+    numbers = real.metrics[HEADS]
+
+    def cells(measure: str) -> list[str]:
+        states = (measure, f"{measure}/untrained", f"{measure}/permuted")
+        return [
+            ""
+            if f"{state}/median" not in numbers
+            else f"{_value(numbers, f'{state}/median'):.2f} ({_value(numbers, f'{state}/largest'):.2f})"
+            for state in states
+        ]
+
+    return TableRecord(
+        id="heads",
+        title="What its heads attend to",
+        look_at=(
+            f"Median of the {numbers['heads']} heads, the largest in brackets, over {numbers['tokens']:,} tokens. Permuted: attention within the "
+            "causal triangle in another order."
+        ),
+        columns=["of a head", "trained", "untrained", "permuted"],
+        rows=[[told, *cells(measure)] for measure, told in HEAD_MEASURES.items()],
+    )
+
+
+def _concepts(real: RealModel) -> FigureRecord:
+    numbers = real.metrics[ENCODER_CONCEPTS]
+    layers = list(range(sum(name.startswith("hidden_states.") and name.count(".") == 2 for name in numbers)))
+
+    def probes(state: str) -> list[float]:
+        return [_value(numbers, f"hidden_states.{layer}{state}.probe") for layer in layers]
+
+    return FigureRecord(
+        id="concepts",
+        title=f"Concepts in {ENCODER}",
+        look_at=(
+            "Balanced accuracy of a linear probe of six concepts on sentences whose words it was not trained on, by hidden state; an encoder "
+            "that others trained, in place of ours. Word vectors, words and denied words are those of the chapter on concepts."
+        ),
+        number=f"{_value(numbers, 'halvings.trained'):.3f} ± {_value(numbers, 'halvings.trained.sd'):.3f} (twelve halvings of the words)",
+        control=(
+            f"{_value(numbers, 'halvings.denied'):.3f} without the concept word, {_value(numbers, 'halvings.word_vectors'):.3f} for co-occurrence "
+            f"vectors, {_value(numbers, 'halvings.bag_of_words'):.3f} for a bag of words, {_value(numbers, 'halvings.untrained'):.3f} untrained"
+        ),
+        figure=lines(
+            {
+                "trained": Line(layers, probes("")),
+                "untrained": Line(layers, probes(".untrained")),
+                "random word lists": Line(layers, probes(".random")),
+            },
+            x_title="hidden state",
+            y_title="balanced accuracy",
+        ),
+    )
 
 
 def _hook(layer: int) -> str:

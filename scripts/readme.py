@@ -39,11 +39,18 @@ from mi_superposition.real import load_real
 from mi_superposition.report.config import ReportConfig
 from mi_superposition.report.write import RUNS, write_report
 from mi_superposition.runs import MANIFEST, METRICS
-from mi_superposition.sae.catalogue import BUNDLED_SAES, EVALUATION_FOLDER
+from mi_superposition.sae.catalogue import BUNDLED_SAES, REAL_EVALUATION_FOLDER
 from mi_superposition.studies.concepts.measure import BUNDLED as CONCEPTS
 from mi_superposition.studies.concepts.measure import load as load_concepts
 from mi_superposition.studies.neurons.contexts import load as load_contexts
-from mi_superposition.studies.sae.rows import AUTOENCODER, PCA, RANDOM, SHUFFLED
+from mi_superposition.studies.sae.rows import (
+    AUTOENCODER,
+    PCA,
+    PROJECTED,
+    PURSUED_ACTIVATIONS,
+    PURSUED_RANDOM,
+    SHUFFLED,
+)
 from mi_superposition.studies.spectra.measure import BUNDLED as SPECTRA
 from mi_superposition.subjects import GENERAL, subjects
 from mi_superposition.toy import bundled_study, load_toy
@@ -211,7 +218,7 @@ def draw_picture(path: Path, runs: Path) -> None:
         "10 digits in a 2-d head\nthat adds; untrained": _heads,
         "neighbouring neurons, most similar\nstretch; random matrix, ordered too": _order,
         "contexts of a neuron\n(among its 20 top examples)": partial(_contexts, runs=runs),
-        "variance explained,\nby number of active features": _autoencoders,
+        "variance of real stories explained\nby 32 active features": _autoencoders,
         "effective rank / dimension\n(w: weights, a: activations)": _ranks,
         "concept probe accuracy, held-out\nwords, layer by layer": _concepts,
     }
@@ -306,20 +313,28 @@ def _contexts(axis: Axes, runs: Path) -> None:
 
 
 def _autoencoders(axis: Axes) -> None:
-    rows = read_json(BUNDLED_SAES["stories"] / EVALUATION_FOLDER / "evaluation.json")["rows"]
+    rows = read_json(BUNDLED_SAES["stories"] / REAL_EVALUATION_FOLDER / "evaluation.json")["rows"]
+    explained = {row["kind"]: row["numbers"]["explained_variance"] for row in rows}
     kinds = {
-        AUTOENCODER: (BLUE, "-", ""),
-        SHUFFLED: (GREY, "-", "shuffled model"),
-        PCA: (GREY, "--", "PCA"),
-        RANDOM: (GREY, ":", "random"),
+        AUTOENCODER: "autoencoder",
+        PURSUED_ACTIVATIONS: "activations, pursuit",
+        SHUFFLED: "shuffled model",
+        PROJECTED: "activations",
+        PURSUED_RANDOM: "random, pursuit",
+        PCA: "PCA",
     }
-    for kind, (colour, dashes, label) in kinds.items():
-        points = [(row["numbers"]["l0"], row["numbers"]["explained_variance"]) for row in rows if row["kind"] == kind]
-        axis.plot(*zip(*sorted(points), strict=True), dashes, color=colour, marker="o", ms=4, label=label or None)
-    axis.set(xscale="log", ylim=(0, 1))
-    axis.set_xticks([8, 16, 32, 64], ["8", "16", "32", "64"])
-    axis.minorticks_off()
-    axis.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="lower right")
+    for place, (kind, label) in enumerate(reversed(kinds.items())):
+        axis.barh(place, explained[kind], 0.7, color=BLUE if kind == AUTOENCODER else GREY)
+        axis.annotate(
+            f"{label} {explained[kind]:.3f}",
+            (0, place),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color="white",
+        )
+    axis.set(xlim=(0, 1), yticks=[])
 
 
 def _ranks(axis: Axes) -> None:

@@ -67,7 +67,10 @@ def steps() -> list[Step]:
         ),
         Step("spectra", f"spectra {text} --documents 200 --device {{device}}"),
         Step("heads-scan", f"heads scan {text} --documents 40 --device {{device}}"),
-        Step("heads-ablate", f"heads ablate {text} --documents 10 --document-tokens 96 --reference-documents 20 --device {{device}}"),
+        Step(
+            "heads-ablate",
+            f"heads ablate {text} --documents 10 --document-tokens 96 --reference-documents 20 --device {{device}}",
+        ),
         Step("concepts", f"concepts {text} --concepts stories --device {{device}}"),
         Step("concepts-minilm", "concepts --model {minilm} --corpus {train} --concepts stories --device {device}"),
     ]

@@ -17,6 +17,7 @@ import argparse
 import platform
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from mi_superposition.runs import MANIFEST, METRICS
 # Layers named before anything was measured: a sixth, half and five sixths of the way.
 N_LAYERS, SOME_LAYERS, MIDDLE = 30, (5, 15, 25), 15
 SECONDS = "seconds.json"
+_WRITING = threading.Lock()
 # Of the thousands of numbers of `spectra`, the share of the largest possible rank.
 SHARE = ".possible_ratio"
 # Of those of `concepts`, what a layer's probe gets right.
@@ -111,9 +113,13 @@ def main() -> None:
         "device": options.device,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        codes = list(pool.map(lambda step: run(step, places, options.out), wanted))
-    sys.exit(max(codes))
+    # The evaluation reads what the training left.
+    later = [step for step in wanted if "{out}/" in step.command]
+    codes = []
+    for together in ([step for step in wanted if step not in later], later):
+        with ThreadPoolExecutor(options.jobs) as pool:
+            codes += pool.map(lambda step: run(step, places, options.out), together)
+    sys.exit(any(codes))
 
 
 def run(step: Step, places: dict[str, object], out: Path) -> int:
@@ -123,18 +129,23 @@ def run(step: Step, places: dict[str, object], out: Path) -> int:
     code = subprocess.call([sys.executable, "-m", "mi_superposition.cli", *words, "--out", str(out / step.name)])
     taken = time.monotonic() - began
     print(f"{step.name}: {'done' if code == 0 else f'exit code {code}'} after {taken:.0f} s", flush=True)
-    times = out / SECONDS
-    known = read_json(times) if times.exists() else {}
-    if code == 0 and step.name not in known:
-        write_json(times, known | {step.name: round(taken, 1)})
+    with _WRITING:
+        known = seconds_of(out)
+        if code == 0 and step.name not in known:
+            write_json(out / SECONDS, known | {step.name: round(taken, 1)})
     return code
+
+
+def seconds_of(out: Path) -> dict[str, float]:
+    """How long each finished step took; of one that was stopped, its last part."""
+    return read_json(out / SECONDS) if (out / SECONDS).exists() else {}
 
 
 def bundle(wanted: list[Step], out: Path, machine: str) -> Path:
     """Write what was measured on a machine into the package, beside what is there of other steps; where to."""
     finished = [step.name for step in wanted if (out / step.name / METRICS).exists()]
     known = read_json(BUNDLED_REAL) if BUNDLED_REAL.exists() else {"metrics": {}, "seconds": {}, "machines": {}}
-    seconds = read_json(out / SECONDS)
+    seconds = seconds_of(out)
     for name in finished:
         known["metrics"][name] = {
             key: round(value, 6) if isinstance(value, float) else value
@@ -159,8 +170,8 @@ def summarised(metrics: dict[str, Any]) -> dict[str, float | int | None]:
     for key, value in metrics.items():
         if isinstance(value, int | float | None):
             found[key] = value
-        elif isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):
-            found |= {f"{key}/median": median(value), f"{key}/largest": max(value), f"{key}/smallest": min(value)}
+        elif isinstance(value, list) and (numbers := [one for one in value if isinstance(one, int | float)]):
+            found |= {f"{key}/median": median(numbers), f"{key}/largest": max(numbers), f"{key}/smallest": min(numbers)}
     return found
 
 
@@ -175,7 +186,9 @@ def _hash(out: Path, finished: list[str]) -> str:
         read_json(out / name / MANIFEST)["inputs"]["model"]["sha256"] for name in finished if name != "concepts-minilm"
     } | ({read_json(BUNDLED_REAL)["sha256"]} if BUNDLED_REAL.exists() else set())
     if len(read) != 1:
-        sys.exit(f"real_models.py: the runs in {str(out)!r} and what is bundled read different weights: {sorted(read)}")
+        sys.exit(
+            f"real_models.py: the runs in {str(out)!r} and what is bundled read different weights: {sorted(read)}; remove {str(BUNDLED_REAL)!r} to bundle others"
+        )
     return read.pop()
 
 

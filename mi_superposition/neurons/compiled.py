@@ -27,19 +27,21 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             return njit(nogil=True, **options)(function)
         # numba asks whether the function's own file has changed. What it calls, and the constants and types that it reads, stand in
         # other files: compiled from older ones it would be wrong in silence, or its types would not be found.
-        kept = dispatcher._cache._cache_file
-        kept._version = (
-            f"{kept._version} {_sources(Path(function.__code__.co_filename).relative_to(_PACKAGE).parts[0])}"
-        )
+        # With NUMBA_DISABLE_JIT=1 nothing is compiled, and nothing kept.
+        if hasattr(dispatcher, "_cache"):
+            kept = dispatcher._cache._cache_file
+            kept._version = f"{kept._version} {_sources(Path(function.__code__.co_filename).parent)}"
         return dispatcher
 
     return decorate
 
 
 @functools.cache
-def _sources(subject: str) -> str:
-    """Hash of all modules of a subject's package."""
+def _sources(folder: Path) -> str:
+    """Hash of all modules of the subject that a folder belongs to; outside of the package, of the folder."""
+    if folder.is_relative_to(_PACKAGE):
+        folder = _PACKAGE.joinpath(*folder.relative_to(_PACKAGE).parts[:1])
     found = hashlib.sha256()
-    for path in sorted((_PACKAGE / subject).rglob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()

@@ -25,7 +25,7 @@ Measure = Literal["cosine", "inner"]
 # The range of a unit's activations is divided into so many equal intervals, from each of which examples are drawn.
 N_INTERVALS = 10
 Layout = Literal["auto", "separate", "together"]
-# Of more units a site has no page each: 4,096 pages are some 110 MB.
+# Of more units a site has no page each: 4,096 pages are some 135 MB.
 _MOST_PAGES = 4096
 
 

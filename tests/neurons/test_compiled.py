@@ -1,5 +1,6 @@
 """What numba compiled is not used once anything that it was compiled from has changed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -36,3 +37,10 @@ def test_it_is_compiled_anew_after_another_file_has_changed(tmp_path):
     # numba itself looks at kernel.py alone, and would answer 11.
     assert added(20) == ["21", "0"]
     assert any(Path(folder).rglob("*.nbi"))
+
+
+def test_without_compiling_it_runs_as_python():
+    script = "from mi_superposition.neurons.path import greedy_path; import numpy as np; print(greedy_path(np.ones((3, 3), np.float32), 0))"
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "[0 1 2]\n"

@@ -31,7 +31,7 @@ FOLDERS = [name for name in commands() if name not in WRITES_NOTHING]
 # A training that takes minutes, and has a row of history at once.
 LONG = {
     "toy train": ["--n-steps", 200_000],
-    "addition train": ["--epochs", 50_000, "--log-every-epochs", 10],
+    "addition train": ["--epochs", 5_000_000, "--log-every-epochs", 10],
 }
 
 

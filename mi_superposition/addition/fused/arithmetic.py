@@ -3,8 +3,6 @@
 Arrays are indexed to their last axis and never sliced in a loop, here and in the other modules: a slice costs two locked
 counts of references, and the sum of two indices might be negative for all the compiler knows, which keeps it from using
 vectors. ``error_model="numpy"`` for the same reason: a division that may raise an error is done alone.
-
-numba's cache looks at a function's own file only: whoever changes this one removes ``__pycache__`` of the package.
 """
 
 from __future__ import annotations

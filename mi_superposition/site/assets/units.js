@@ -36,6 +36,8 @@
         script.src = `${folder}/${number}.js`;
         script.addEventListener("content", (event) => resolve(unpacked(event.detail)));
         script.onerror = () => reject(new Error(`${folder}/${number}.js is missing`));
+        // After its content, if it has any.
+        script.onload = () => reject(new Error(`${folder}/${number}.js is damaged`));
         document.head.append(script);
       });
       // What is missing may be there the next time.
@@ -84,7 +86,7 @@
       const item = made("li");
       const [hook, names] = ofHooks.length ? content.hooks[ofHooks[at]] : [own, ""];
       const text = hook === own ? String(number) : `${names}${number}`;
-      item.append(hook in addresses ? linked(text, `${addresses[hook]}${number}`) : text, ` ${values[at]}`);
+      item.append(Object.hasOwn(addresses, hook) ? linked(text, `${addresses[hook]}${number}`) : text, ` ${values[at]}`);
       list.append(item);
     });
     return [made("h3", content.titles[title]), list];
@@ -148,13 +150,18 @@
       readout.textContent = "";
       draw(number, unitOf(content, number % together), content);
     } catch (problem) {
+      if (wanted !== number) return;
       readout.textContent = problem.message;
     }
     main.setAttribute("aria-busy", "false");
   }
 
   window.addEventListener("hashchange", async () => {
-    if (!/^#\d+$/.test(location.hash)) return;
+    if (!/^#\d+$/.test(location.hash)) {
+      // "Skip to content": the address goes on naming the unit.
+      history.replaceState(null, "", `#${wanted}`);
+      return;
+    }
     await show();
     window.scrollTo(0, 0);
     document.getElementById("name").focus({ preventScroll: true });

@@ -171,9 +171,16 @@ def test_where_only_one_folder_can_be_written_it_runs_if_temporary_files_may_go_
     counts["read-only machines"] += 1
 
 
+def heeding_signals():
+    """Where the tests run under nohup, what they begin would not heed SIGHUP either."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def begun(words, out, **options):
     """The command in a process of its own, once it has said in its history how it stands."""
-    process = subprocess.Popen(program(words), stderr=subprocess.PIPE, text=True, env=environment(), **options)
+    process = subprocess.Popen(
+        program(words), stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=heeding_signals, **options
+    )
     until = time.monotonic() + 120
     while not read_history(out):
         assert process.poll() is None, process.stderr.read()

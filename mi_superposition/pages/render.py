@@ -11,7 +11,7 @@ from mi_superposition.pages.losses import losses_of
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.runs import PAGE, read_manifest
 from mi_superposition.site.write import write_site
-from mi_superposition.subjects import Study, find_study, subjects
+from mi_superposition.subjects import Study, find_study
 
 
 def run(config: PageConfig, progress: Progress) -> str:
@@ -50,6 +50,7 @@ def study_of(folder: Path) -> Study:
     command = read_manifest(folder)["command"]
     study = find_study(command)
     if study is None:
-        shown = ", ".join(repr(one.command) for subject in subjects() for one in subject.studies)
-        raise RequestError(f"{str(folder)!r} is a run of {command!r}, which has no page: pages are of {shown}")
+        raise RequestError(
+            f"{str(folder)!r} is a run of {command!r}, which is no command here that has a page: give a run of 'toy train', 'neurons order', …"
+        )
     return study

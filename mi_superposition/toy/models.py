@@ -144,6 +144,16 @@ def load_toy(folder: Path) -> ToyModels:
     config = read_config(folder, ToyConfig, COMMAND).resolved()
     tied = config.architecture.tied
     tensors, _ = read_tensors(folder / _WEIGHTS)
+    shape = config.architecture
+    sizes = {
+        "W_in": (config.n_settings, config.n_kept, shape.n_hidden, shape.n_features),
+        "loss": (config.n_settings, config.n_instances),
+    }
+    for name, size in sizes.items():
+        if name in tensors and tensors[name].shape != size:
+            raise WorkError(
+                f"{str(folder / _WEIGHTS)!r} is not of its manifest: {name} is {list(tensors[name].shape)}, by the options {list(size)}"
+            )
 
     def weights(start: str) -> ToyWeights:
         W_in, b = tensors[start + "W_in"].float(), tensors[start + "b"].float()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mi_superposition.errors import RequestError, WorkError
-from mi_superposition.files import read_json, read_state, read_tensors
+from mi_superposition.files import read_json, read_state, read_tensors, write_json
 from mi_superposition.parts import ThreadsPart
 from mi_superposition.progress import Progress
 from mi_superposition.toy import ToyConfig, load_toy, train_toy
@@ -111,6 +111,18 @@ def test_a_damaged_run_is_named(tmp_path):
     train_toy(SMALL, tmp_path / "run")
     (tmp_path / "run" / "weights.safetensors").write_bytes(b"short")
     with pytest.raises(WorkError, match=r"weights.safetensors' was changed since the run wrote it"):
+        load_toy(tmp_path / "run")
+
+
+def test_a_manifest_of_other_settings_is_named(tmp_path):
+    """An option that is missing counts as at its default: here one setting where there were two."""
+    train_toy(SMALL, tmp_path / "run")
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    del manifest["config"]["probability"]
+    write_json(tmp_path / "run" / "manifest.json", manifest)
+    with pytest.raises(
+        WorkError, match=r"weights.safetensors' is not of its manifest: W_in is \[2, .*by the options \[1, "
+    ):
         load_toy(tmp_path / "run")
 
 

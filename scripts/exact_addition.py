@@ -14,20 +14,12 @@ from transformer_lens import HookedTransformer
 
 from mi_superposition.addition.construction import exact_adder
 from mi_superposition.addition.lookup import lookup_logits, one_hot_operands
-from mi_superposition.addition.problems import answer_digits, fresh_operands
+from mi_superposition.addition.problems import answer_digits, chains_of_nines, fresh_operands
 from mi_superposition.addition.train import load_addition_model
 from mi_superposition.models import save_attention_only
 from mi_superposition.training import seeded_generator
 
 N_RANDOM, N_CHAINS, BATCH = 1_000_000, 100_000, 10_000
-
-
-def chains_of_nines(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Six columns that sum to 9, but for one drawn at random, which sums to 8, 9 or 10."""
-    a = torch.randint(0, 10, (n, 6), generator=generator)
-    column = torch.randint(0, 6, (n, 1), generator=generator)
-    change = torch.randint(-1, 2, (n, 1), generator=generator)
-    return torch.cat([a, (9 - a).scatter_add(1, column, change).clamp(0, 9)], dim=1)
 
 
 @torch.no_grad()
@@ -49,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     problems = {
         f"{N_RANDOM:,} random problems": fresh_operands(N_RANDOM, part="test", generator=seeded_generator(0, "fresh")),
-        f"{N_CHAINS:,} chains of nines": chains_of_nines(N_CHAINS, seeded_generator(0, "chains")),
+        f"{N_CHAINS:,} chains of nines": chains_of_nines(N_CHAINS, generator=seeded_generator(0, "chains")),
     }
     models = {"hand, double precision": exact_adder(), "hand, single precision": exact_adder().float()}
     models["addition-exact"] = load_addition_model("addition-exact")

@@ -173,6 +173,18 @@ def fresh_operands(
     return _operands(_index_in_part(rank, part), n_digits)
 
 
+def chains_of_nines(
+    n: int, *, n_digits: int = AdditionConfig.n_digits, generator: torch.Generator
+) -> Int[Tensor, "problem operand_digit"]:
+    """``n`` problems whose columns sum to 9, but for one drawn at random, which sums to 8, 9 or 10: the carry is decided there, however
+    far below.
+    """
+    a = torch.randint(0, 10, (n, n_digits), generator=generator)
+    column = torch.randint(0, n_digits, (n, 1), generator=generator)
+    change = torch.randint(-1, 2, (n, 1), generator=generator)
+    return torch.cat([a, (9 - a).scatter_add(1, column, change).clamp(0, 9)], dim=1)
+
+
 def encode(a: Sequence[int], b: Sequence[int], n_digits: int = AdditionConfig.n_digits) -> Int[Tensor, "problem pos"]:
     """Tokens of the problems ``a[i] + b[i]``, answers included.
 

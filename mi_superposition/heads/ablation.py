@@ -73,7 +73,7 @@ def ablate_heads(
     A model of one attention-only layer without normalisation is linear in its heads' outputs, so all conditions
     come from one forward pass (``method="linear"``). Any other runs in batches of conditions that keep the
     activations of one pass within about ``memory_budget`` bytes, the result itself not counted (``method="hooks"``). ``"auto"`` takes the first
-    where it holds. Logits in nats. Method: ablation as in Olsson et al. 2022, section "Ablations"; the linear
+    where it holds, but for ``reduce="loss"``, which takes the second. Logits in nats. Method: ablation as in Olsson et al. 2022, section "Ablations"; the linear
     form is ours.
 
     Raises ``RequestError`` for a ``keep`` of the wrong width, a layer the model lacks, tokens outside the vocabulary,

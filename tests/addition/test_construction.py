@@ -10,7 +10,7 @@ import torch
 
 from mi_superposition.addition.construction import exact_adder
 from mi_superposition.addition.lookup import lookup_logits, one_hot_operands
-from mi_superposition.addition.problems import answer_digits, fresh_operands, masked, with_answers
+from mi_superposition.addition.problems import answer_digits, chains_of_nines, fresh_operands, masked, with_answers
 from mi_superposition.errors import RequestError
 from mi_superposition.models import load_model, save_attention_only
 
@@ -20,14 +20,8 @@ def right(model, operands):
     return logits.argmax(dim=-1) == answer_digits(operands)
 
 
-def chains_of_nines(n, n_digits):
-    """Columns that sum to 9, but for one, which sums to 8, 9 or 10: the carry is decided there, however far below."""
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randint(0, 10, (n, n_digits), generator=generator)
-    b = 9 - a
-    column = torch.randint(0, n_digits, (n, 1), generator=generator)
-    change = torch.randint(-1, 2, (n, 1), generator=generator)
-    return torch.cat([a, (b.scatter_add(1, column, change)).clamp(0, 9)], dim=1)
+def chains(n):
+    return chains_of_nines(n, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("n_digits", [1, 2])
@@ -46,7 +40,7 @@ def test_every_problem_of_three_digits_is_right():
 
 def test_the_longest_chains_of_nines_are_right():
     """By the transformer's own forward pass too."""
-    model, operands = exact_adder(), chains_of_nines(1000, 6)
+    model, operands = exact_adder(), chains(1000)
     assert right(model, operands).all()
     with torch.no_grad():
         logits = model(masked(with_answers(operands)))[:, 12:]
@@ -58,9 +52,9 @@ def test_in_single_precision_only_the_longest_chains_fail(tmp_path):
     model = load_model(tmp_path, device="cpu")
     drawn = fresh_operands(20_000, part="test", generator=torch.Generator().manual_seed(0))
     assert right(model, drawn).all()
-    chains = right(model, chains_of_nines(3000, 6)).double().mean(dim=0)
-    assert chains[:4].min() == 1
-    assert chains[5] < 1
+    found = right(model, chains(3000)).double().mean(dim=0)
+    assert found[:4].min() == 1
+    assert found[5] < 1
 
 
 def test_a_column_that_is_not_read_shows():

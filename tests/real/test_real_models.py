@@ -1,6 +1,6 @@
 """On two real pretrained models, in the folder that REAL_MODELS names: `smollm2-135m` (Llama) and `minilm` (BERT encoder).
 
-`REAL_MODELS=FOLDER make real` runs these, a quarter of an hour on two cores. Nothing is fetched.
+`REAL_MODELS=FOLDER make real` runs these. Nothing is fetched.
 """
 
 import itertools

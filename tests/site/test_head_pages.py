@@ -5,27 +5,14 @@ import re
 
 import numpy as np
 import pytest
+from unit_site import HOSTILE, SHOWN
 
-from mi_superposition.corpora.tokens import LONGEST_SHOWN, visible
+from mi_superposition.corpora.tokens import LONGEST_SHOWN
 from mi_superposition.site.folder import HEAD_PAGES, SiteFolder
 from mi_superposition.site.head_pages import write_head_pages
 from mi_superposition.site.head_records import HeadExample, HeadLinks, HeadRecord, HeadsRecord, MeasureRecord
 from mi_superposition.site.records import Link, TableRecord
 
-HOSTILE = [
-    "</script><script>window.broken = 1</script>",
-    '<img src=x onerror="window.broken = 2">',
-    "&amp; & &lt;",
-    "\"quoted\" 'twice' `thrice`",
-    "\u202egnirts\u202c\u200f",
-    "{{ 7 * 7 }} {% raw %}",
-    "x" * 10_000,
-    "\u2028line\nends\r\n\ttab\x00",
-    "\ud800",
-    "é😀 中文",
-    "--><!--",
-]
-SHOWN = [visible(token) for token in HOSTILE]
 # The beginning token, then two tokens without one text, then a gap.
 TOKENS = ["<|begin|>", *SHOWN[:5], "“", "", "", *SHOWN[5:]]
 PLACES = [-1, *range(4, 4 + len(TOKENS) - 1)]

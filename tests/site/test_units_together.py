@@ -114,13 +114,18 @@ def test_a_number_that_no_unit_has(visit_site):
     assert page.inner_text("h1") == "Layer 0, neuron 0"
 
 
-def test_a_file_that_is_missing_is_named(site, browser, tmp_path):
+@pytest.mark.parametrize("became", ["missing", "damaged"])
+def test_a_file_that_is_missing_or_damaged_is_named(became, site, browser, tmp_path):
     shutil.copytree(site, tmp_path / "s")
-    (tmp_path / "s" / "neurons" / "L0N" / "1.js").unlink()
+    file = tmp_path / "s" / "neurons" / "L0N" / "1.js"
+    content = file.read_bytes()
+    file.unlink()
+    if became == "damaged":
+        file.write_bytes(content[: len(content) // 2])
     page = browser.new_page(bypass_csp=True)
     page.goto((tmp_path / "s" / "neurons" / "L0N.html").as_uri() + "#64")
     shown(page)
-    assert page.inner_text("#readout") == "L0N/1.js is missing"
+    assert page.inner_text("#readout") == f"L0N/1.js is {became}"
     page.keyboard.press("n")
     page.evaluate("location.hash = '#3'")
     page.wait_for_function("document.getElementById('name').textContent === 'Layer 0, neuron 3'")

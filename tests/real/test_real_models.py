@@ -119,18 +119,8 @@ def test_an_autoencoder_that_was_killed_ends_the_same(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [
         *(sys.executable, "-m", "mi_superposition.cli", "sae", "train", "--model", str(SMOLLM2), "--corpus", "stories"),
-        *(
-            "--hook",
-            "blocks.2.hook_resid_pre",
-            "--d-sae",
-            "1152",
-            "--k",
-            "16",
-            "--tokens",
-            "4000",
-            "--batch-size",
-            "64",
-        ),
+        *("--hook", "blocks.2.hook_resid_pre", "--d-sae", "1152", "--k", "16"),
+        *("--tokens", "4000", "--batch-size", "64", "--buffer-batches", "4"),
         *("--device", "cpu", "--threads", "1", "--out"),
     ]
     subprocess.run([*command, str(whole)], check=True, capture_output=True)

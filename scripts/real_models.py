@@ -71,7 +71,7 @@ def steps() -> list[Step]:
         Step("heads-scan", f"heads scan {text} --documents 40 --device {{device}}"),
         Step(
             "heads-ablate",
-            f"heads ablate {text} --documents 10 --document-tokens 96 --reference-documents 20 --device {{device}}",
+            f"heads ablate {text} --layer {' '.join(map(str, SOME_LAYERS))} --documents 10 --document-tokens 96 --reference-documents 20 --task-sets 0 --device {{device}}",
         ),
         Step("concepts", f"concepts {text} --concepts stories --device {{device}}"),
         Step("concepts-minilm", "concepts --model {minilm} --corpus {train} --concepts stories --device {device}"),

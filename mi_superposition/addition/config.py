@@ -196,7 +196,8 @@ class AdditionCertifyConfig(Config):
     seconds: Positive = 600.0
     """Time to search for, in seconds, all tries together; the longer, the narrower the bounds."""
     boxes: AtLeast1 | None = None
-    """Boxes to bound, about, if time allows. The result is then the same on every machine. Default: as many as there is time for."""
+    """Boxes to bound, about, if time allows. The result is then the same on every machine; Ray's workers are given boxes ahead, so that
+    theirs are other boxes and other bounds, as true. Default: as many as there is time for."""
     n_problems: Annotated[int, Interval(ge=100, le=10**8)] = 1_000_000
     """Problems drawn at random, on which the model's accuracy is measured beside the bounds."""
     random: SeedPart = SeedPart()

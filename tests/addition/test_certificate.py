@@ -393,7 +393,18 @@ def test_all_digits_begin_even_without_time():
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[cluster]'")
 def test_workers_of_ray_prove_as_much(tmp_path):
     """Not the same boxes, as workers are given some ahead; bounds as true, and nearly as close."""
-    words = "addition certify --model addition-exact --boxes 60000 --n-problems 20000 --threads 1".split()
+    words = [
+        "addition",
+        "certify",
+        "--model",
+        "addition-exact",
+        "--boxes",
+        "60000",
+        "--n-problems",
+        "20000",
+        "--threads",
+        "1",
+    ]
     assert main([*words, "--out", str(tmp_path / "here")]) == 0
     assert main([*words, "--engine", "ray", "--out", str(tmp_path / "ray")]) == 0
     here, there = (ms.load_run(tmp_path / name) for name in ("here", "ray"))

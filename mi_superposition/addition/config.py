@@ -73,7 +73,7 @@ class AdditionConfig(Config):
     high loss."""
     starts: AtLeast1 = 1
     """Initial weights to begin from. Each is trained for --start-epochs; training goes on from the one with the lowest training loss."""
-    start_epochs: AtLeast1 = 50
+    start_epochs: AtLeast1 = 100
     """Epochs that each of several --starts is trained for, with the learning rates of the whole run."""
     log_every_epochs: AtLeast1 = 5
     """Epochs between two logged rows of the training history."""

@@ -45,7 +45,7 @@ class TaskWork:
         kinds: tuple[HeadReplacement, ...] = REPLACEMENTS if several else ("zero",)
         replaced = self.config.on_text.text_replacement if several else "zero"
         whole, control = (logit_differences(model, task) for model in (self.model, self.untrained))
-        changes = {}
+        changes: dict[str, TaskChanges] = {}
         for kind in kinds:
             parts = [
                 self._once(

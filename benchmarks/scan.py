@@ -2,7 +2,8 @@
 
     python benchmarks/scan.py                        # the bundled model and corpus
     python benchmarks/scan.py --bound-only --documents 2500
-    python benchmarks/scan.py --tiny-stories-33m     # the scan alone, at the shape of TinyStories-33M, random weights
+    python benchmarks/scan.py --shape gpt2           # the scan alone, random weights in the shape of GPT-2 small
+    python benchmarks/scan.py --model FOLDER --documents 32
 
 (a) the bare forward pass through all layers, no hooks, on the same batches of 32 sequences, and the lower bound: the same in pieces of
 1,024 tokens, which is faster, and no further than the last neurons; (b) `scan_neurons` with everything on, first sample and
@@ -24,11 +25,12 @@ from typing import Any
 
 import torch
 from timing import Row, interleaved, machine, parser, timed, write_rows
-from transformers import GPTNeoConfig, GPTNeoForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig, PretrainedConfig
 
 from mi_superposition import load_corpus, load_model
 from mi_superposition.corpora import TokenBatch, model_batches
 from mi_superposition.models import read_hooks
+from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import NeuronScan, ScanConfig, ScanSettings, scan_neurons
 from mi_superposition.neurons.scan import UnitReader, calibrate, mlp_hooks, scan_batches
 from mi_superposition.pages.neurons.scan import scan_record, write_scan_pages
@@ -37,7 +39,15 @@ from mi_superposition.site.folder import UNITS, SiteFolder
 
 TOP_K = 20
 PAGE_RUNS = 24
+SHAPES: dict[str, Callable[[], PretrainedConfig]] = {
+    "gpt2": GPT2Config,
+    "tiny-stories-33m": lambda: GPTNeoConfig(
+        vocab_size=50257, hidden_size=768, num_layers=4, num_heads=16, max_position_embeddings=2048,
+        attention_types=[[["global", "local"], 2]], intermediate_size=None,
+    ),
+}  # fmt: skip
 BARE, BOUND, OURS = "(a) bare forward pass", "lower bound: (a), in pieces", "(b) our scan, everything on"
+PLAIN = "(b) without correlations"
 CACHE, PUBLIC = "(c) run_with_cache + topk", "(d) trackers, pass only"
 
 
@@ -143,7 +153,7 @@ def measured(documents: int, repeats: int, bound_only: bool) -> tuple[Found, Neu
         BARE: lambda: bare_forward(model, batches),
         BOUND: lambda: forward_to_neurons(model, pieces),
         OURS: lambda: scan_neurons(model, batches),
-        "(b) without correlations": lambda: scan_neurons(model, batches, correlation_share=0.0),
+        PLAIN: lambda: scan_neurons(model, batches, correlation_share=0.0),
         "(b) bfloat16 autocast": lambda: scan_neurons(model, batches, precision="bfloat16"),
         CACHE: lambda: cache_and_topk(model, batches),
         PUBLIC: lambda: public_way(model, batches),
@@ -189,11 +199,7 @@ def bundled(documents: int, repeats: int, bound_only: bool) -> None:
     found, scan = measured(documents, repeats, bound_only)
     n = found.n_tokens
     print(f"{found.n_documents:,} documents, {n:,} tokens, {found.n_units:,} neurons\n", flush=True)
-    print(f"{'way':30} {'tokens/s':>9} {'ratio to (a)':>12} {'to the bound':>12}")
-    for name, middle in found.seconds.items():
-        print(
-            f"{name:30} {n / middle:9,.0f} {found.seconds[BARE] / middle:12.2f} {found.seconds[BOUND] / middle:12.2f}"
-        )
+    _table(n, found.seconds)
     if bound_only:
         return
     print(
@@ -222,41 +228,50 @@ def _stacked(rows: list[torch.Tensor]) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
-def tiny_stories_33m(repeats: int) -> None:
-    """The scan's throughput where the weights do not matter: a random GPT-Neo of that shape, rows of 220 tokens."""
-    config = GPTNeoConfig(
-        vocab_size=50257, hidden_size=768, num_layers=4, num_heads=16, max_position_embeddings=2048,
-        attention_types=[[["global", "local"], 2]], intermediate_size=None,
-    )  # fmt: skip
+def random_model(config: PretrainedConfig) -> HookedModel:
+    """With random weights, where those do not matter."""
     with tempfile.TemporaryDirectory() as folder:
-        GPTNeoForCausalLM(config).save_pretrained(folder)
-        model = load_model(folder, device="cpu")
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        return load_model(folder, device="cpu")
+
+
+def random_batches(d_vocab: int, n_batches: int = 3, rows: int = 32, width: int = 220) -> list[TokenBatch]:
+    """Rows of random tokens, as uneven as words are."""
     generator = torch.Generator().manual_seed(0)
-    rows = 32
     batches = []
-    for number in range(3):
-        # Tokens are as uneven as words are.
-        tokens = (50257 ** torch.rand(rows, 220, generator=generator)).long()
-        document = (number * rows + torch.arange(rows))[:, None].expand(rows, 220)
-        batches.append(
-            TokenBatch(tokens, torch.ones(rows, 220, dtype=torch.bool), document, torch.arange(220).expand(rows, 220))
-        )
+    for number in range(n_batches):
+        tokens = (d_vocab ** torch.rand(rows, width, generator=generator)).long()
+        document = (number * rows + torch.arange(rows))[:, None].expand(rows, width)
+        mask, position = torch.ones(rows, width, dtype=torch.bool), torch.arange(width).expand(rows, width)
+        batches.append(TokenBatch(tokens, mask, document, position))
+    return batches
+
+
+def scan_alone(model: HookedModel, batches: list[TokenBatch], repeats: int) -> None:
+    """The scan's throughput beside the forward pass, the largest activations' sample taken before."""
     reader = UnitReader.of(model)
+    pieces = [piece for batch in batches for piece in batch.pieces(torch.device("cpu"))]
     calibrations = calibrate(reader, batches)
-    n = sum(batch.tokens.numel() for batch in batches)
-    settings = ScanSettings(correlation_share=0.0)
-    scan_batches(reader, batches[:1], calibrations, settings)
-    taken = interleaved(
-        {
-            "forward": lambda: bare_forward(model, batches),
-            "scan": lambda: scan_batches(reader, batches, calibrations, settings),
-        },
-        repeats,
-    )
-    a, b = taken["forward"], taken["scan"]
+    n_tokens = sum(int(batch.mask.sum()) for batch in batches)
+    plain = ScanSettings(correlation_share=0.0)
+    scan_batches(reader, batches[:1], calibrations, plain)
+    ways = {
+        BARE: lambda: bare_forward(model, batches),
+        BOUND: lambda: forward_to_neurons(model, pieces),
+        OURS: lambda: scan_batches(reader, batches, calibrations, ScanSettings()),
+        PLAIN: lambda: scan_batches(reader, batches, calibrations, plain),
+    }
+    n_units = len(mlp_hooks(model)) * model.cfg.d_mlp
     print(
-        f"{4 * 3072:,} neurons, {n:,} tokens: forward {n / a:,.0f} tokens/s, scan {n / b:,.0f} tokens/s, ratio {a / b:.2f}"
+        f"{len({int(d) for batch in batches for d in batch.document.unique()}):,} documents, {n_tokens:,} tokens, {n_units:,} neurons\n"
     )
+    _table(n_tokens, interleaved(ways, repeats, warm_up=0))
+
+
+def _table(n_tokens: int, seconds: dict[str, float]) -> None:
+    print(f"{'way':30} {'tokens/s':>9} {'ratio to (a)':>12} {'to the bound':>12}")
+    for name, middle in seconds.items():
+        print(f"{name:30} {n_tokens / middle:9,.0f} {seconds[BARE] / middle:12.2f} {seconds[BOUND] / middle:12.2f}")
 
 
 def main() -> None:
@@ -265,15 +280,23 @@ def main() -> None:
     options_of.add_argument("--documents", type=int, default=1000)
     options_of.add_argument("--repeats", type=int, default=3)
     options_of.add_argument("--bound-only", action="store_true", help="only (a) and (b)")
-    options_of.add_argument("--tiny-stories-33m", action="store_true")
+    options_of.add_argument(
+        "--shape", choices=SHAPES, help="the scan alone, of a model of this shape with random weights"
+    )
+    options_of.add_argument("--model", help="the scan alone, of this model on stories")
     options = options_of.parse_args()
     with torch.no_grad():
         if options.rows:
             write_rows(options.rows, rows(options.quick))
             return
         print(f"{machine()}; medians of {options.repeats}")
-        if options.tiny_stories_33m:
-            tiny_stories_33m(options.repeats)
+        if options.shape is not None:
+            model = random_model(SHAPES[options.shape]())
+            scan_alone(model, random_batches(model.cfg.d_vocab), options.repeats)
+        elif options.model is not None:
+            model = load_model(options.model, device="cpu")
+            texts = itertools.islice(load_corpus("stories"), options.documents)
+            scan_alone(model, list(model_batches(model, texts, 32, by_length=True)), options.repeats)
         else:
             bundled(options.documents, options.repeats, options.bound_only)
 

@@ -18,6 +18,7 @@ import tyro
 from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.heads.config import AblateConfig
+from mi_superposition.models import BUNDLED_MODELS
 from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.studies.heads import ablate, ablate_text
 
@@ -30,6 +31,10 @@ def main(config: AblateConfig, out: Path | None = None, bundle: bool = False) ->
         out: Run folder; a run that was stopped is resumed. Default: none is kept.
         bundle: Whether the result goes into the package.
     """
+    if bundle and config.model.name not in BUNDLED_MODELS:
+        raise RequestError(
+            f"--bundle with model = {config.model.name!r}: the report is of the bundled models, {', '.join(BUNDLED_MODELS)}"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         folder = out or Path(scratch) / "run"
         with terminal_progress() as progress:

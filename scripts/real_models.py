@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -33,10 +34,13 @@ from mi_superposition.runs import MANIFEST, METRICS
 N_LAYERS, SOME_LAYERS, MIDDLE = 30, (5, 15, 25), 15
 SECONDS = "seconds.json"
 _WRITING = threading.Lock()
-# Of the thousands of numbers of `spectra`, the share of the largest possible rank.
-SHARE = ".possible_ratio"
-# Of those of `concepts`, what a layer's probe gets right.
-PROBE = ".probe"
+# Of steps with thousands of numbers, by how the step's name begins, those kept: the share of the largest possible rank; the headline of
+# concepts with its controls and each layer's probe; what is done to heads by their mean, with its controls.
+KEPT = {
+    "spectra": r"\.possible_ratio$",
+    "concepts": r"^[^.]*$|^halvings\.|\.probe$",
+    "heads-ablate": r"^[^/]*$|/mean_|/random_direction_loss|/untrained_loss|whole_layer|^task_[^/]*/[^/]*$",
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def steps() -> list[Step]:
         Step("heads-scan", f"heads scan {text} --documents 40 --device {{device}}"),
         Step(
             "heads-ablate",
-            f"heads ablate {text} --documents 10 --document-tokens 96 --reference-documents 20 --device {{device}}",
+            f"heads ablate {text} --layer {' '.join(map(str, SOME_LAYERS))} --documents 10 --document-tokens 96 --reference-documents 20 --task-sets 0 --device {{device}}",
         ),
         Step("concepts", f"concepts {text} --concepts stories --device {{device}}"),
         Step("concepts-minilm", "concepts --model {minilm} --corpus {train} --concepts stories --device {device}"),
@@ -150,7 +154,7 @@ def bundle(wanted: list[Step], out: Path, machine: str) -> Path:
         known["metrics"][name] = {
             key: round(value, 6) if isinstance(value, float) else value
             for key, value in summarised(read_json(out / name / METRICS)).items()
-            if (name != "spectra" or key.endswith(SHARE)) and (not name.startswith("concepts") or of_concepts(key))
+            if is_kept(name, key)
         }
         known["machines"][name] = machine
         if name in seconds:
@@ -175,9 +179,9 @@ def summarised(metrics: dict[str, Any]) -> dict[str, float | int | None]:
     return found
 
 
-def of_concepts(key: str) -> bool:
-    """Of the thousands of numbers of `concepts`, its headline with controls and each layer's probe."""
-    return "." not in key or key.startswith("halvings.") or key.endswith(PROBE)
+def is_kept(step: str, key: str) -> bool:
+    """Whether a number of a step goes into the package."""
+    return all(re.search(pattern, key) for begin, pattern in KEPT.items() if step.startswith(begin))
 
 
 def _hash(out: Path, finished: list[str]) -> str:

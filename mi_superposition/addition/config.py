@@ -71,6 +71,10 @@ class AdditionConfig(Config):
     digit_focus: NonNegative = 0.0
     """Exponent p in the weight loss^p of each answer digit's loss: 0 for the plain mean, 1 for more weight on digits with a
     high loss."""
+    starts: AtLeast1 = 1
+    """Initial weights to begin from. Each is trained for --start-epochs; training goes on from the one with the lowest training loss."""
+    start_epochs: AtLeast1 = 100
+    """Epochs that each of several --starts is trained for, with the learning rates of the whole run."""
     log_every_epochs: AtLeast1 = 5
     """Epochs between two logged rows of the training history."""
     threads: ThreadsPart = ThreadsPart(threads=1)
@@ -84,6 +88,8 @@ class AdditionConfig(Config):
                 raise RequestError(
                     f"{name} = {number}: with drop_last there must be at least batch_size = {self.batch_size} problems"
                 )
+        if self.starts > 1 and self.start_epochs > self.epochs:
+            raise RequestError(f"start_epochs = {self.start_epochs}: the whole training has epochs = {self.epochs}")
         if self.restart_learning_rate and self.n_train is not None:
             raise RequestError(
                 f"restart_learning_rate = {self.restart_learning_rate}: a restart needs fresh problems (--preset exact)"
@@ -117,6 +123,11 @@ class AdditionConfig(Config):
     def n_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.epochs * self.epoch_steps
+
+    @property
+    def n_start_steps(self) -> int:
+        """Steps in which initial weights are chosen; none where there is one alone."""
+        return self.starts * self.start_epochs * self.epoch_steps if self.starts > 1 else 0
 
     @property
     def second_descent(self) -> int | None:
@@ -185,7 +196,8 @@ class AdditionCertifyConfig(Config):
     seconds: Positive = 600.0
     """Time to search for, in seconds, all tries together; the longer, the narrower the bounds."""
     boxes: AtLeast1 | None = None
-    """Boxes to bound, about, if time allows. The result is then the same on every machine. Default: as many as there is time for."""
+    """Boxes to bound, about, if time allows. The result is then the same on every machine; Ray's workers are given boxes ahead, so that
+    theirs are other boxes and other bounds, as true. Default: as many as there is time for."""
     n_problems: Annotated[int, Interval(ge=100, le=10**8)] = 1_000_000
     """Problems drawn at random, on which the model's accuracy is measured beside the bounds."""
     random: SeedPart = SeedPart()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from mi_superposition.addition.problems import (
     with_answers,
 )
 from mi_superposition.errors import RequestError
+from mi_superposition.files import write_json
 from mi_superposition.models import (
     build_attention_only_model,
     load_model,
@@ -42,9 +44,19 @@ from mi_superposition.parts import AdditionModelPart, DigitOrder
 from mi_superposition.progress import SILENT, Progress, Steps
 from mi_superposition.room import check_memory
 from mi_superposition.runs import CHECKPOINT, MANIFEST, Outcome, Run, open_run, read_config
-from mi_superposition.training import GradientLearner, fixed_arithmetic, resume, seeded_generator, train, warmup_then
+from mi_superposition.schemas import read_as
+from mi_superposition.training import (
+    GradientLearner,
+    derived_seed,
+    fixed_arithmetic,
+    resume,
+    seeded_generator,
+    train,
+    warmup_then,
+)
 
 COMMAND = "addition train"
+STARTS = "starts.json"
 _EVALUATION_BATCH = 10_000
 
 
@@ -155,7 +167,7 @@ def train_addition(config: AdditionConfig, out: Path, progress: Progress = SILEN
     with open_run(out, COMMAND, config) as run:
         if run.finished:
             return Outcome(out, finished_already=True)
-        progress.begin("step", config.n_steps)
+        progress.begin("step", config.n_start_steps + config.n_steps)
         with fixed_arithmetic(config.threads.number):
             _train(config, run, *data, progress)
     return Outcome(out, finished_already=False)
@@ -203,8 +215,9 @@ def _learning_rate(config: AdditionConfig) -> Callable[[int], float]:
     return lambda step: first(step) if step < restart else second(step - restart)
 
 
-def build_addition_model(config: AdditionConfig) -> HookedTransformer:
-    """The untrained model of a run, from its seed."""
+def build_addition_model(config: AdditionConfig, start: int = 0) -> HookedTransformer:
+    """The untrained model of a run, from its seed and the number of its start."""
+    seed = config.random.seed
     return build_attention_only_model(
         n_layers=1,
         n_heads=config.n_heads,
@@ -213,19 +226,14 @@ def build_addition_model(config: AdditionConfig) -> HookedTransformer:
         n_ctx=n_positions(config.n_digits),
         d_vocab=D_VOCAB,
         d_vocab_out=D_VOCAB_OUT,
-        seed=config.random.seed,
+        seed=seed if start == 0 else derived_seed(seed, "start", start) % 2**63,
     )
 
 
-def _train(
-    config: AdditionConfig,
-    run: Run,
-    train_problems: Tensor | None,
-    test_problems: Tensor,
-    progress: Progress,
-) -> None:
-    model = build_addition_model(config)
-    batches = _Batches(config, train_problems)
+def _begun(config: AdditionConfig, problems: Tensor | None, start: int) -> tuple[HookedTransformer, GradientLearner]:
+    """The model of a start, and what trains it."""
+    model = build_addition_model(config, start)
+    batches = _Batches(config, problems)
 
     def loss(step: int) -> Tensor:
         operands = batches(step)
@@ -239,12 +247,44 @@ def _train(
         weight = by_digit.detach() ** config.digit_focus
         return (weight * by_digit).sum() / weight.sum()
 
-    rate = _learning_rate(config)
-    learner = _learner(config, model, batches, loss, rate)
+    return model, _learner(config, model, batches, loss, _learning_rate(config))
+
+
+def _start_losses(config: AdditionConfig, run: Run, problems: Tensor | None, progress: Progress) -> list[float]:
+    """Of every start the mean training loss (nats) in the last fifth of its steps. One that was interrupted begins again."""
+    path = run.path / STARTS
+    losses: list[float] = read_as(path, list[float]) if path.exists() else []
+    n_steps = config.start_epochs * config.epoch_steps
+    steps = Steps(progress, len(losses) * n_steps)
+    for start in range(len(losses), config.starts):
+        _, learner = _begun(config, problems, start)
+
+        def after_step(done: int, before: int = start * n_steps) -> None:
+            if done % config.epoch_steps == 0:
+                steps.at(before + done, f"start {before // n_steps + 1} of {config.starts}")
+
+        for first, last in itertools.pairwise((0, n_steps - max(1, n_steps // 5), n_steps)):
+            learner.take_mean_loss()
+            train(learner, first, last, after_step=after_step, should_stop=progress.should_stop)
+        losses.append(learner.take_mean_loss())
+        write_json(path, losses)
+    return losses
+
+
+def _train(
+    config: AdditionConfig,
+    run: Run,
+    train_problems: Tensor | None,
+    test_problems: Tensor,
+    progress: Progress,
+) -> None:
+    losses = _start_losses(config, run, train_problems, progress) if config.starts > 1 else [0.0]
+    chosen = losses.index(min(losses))
+    model, learner = _begun(config, train_problems, chosen)
     start = resume(learner, run.path / CHECKPOINT)
     run.rewind_history(start, Row)
     to_keep = set(snapshot_epochs(config.epochs))
-    steps = Steps(progress, start)
+    steps = Steps(progress, config.n_start_steps + start)
     began = time.perf_counter()
 
     def after_step(done: int) -> None:
@@ -261,10 +301,10 @@ def _train(
                 "loss": learner.take_mean_loss(),
                 "test_accuracy": accuracy.per_digit,
                 "test_sum_accuracy": accuracy.whole_sum,
-                "learning_rate": rate(done - 1),
+                "learning_rate": learner.learning_rate(done - 1),
             }
             run.append_history(row)
-            steps.at(done, f"loss {row['loss']:.4f}, test {100 * row['test_accuracy']:.2f} %")
+            steps.at(config.n_start_steps + done, f"loss {row['loss']:.4f}, test {100 * row['test_accuracy']:.2f} %")
 
     if start == 0:
         save_snapshot(model, run.path, 0)
@@ -291,6 +331,7 @@ def _train(
             "train_sum_accuracy": on_train.whole_sum,
             "n_train": on_train.n_problems,
             "steps": config.n_steps,
+            "start": chosen,
             # Of this call alone: a run that was interrupted does not know how long it waited.
             "steps_per_second": (config.n_steps - start) / seconds,
         }

@@ -39,7 +39,7 @@ class TextAblationPart(Config):
     """How heads are ablated on text."""
 
     layer: tuple[AtLeast0, ...] = ()
-    """Layers whose heads are ablated on text. Default: all."""
+    """Layers whose heads are ablated, on text and on tasks. Default: all."""
     row: RowPart = RowPart()
     reference_documents: Annotated[int, Interval(ge=FEWEST_DOCUMENTS, le=100_000)] = 200
     """Documents, from the start of the corpus, that give means and other documents' outputs; the effects are measured on those after
@@ -53,8 +53,9 @@ class TextAblationPart(Config):
     """Examples for each head of the tokens that lose most, one a document."""
     tasks: str | None = None
     """File of tasks, .jsonl with 'prompt', 'right', 'wrong' and perhaps 'task' in each line. Default: the bundled tasks."""
-    task_sets: AtLeast1 = 100
-    """Random sets of heads, all different, to compare the small set of each task with."""
+    task_sets: AtLeast0 = 100
+    """Random sets of heads, all different, to compare the small set of each task with; 0 to look for no sets, which of many heads takes
+    longest."""
     pair_heads: Annotated[int, Interval(ge=0, le=1000)] = 16
     """Heads, those with the largest effects, of which all pairs are ablated; 0 for none."""
     pair_documents: AtLeast2 = 12

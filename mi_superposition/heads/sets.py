@@ -54,11 +54,13 @@ def task_set(
     replace_with: HeadReplacement = TextAblationPart.text_replacement,
     n_random: int = TextAblationPart.task_sets,
     seed: int = 0,
+    on_sets: Callable[[], None] = lambda: None,
 ) -> TaskSet:
     """The smallest set of heads that a greedy search finds to keep 95 % of a task's logit difference; it need not be the smallest there is.
 
     Heads are ranked by what the loss of each alone takes from the logit difference; of the sets of the first 1, 2, … heads the smallest
-    that keeps enough is taken, and from it the head is dropped whose going leaves most, again and again while enough is left.
+    that keeps enough is taken, and from it the head is dropped whose going leaves most, again and again while enough is left. ``on_sets`` is
+    called before sets are measured.
     """
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     halves = task.halves()
@@ -66,6 +68,7 @@ def task_set(
 
     def keeping(number: int) -> Keeping:
         def kept(sets: Tensor) -> Tensor:
+            on_sets()
             found = logit_differences(model, halves[number], sets.view(-1, n_layers, n_heads), replace_with, seed)
             return found.double().mean(dim=1) / wholes[number]
 

@@ -1,6 +1,7 @@
 """The certificate: every bound against brute force, hostile weights included, and the command."""
 
 import copy
+import importlib.util
 from decimal import Context, Decimal
 
 import numpy as np
@@ -386,3 +387,32 @@ def test_a_command_stopped_at_every_piece_goes_on_as_one_never_stopped(tmp_path)
 def test_all_digits_begin_even_without_time():
     search = CertificateSearch(certificate_tables(model_of("usual"), 2))
     assert sum(search.run(lambda: False)) == 100 + 10_000 + 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[cluster]'")
+def test_workers_of_ray_prove_as_much(tmp_path):
+    """Not the same boxes, as workers are given some ahead; bounds as true, and nearly as close."""
+    words = [
+        "addition",
+        "certify",
+        "--model",
+        "addition-exact",
+        "--boxes",
+        "60000",
+        "--n-problems",
+        "20000",
+        "--threads",
+        "1",
+    ]
+    assert main([*words, "--out", str(tmp_path / "here")]) == 0
+    assert main([*words, "--engine", "ray", "--out", str(tmp_path / "ray")]) == 0
+    here, there = (ms.load_run(tmp_path / name) for name in ("here", "ray"))
+    assert here.holds
+    assert there.holds
+    assert int(there.boxes.sum()) >= 60_000
+    # Neither contradicts the other, and in all digits together hardly more is open.
+    assert bool((there.lower <= here.upper).all())
+    assert bool((here.lower <= there.upper).all())
+    open_here, open_there = (float((one.upper - one.lower).sum()) for one in (here, there))
+    assert open_there <= 1.1 * open_here

@@ -8,7 +8,9 @@ from conftest import small_config
 from mi_superposition.addition.config import AdditionConfig
 from mi_superposition.addition.problems import fresh_operands, masked, with_answers
 from mi_superposition.addition.train import (
+    STARTS,
     _Batches,
+    _begun,
     _problems,
     answer_logits,
     build_addition_model,
@@ -17,8 +19,11 @@ from mi_superposition.addition.train import (
     train_addition,
 )
 from mi_superposition.errors import RequestError
-from mi_superposition.models import BUNDLED_MODELS, load_model, load_snapshots, untrained_copy
-from mi_superposition.runs import read_config, read_metrics
+from mi_superposition.files import read_json
+from mi_superposition.models import BUNDLED_MODELS, MODEL_WEIGHTS, load_model, load_snapshots, untrained_copy
+from mi_superposition.progress import Progress
+from mi_superposition.runs import HISTORY, read_config, read_metrics
+from mi_superposition.training import Stopped, train
 
 
 def test_presets_are_the_studys():
@@ -113,6 +118,45 @@ def test_accuracy_is_a_count(tiny_model):
     assert accuracy.whole_sum == pytest.approx(float(right.all(dim=1).double().mean()))
 
 
+def test_the_best_of_several_starts_is_trained(tmp_path):
+    """As if it had been the only one, on the same problems in the same order, wherever the choice was interrupted."""
+    config = small_config(starts=3, start_epochs=2)
+    train_addition(config, tmp_path / "run")
+    losses = read_json(tmp_path / "run" / STARTS)
+    problems, _ = _problems(config)
+    expected = []
+    for start in range(3):
+        model, learner = _begun(config, problems, start)
+        train(learner, 0, 7)
+        learner.take_mean_loss()
+        # The last fifth of eight steps is one step.
+        train(learner, 7, 8)
+        expected.append(learner.take_mean_loss())
+    assert losses == expected
+    chosen = losses.index(min(losses))
+    assert read_metrics(tmp_path / "run")["start"] == chosen
+    model, learner = _begun(config, problems, chosen)
+    train(learner, 0, config.n_steps)
+    assert torch.equal(load_model(tmp_path / "run", device="cpu").W_E, model.W_E)
+    assert len({float(build_addition_model(config, start).W_E.sum()) for start in range(3)}) == 3
+    # The first start is the one of a run without choice.
+    assert torch.equal(build_addition_model(config, 0).W_E, build_addition_model(small_config()).W_E)
+
+    class StopInTheSecond(Progress):
+        calls = 0
+
+        def should_stop(self):
+            self.calls += 1
+            return self.calls == 11
+
+    with pytest.raises(Stopped):
+        train_addition(config, tmp_path / "again", StopInTheSecond())
+    assert read_json(tmp_path / "again" / STARTS) == losses[:1]
+    train_addition(config, tmp_path / "again")
+    for name in (STARTS, MODEL_WEIGHTS, HISTORY):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
 def test_snapshots_grow_by_a_tenth():
     epochs = snapshot_epochs(1000)
     assert epochs[:3] == [0, 1, 2]
@@ -139,6 +183,7 @@ def test_snapshots_end_with_the_model_itself(tmp_path):
         (dict(n_heads=0), "n_heads = 0"),
         (dict(learning_rate=0.0), "learning_rate = 0.0"),
         (dict(threads=0), "threads = 0"),
+        (dict(starts=2, start_epochs=7), "start_epochs = 7: the whole training has epochs = 6"),
     ],
 )
 def test_wrong_configurations_quote_the_value(changes, quoted):

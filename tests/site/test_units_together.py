@@ -108,6 +108,26 @@ def test_keys_and_links_lead_on(visit_site):
     page.wait_for_url("**/index.html#search")
 
 
+def test_back_leads_to_where_the_reader_was(visit_site):
+    page = shown(visit_site("neurons/L0N.html#299"))
+    page.evaluate("window.scrollTo(0, 500)")
+    page.wait_for_function("history.state?.y === 500")
+    page.keyboard.press("n")
+    page.wait_for_function(
+        "document.getElementById('name').textContent === 'Layer 0, neuron 0' && window.scrollY === 0"
+    )
+    page.go_back()
+    page.wait_for_function(
+        "document.getElementById('name').textContent === 'Layer 0, neuron 299' && window.scrollY === 500"
+    )
+    # From another page too.
+    page.goto(page.url.replace("L0N.html#299", "L0.html"))
+    page.go_back()
+    page.wait_for_function(
+        "document.getElementById('name').textContent === 'Layer 0, neuron 299' && window.scrollY === 500"
+    )
+
+
 def test_a_number_that_no_unit_has(visit_site):
     page = shown(visit_site("neurons/L0N.html#300"))
     assert page.inner_text("#readout") == "“#300”: this layer has 0 to 299"
@@ -130,6 +150,34 @@ def test_a_file_that_is_missing_or_damaged_is_named(became, site, browser, tmp_p
     page.keyboard.press("n")
     page.evaluate("location.hash = '#3'")
     page.wait_for_function("document.getElementById('name').textContent === 'Layer 0, neuron 3'")
+    page.close()
+
+
+@pytest.mark.parametrize("layout", ["together", "separate"])
+@pytest.mark.parametrize("became", ["missing", "damaged", "of other letters"])
+def test_a_file_of_documents_that_is_missing_or_damaged_is_named(layout, became, site, separate, browser, tmp_path):
+    shutil.copytree(site if layout == "together" else separate, tmp_path / "s")
+    page = browser.new_page(bypass_csp=True)
+    page.goto((tmp_path / "s" / "neurons").as_uri() + ("/L0N.html#7" if layout == "together" else "/L0N7.html"))
+    page.wait_for_selector(".examples > li")
+    number = page.evaluate(
+        "Math.floor(parseInt(document.querySelector('.examples > li').dataset.at) / document.getElementById('main').dataset.documents)"
+    )
+    file = tmp_path / "s" / "neurons" / "documents" / f"{number}.js"
+    content = file.read_bytes()
+    file.unlink()
+    if became == "damaged":
+        file.write_bytes(content[: len(content) // 2])
+    elif became == "of other letters":
+        file.write_text('neuronDocuments("!");\n')
+    button = page.get_by_role("button", name="whole document").first
+    button.click()
+    said = "missing" if became == "missing" else "damaged"
+    page.wait_for_function(f"document.getElementById('readout').textContent === 'documents/{file.name} is {said}'")
+    # As soon as it is there again, it is shown.
+    file.write_bytes(content)
+    button.click()
+    page.wait_for_selector(".open")
     page.close()
 
 

@@ -123,7 +123,8 @@ class StopAfter(Progress):
         return self.left < 0
 
 
-@pytest.mark.parametrize("times", [1, 4, 9, 14])
+# Layers, trained and not; tasks; the search of a set.
+@pytest.mark.parametrize("times", [1, 4, 9, 14, 20, 26])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(times, run, tmp_path):
     config = AblateConfig.from_flat(read_json(run / "manifest.json")["config"])
     with pytest.raises(Stopped):
@@ -285,6 +286,22 @@ def test_tasks_under_every_replacement(run, tiny_gpt2, tasks):
             assert float(some.change[layer, head]) == pytest.approx(float(change.mean()), abs=1e-4)
             assert float(some.error[layer, head]) == pytest.approx(float(change.std() / len(task) ** 0.5), abs=1e-4)
     assert found.difference == pytest.approx(float(whole.mean()), abs=1e-4)
+
+
+def test_tasks_of_some_layers_and_no_sets(run, tmp_path):
+    config = AblateConfig.from_flat(read_json(run / "manifest.json")["config"])
+    ablate.measure(config.replace(layer=(1,), task_sets=0), tmp_path / "run")
+    whole, some = load_run(run), load_run(tmp_path / "run")
+    assert some.layers == [1]
+    for name, task in some.tasks.items():
+        assert task.kept is None
+        for kind, changes in task.changes.items():
+            assert changes.change.tolist() == whole.tasks[name].changes[kind].change[1:].tolist()
+            assert changes.error.tolist() == whole.tasks[name].changes[kind].error[1:].tolist()
+    assert f"{some.to_frame()['animals_change'].loc[1, 0]:.6f}" == f"{whole.to_frame()['animals_change'].loc[1, 0]:.6f}"
+    assert main(["page", str(tmp_path / "run")]) == 0
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    assert not any("layer_0" in name or "set_size" in name for name in metrics)
 
 
 def test_induction_prompts(tiny_gpt2):

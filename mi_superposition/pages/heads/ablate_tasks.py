@@ -18,7 +18,7 @@ def task_items(study: TextAblation) -> list[Item]:
 
 
 def _tasks_by_head(study: TextAblation) -> FigureRecord:
-    names = _task_names(study)
+    names = study.names
     changes = torch.stack([task.main.change[:, :-1].flatten() for task in study.tasks.values()])
     strongest = int(changes.min(dim=1).values.argmin())
     name, least = list(study.tasks)[strongest], int(changes[strongest].argmin())
@@ -38,26 +38,34 @@ def _tasks_by_head(study: TextAblation) -> FigureRecord:
 
 
 def _tasks_by_replacement(study: TextAblation) -> TableRecord:
-    names, rows = _task_names(study), []
+    names, rows = study.names, []
     for known, task in study.tasks.items():
         for kind, some in task.changes.items():
             heads = some.change[:, :-1].flatten()
             least = int(heads.argmin())
             error = some.error[:, :-1].flatten()[least]
-            of_layers = [
-                f"{float(change):+.2f} ± {float(its):.2f}"
-                for change, its in zip(some.change[:, -1], some.error[:, -1], strict=True)
-            ]
+            layers, layer_errors = some.change[:, -1], some.error[:, -1]
+            most = int(layers.argmin())
             rows.append(
                 [f"{known}, {kind}", f"{task.difference:.2f}", f"{task.untrained_difference:.2f}", names[least],
-                 f"{float(heads[least]):+.2f} ± {float(error):.2f}", f"{float(heads.median()):+.2f}", *of_layers]
+                 f"{float(heads[least]):+.2f} ± {float(error):.2f}", f"{float(heads.median()):+.2f}", str(study.layers[most]),
+                 f"{float(layers[most]):+.2f} ± {float(layer_errors[most]):.2f}", f"{float(layers.median()):+.2f}"]
             )  # fmt: skip
-    layers = [f"all heads of layer {layer}" for layer in range(len(next(iter(study.tasks.values())).main.change))]
     return TableRecord(
         id="task-replacements",
         title="Tasks under each replacement",
-        look_at="The logit difference of each task, in the whole model and in an untrained one; what it changes by without the head that matters most, without the median head, and without all heads of a layer, ± one standard error over prompts.",
-        columns=["task, replaced", "logit difference", "untrained", "head", "without it", "median head", *layers],
+        look_at="The logit difference of each task, in the whole model and in an untrained one; what it changes by without the head that matters most, without the median head, and without all heads of the layer that matters most and of the median layer, ± one standard error over prompts.",
+        columns=[
+            "task, replaced",
+            "logit difference",
+            "untrained",
+            "head",
+            "without it",
+            "median head",
+            "layer",
+            "without its heads",
+            "median layer",
+        ],
         rows=rows,
     )
 
@@ -88,8 +96,3 @@ def _task_sets(study: TextAblation) -> TableRecord:
         rows=rows,
         words={"set"},
     )  # fmt: skip
-
-
-def _task_names(study: TextAblation) -> list[str]:
-    n_layers = len(next(iter(study.tasks.values())).main.change)
-    return [f"{layer}.{head}" for layer in range(n_layers) for head in range(study.n_heads)]

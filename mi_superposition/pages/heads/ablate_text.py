@@ -59,7 +59,7 @@ def sections(study: TextAblation) -> list[Section]:
 def figure(study: TextAblation) -> go.Figure:
     """The effect of every head under every replacement, beside the controls."""
     return head_effects(
-        _names(study),
+        study.names,
         {name: some.loss[:, :-1].flatten() for name, some in study.effects.items()},
         {name: some.loss_error[:, :-1].flatten() for name, some in study.effects.items()},
         [_RANDOM, UNTRAINED],
@@ -71,10 +71,6 @@ def items(study: TextAblation) -> list[Item]:
     return [
         _effects(study), _scale(study), _every_head(study), _classes(study), _texts(study), *task_items(study), *_pairs(study)
     ]  # fmt: skip
-
-
-def _names(study: TextAblation) -> list[str]:
-    return [f"{layer}.{head}" for layer in study.layers for head in range(study.n_heads)]
 
 
 def _pm(value: Tensor, error: Tensor) -> str:
@@ -171,7 +167,7 @@ def _classes(study: TextAblation) -> FigureRecord:
             f"{float(study.by_class_error[row, head, place]):.3f} nats a token are lost without head {study.layers[row]}.{head}."
         ),
         control=f"{_pm(study.main.loss[row, head], study.main.loss_error[row, head])} over all tokens, for the same head.",
-        figure=by_head(study.classes, _names(study), shown, "nats a token"),
+        figure=by_head(study.classes, study.names, shown, "nats a token"),
     )
 
 

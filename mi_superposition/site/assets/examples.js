@@ -2,7 +2,7 @@
 // Examples on a unit's page: a span a token (or a character that is made of several), shaded by activation, its value where the
 // pointer or the arrow keys are, and the whole document on demand.
 window.examples = (() => {
-  const { valuesOf, unpacked } = window.packing;
+  const { valuesOf, loader } = window.packing;
   const readout = document.getElementById("readout");
   // Documents in a file.
   const together = Number(document.getElementById("main").dataset.documents);
@@ -71,38 +71,11 @@ window.examples = (() => {
     return marked;
   }
 
-  const waiting = new Map();
-  const loaded = new Map();
-  const asked = new Set();
+  const fileAt = loader("neuronDocuments");
 
-  // As they are, or packed.
-  window.neuronDocuments = async (content) => {
-    const found = typeof content === "string" ? await unpacked(content) : content;
-    for (const [number, tokens] of Object.entries(found)) {
-      waiting.get(number)?.forEach((done) => done(tokens));
-      waiting.delete(number);
-      loaded.set(number, tokens);
-    }
-  };
-
-  // By a script element: a page opened from disk may not fetch data.
-  function wholeDocument(number) {
-    return new Promise((resolve, reject) => {
-      if (loaded.has(number)) return resolve(loaded.get(number));
-      waiting.set(number, [...(waiting.get(number) ?? []), resolve]);
-      const source = `documents/${Math.floor(Number(number) / together)}.js`;
-      if (asked.has(source)) return undefined;
-      asked.add(source);
-      const script = document.createElement("script");
-      script.src = source;
-      script.onerror = () => {
-        asked.delete(source);
-        waiting.delete(number);
-        reject(new Error(`${source} is missing`));
-      };
-      document.head.append(script);
-      return undefined;
-    });
+  async function wholeDocument(number) {
+    const file = await fileAt(`documents/${Math.floor(Number(number) / together)}.js`);
+    return file[number];
   }
 
   // An item of a list of examples, whose tokens are `part`.

@@ -48,12 +48,42 @@ window.packing = (() => {
 
   // What `packed_script` in site/packing.py has packed.
   async function unpacked(letters) {
-    if (!("DecompressionStream" in window)) throw new Error("this browser cannot inflate data: take one of 2023 or later");
     const content = atob(letters);
     const bytes = new Uint8Array(content.length);
     for (let at = 0; at < content.length; at += 1) bytes[at] = content.charCodeAt(at);
     const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Response(inflated).json();
+  }
+
+  // Of files that call `window[name]` with what they hold, as it is or packed: gives it by the file's address, loaded once by a script
+  // element, as a page opened from disk may not fetch data.
+  function loader(name) {
+    const files = new Map();
+    window[name] = (content) => document.currentScript.dispatchEvent(new CustomEvent("content", { detail: content }));
+    return (address) => {
+      if (!files.has(address)) {
+        const loaded = new Promise((resolve, reject) => {
+          const script = document.createElement("script");
+          script.src = address;
+          let called = false;
+          script.addEventListener("content", ({ detail }) => {
+            called = true;
+            const damaged = () => reject(new Error(`${address} is damaged`));
+            if (typeof detail !== "string") resolve(detail);
+            else if ("DecompressionStream" in window) unpacked(detail).then(resolve, damaged);
+            else reject(new Error("this browser cannot inflate data: take one of 2023 or later"));
+          });
+          script.onerror = () => reject(new Error(`${address} is missing`));
+          // After its content, which says what is wrong with it itself.
+          script.onload = () => called || reject(new Error(`${address} is damaged`));
+          document.head.append(script);
+        });
+        // What is missing may be there the next time.
+        loaded.catch(() => files.delete(address));
+        files.set(address, loaded);
+      }
+      return files.get(address);
+    };
   }
 
   // Keys and links to the page before and after, to a random one and to the search.
@@ -70,5 +100,5 @@ window.packing = (() => {
     });
   }
 
-  return { tokensOf, valuesOf, numbersOf, unpacked, keys };
+  return { tokensOf, valuesOf, numbersOf, loader, keys };
 })();

@@ -1,7 +1,7 @@
 "use strict";
 // The page of one of a layer's units, which stand many in a file: that whose number the address has behind "#".
 (() => {
-  const { numbersOf, unpacked, keys } = window.packing;
+  const { numbersOf, loader, keys } = window.packing;
   const { between, prepare } = window.examples;
   const main = document.getElementById("main");
   const readout = document.getElementById("readout");
@@ -25,27 +25,7 @@
     return link;
   }
 
-  // Files by their number, each loaded once by a script element: a page opened from disk may not fetch data.
-  const files = new Map();
-  window.neuronUnits = (content) => document.currentScript.dispatchEvent(new CustomEvent("content", { detail: content }));
-
-  function fileOf(number) {
-    if (!files.has(number)) {
-      const loaded = new Promise((resolve, reject) => {
-        const script = document.createElement("script");
-        script.src = `${folder}/${number}.js`;
-        script.addEventListener("content", (event) => resolve(unpacked(event.detail)));
-        script.onerror = () => reject(new Error(`${folder}/${number}.js is missing`));
-        // After its content, if it has any.
-        script.onload = () => reject(new Error(`${folder}/${number}.js is damaged`));
-        document.head.append(script);
-      });
-      // What is missing may be there the next time.
-      loaded.catch(() => files.delete(number));
-      files.set(number, loaded);
-    }
-    return files.get(number);
-  }
+  const fileAt = loader("neuronUnits");
 
   // A file has its units column by column.
   function unitOf(content, place) {
@@ -144,7 +124,7 @@
     main.setAttribute("aria-busy", "true");
     try {
       if (number >= Number(nUnits)) throw new Error(`“${location.hash}”: this layer has 0 to ${nUnits - 1}`);
-      const content = await fileOf(Math.floor(number / together));
+      const content = await fileAt(`${folder}/${Math.floor(number / together)}.js`);
       // Somebody may have gone on meanwhile.
       if (wanted !== number) return;
       readout.textContent = "";
@@ -154,18 +134,22 @@
       readout.textContent = problem.message;
     }
     main.setAttribute("aria-busy", "false");
+    // Where the reader was, if this leads back; else the top.
+    window.scrollTo(0, history.state?.y ?? 0);
   }
 
   window.addEventListener("hashchange", async () => {
     if (!/^#\d+$/.test(location.hash)) {
       // "Skip to content": the address goes on naming the unit.
-      history.replaceState(null, "", `#${wanted}`);
+      history.replaceState(history.state, "", `#${wanted}`);
       return;
     }
     await show();
-    window.scrollTo(0, 0);
     document.getElementById("name").focus({ preventScroll: true });
   });
+  // The browser itself would go there before the unit is drawn.
+  history.scrollRestoration = "manual";
+  document.addEventListener("scrollend", () => history.replaceState({ y: window.scrollY }, ""));
   keys(() => `#${Math.floor(Math.random() * nUnits)}`);
   show();
 })();

@@ -17,11 +17,11 @@ from mi_superposition.engine import check_engine
 from mi_superposition.errors import RequestError
 from mi_superposition.files import content_hash, file_hash, remove
 from mi_superposition.heads.ablation import ablate_heads
-from mi_superposition.heads.config import AblateConfig, HeadReplacement
+from mi_superposition.heads.config import AblateConfig
 from mi_superposition.heads.effects import REPLACEMENTS, LayerEffects, LosingToken
 from mi_superposition.heads.forward import Ablation
-from mi_superposition.heads.sets import head_pairs, task_set
-from mi_superposition.heads.tasks import Task, accuracy, induction_task, logit_differences, read_lines, read_tasks
+from mi_superposition.heads.sets import head_pairs
+from mi_superposition.heads.tasks import induction_task, read_lines, read_tasks
 from mi_superposition.models import device_of, load_model, model_record, weights_of
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.models.settings import check_heads
@@ -34,8 +34,6 @@ from mi_superposition.studies.heads.ablate_text_result import (
     Effects,
     Example,
     Pairs,
-    TaskChanges,
-    TaskEffects,
     TextAblation,
 )
 from mi_superposition.studies.heads.ablate_text_shards import (
@@ -46,6 +44,7 @@ from mi_superposition.studies.heads.ablate_text_shards import (
     reference_documents,
     untrained_reader,
 )
+from mi_superposition.studies.heads.ablate_text_tasks import TaskWork
 from mi_superposition.training import fixed_arithmetic
 
 COMMAND = "heads ablate"
@@ -106,7 +105,8 @@ def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Out
         control = replace(work, model=untrained, state=UNTRAINED).layers()
         result = _result(config, model, trained, control)
         progress.stage("tasks and sets of heads")
-        result = replace(result, tasks={task.name: _on_task(model, untrained, task, config) for task in tasks})
+        on_tasks = TaskWork(out.resolve() / LAYERS, model, untrained, config, result.layers, progress)
+        result = replace(result, tasks=on_tasks.effects(tasks))
         progress.stage("pairs of heads")
         documents = list(islice(iter(corpus), len(reference), len(reference) + asked.pair_documents))
         result = replace(result, pairs=_pairs(model, documents, result))
@@ -185,39 +185,6 @@ def _shown(examples: Sequence[LosingToken], strings: Sequence[str]) -> list[Exam
         )
         for one in examples
     ]
-
-
-def _on_task(model: HookedModel, untrained: HookedModel, task: Task, config: AblateConfig) -> TaskEffects:
-    """The task without each head, and the heads that keep it; of a task that the model cannot do no heads are looked for."""
-    n_layers, n_heads, seed = model.cfg.n_layers, model.cfg.n_heads, config.random.seed
-    # Means and other examples need another prompt.
-    kinds: tuple[HeadReplacement, ...] = REPLACEMENTS if len(task) > 1 else ("zero",)
-    replaced = config.on_text.text_replacement if len(task) > 1 else "zero"
-    whole, control = logit_differences(model, task), logit_differences(untrained, task)
-    # Each head, and all of a layer.
-    left_out = torch.cat([torch.eye(n_heads, dtype=torch.bool), torch.ones(1, n_heads, dtype=torch.bool)])
-    keep = torch.ones(n_layers, n_heads + 1, n_layers, n_heads, dtype=torch.bool)
-    for layer in range(n_layers):
-        keep[layer, :, layer] = ~left_out
-    changes: dict[str, TaskChanges] = {}
-    for kind in kinds:
-        change = (logit_differences(model, task, keep.flatten(0, 1), kind, seed) - whole).double()
-        error = change.std(dim=1) / len(task) ** 0.5 if len(task) > 1 else torch.full(change.shape[:1], torch.nan)
-        changes[kind] = TaskChanges(
-            *(values.view(n_layers, n_heads + 1).float() for values in (change.mean(dim=1), error))
-        )
-    can = len(task) >= 8 and float(whole.mean()) > 2 * float(whole.std()) / len(whole) ** 0.5
-    kept = task_set(model, task, replace_with=replaced, n_random=config.on_text.task_sets, seed=seed) if can else None
-    return TaskEffects(
-        n_prompts=len(task),
-        accuracy=accuracy(whole),
-        difference=float(whole.mean()),
-        untrained_accuracy=accuracy(control),
-        untrained_difference=float(control.mean()),
-        replaced=replaced,
-        changes=changes,
-        kept=kept,
-    )
 
 
 def _pairs(model: HookedModel, documents: list[Any], result: TextAblation) -> Pairs | None:

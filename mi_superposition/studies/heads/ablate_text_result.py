@@ -118,6 +118,11 @@ class TextAblation(Result):
         return self.by_class.shape[1]
 
     @property
+    def names(self) -> list[str]:
+        """Of every head measured, layer by layer: ``layer.head``."""
+        return [f"{layer}.{head}" for layer in self.layers for head in range(self.n_heads)]
+
+    @property
     def main(self) -> Effects:
         """The effects under the default replacement."""
         return self.effects[self.default]
@@ -157,8 +162,8 @@ class TextAblation(Result):
                     )
                     found[f"{key}_kl"] = float(some.divergence[row, head])
                 for name, task in self.tasks.items():
-                    found[f"{name}_change"] = float(task.main.change[layer, head])
-                    found[f"{name}_change_error"] = float(task.main.error[layer, head])
+                    found[f"{name}_change"] = float(task.main.change[row, head])
+                    found[f"{name}_change_error"] = float(task.main.error[row, head])
                 rows.append(found)
         return pd.DataFrame(rows).set_index(["layer", "head"])
 
@@ -181,7 +186,7 @@ class TextAblation(Result):
                 f"task_{name}/logit_difference": task.difference, f"task_{name}/logit_difference_untrained": task.untrained_difference,
             }  # fmt: skip
             for kind, changes in task.changes.items():
-                for layer, values in enumerate(changes.change.tolist()):
+                for layer, values in zip(self.layers, changes.change.tolist(), strict=True):
                     for head, value in enumerate(values):
                         where = "all_heads" if head == self.n_heads else f"head_{head}"
                         found[f"task_{name}/layer_{layer}/{where}/{kind.replace(' ', '_')}_change"] = value

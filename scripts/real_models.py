@@ -77,7 +77,11 @@ def steps() -> list[Step]:
             "heads-ablate",
             f"heads ablate {text} --layer {' '.join(map(str, SOME_LAYERS))} --documents 10 --document-tokens 96 --reference-documents 20 --task-sets 0 --device {{device}}",
         ),
-        Step("concepts", f"concepts {text} --concepts stories --device {{device}}"),
+        # Of a layer as wide as these a probe takes long.
+        Step(
+            "concepts",
+            f"concepts {text} --concepts stories --documents 4000 --halvings 4 --random-lists 10 --random-probes 1 --device {{device}}",
+        ),
         Step("concepts-minilm", "concepts --model {minilm} --corpus {train} --concepts stories --device {device}"),
     ]
 

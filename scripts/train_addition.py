@@ -1,6 +1,6 @@
 """Train the bundled addition models: five seeds of the `paper` preset, one of `exact`; bundle the best of each.
 
-With `--presets thaman` five seeds in the recipe of Thaman et al., which are not bundled.
+With `--presets thaman` five seeds in the recipe of Thaman et al., with `--presets nines` one on harder problems; they are not bundled.
 
     python scripts/train_addition.py --runs runs/addition            # trains; stop and go on as you like
     python scripts/train_addition.py --runs runs/addition --bundle   # also replaces the bundled models
@@ -23,7 +23,8 @@ from mi_superposition.runs import HISTORY, MANIFEST, METRICS, seal
 from mi_superposition.training import seeded_generator
 
 PAPER_SEEDS = range(5)
-EXACT_SEEDS = (0,)
+# Of recipes that draw new problems at every step.
+FRESH_SEEDS = (0,)
 BUNDLED = {"paper": "addition", "exact": "addition-exact"}
 N_FRESH = 1_000_000
 # Of some eighty snapshots so many go into the package: enough frames for the animation.
@@ -44,7 +45,7 @@ def main() -> None:
     )
     for preset in options.presets:
         scores = {}
-        for seed in EXACT_SEEDS if preset == "exact" else PAPER_SEEDS:
+        for seed in PAPER_SEEDS if AdditionConfig.PRESETS[preset].n_train else FRESH_SEEDS:
             out = options.runs / f"{preset}-{seed}"
             train_addition(AdditionConfig.PRESETS[preset].replace(seed=seed), out)
             metrics = read_json(out / METRICS)

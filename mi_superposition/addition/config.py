@@ -25,7 +25,7 @@ class AdditionConfig(Config):
     PRESETS: ClassVar[Mapping[str, AdditionConfig]]
     PRESET_HELP = (
         "Recipe that sets the other defaults: 'paper' trains on 25,000 fixed problems with our rates, 'thaman' on as many as Thaman et "
-        "al. did, 'exact' on new problems at every step."
+        "al. did, 'exact' on new problems at every step, 'nines' on new ones of which half have many columns that sum to 9."
     )
 
     answer: Answer = "masked"
@@ -75,6 +75,9 @@ class AdditionConfig(Config):
     """Initial weights to begin from. Each is trained for --start-epochs; training goes on from the one with the lowest training loss."""
     start_epochs: AtLeast1 = 100
     """Epochs that each of several --starts is trained for, with the learning rates of the whole run."""
+    nines: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Share of the fresh problems of each step in which every column is made to sum to 9 with a probability of one half: a carry passes
+    through such columns, and there most errors are. Test problems stay uniform."""
     log_every_epochs: AtLeast1 = 5
     """Epochs between two logged rows of the training history."""
     threads: ThreadsPart = ThreadsPart(threads=1)
@@ -90,6 +93,8 @@ class AdditionConfig(Config):
                 )
         if self.starts > 1 and self.start_epochs > self.epochs:
             raise RequestError(f"start_epochs = {self.start_epochs}: the whole training has epochs = {self.epochs}")
+        if self.nines and self.n_train is not None:
+            raise RequestError(f"nines = {self.nines}: only fresh problems can be chosen (--preset exact)")
         if self.restart_learning_rate and self.n_train is not None:
             raise RequestError(
                 f"restart_learning_rate = {self.restart_learning_rate}: a restart needs fresh problems (--preset exact)"
@@ -138,23 +143,25 @@ class AdditionConfig(Config):
         return self.restart_epoch or self.epochs * numerator // denominator
 
 
+_EXACT = AdditionConfig(
+    n_train=None,
+    n_test=10_000,
+    batch_size=1024,
+    epochs=2700,
+    learning_rate=1e-2,
+    decay="linear",
+    weight_decay=0.0,
+    restart_learning_rate=3e-3,
+    restart_batch_size=4096,
+    digit_focus=1.0,
+    log_every_epochs=10,
+)
 AdditionConfig.PRESETS = {
     "paper": AdditionConfig(),
     # Of Thaman et al.'s notebooks: AdamW as torch has it, no warm-up, loaders that drop the last batch.
     "thaman": AdditionConfig(learning_rate=1e-3, beta2=0.999, warmup_steps=0, drop_last=True),
-    "exact": AdditionConfig(
-        n_train=None,
-        n_test=10_000,
-        batch_size=1024,
-        epochs=2700,
-        learning_rate=1e-2,
-        decay="linear",
-        weight_decay=0.0,
-        restart_learning_rate=3e-3,
-        restart_batch_size=4096,
-        digit_focus=1.0,
-        log_every_epochs=10,
-    ),
+    "exact": _EXACT,
+    "nines": _EXACT.replace(nines=0.5),
 }
 
 

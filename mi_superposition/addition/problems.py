@@ -185,6 +185,21 @@ def chains_of_nines(
     return torch.cat([a, (9 - a).scatter_add(1, column, change).clamp(0, 9)], dim=1)
 
 
+def with_nines(
+    operands: Int[Tensor, "problem operand_digit"], *, generator: torch.Generator
+) -> Int[Tensor, "problem operand_digit"]:
+    """Training problems with each column made to sum to 9 with a probability of one half, so that carries pass through chains of all
+    lengths. What would become a test problem stays as it is.
+    """
+    n_digits = operands.shape[1] // 2
+    a, b = operands.split(n_digits, dim=1)
+    nine = torch.rand(a.shape, generator=generator) < 0.5
+    changed = torch.cat([a, torch.where(nine, 9 - a, b)], dim=1)
+    powers = 10 ** torch.arange(n_digits)
+    index = (changed * torch.cat([powers * 10**n_digits, powers])).sum(dim=1)
+    return torch.where((index % HELD_OUT_MODULUS == 0)[:, None], operands, changed)
+
+
 def encode(a: Sequence[int], b: Sequence[int], n_digits: int = AdditionConfig.n_digits) -> Int[Tensor, "problem pos"]:
     """Tokens of the problems ``a[i] + b[i]``, answers included.
 

@@ -30,6 +30,7 @@ from mi_superposition.addition.problems import (
     reads_in_order,
     sample_operands,
     with_answers,
+    with_nines,
 )
 from mi_superposition.errors import RequestError
 from mi_superposition.files import write_json
@@ -197,7 +198,9 @@ class _Batches:
             generator = seeded_generator(config.random.seed, "batch", step)
             restarted = config.second_descent is not None and step >= config.second_descent * config.epoch_steps
             n = config.restart_batch_size if restarted else config.batch_size
-            return fresh_operands(n, n_digits=config.n_digits, part="train", generator=generator)
+            drawn = fresh_operands(n, n_digits=config.n_digits, part="train", generator=generator)
+            n_changed = round(config.nines * n)
+            return torch.cat([with_nines(drawn[:n_changed], generator=generator), drawn[n_changed:]])
         epoch, batch = divmod(step, config.epoch_steps)
         if epoch != self._epoch:
             generator = seeded_generator(config.random.seed, "epoch", epoch)

@@ -17,6 +17,7 @@ from mi_superposition.addition.problems import (
     sample_operands,
     to_text,
     with_answers,
+    with_nines,
 )
 from mi_superposition.errors import RequestError
 
@@ -113,6 +114,19 @@ def test_fresh_problems_are_uniform_over_digits():
     chi_squared = ((counts - 5000) ** 2 / 5000).sum(dim=1)
     # 99.99 % quantile of chi-squared with 9 degrees of freedom is 33.7.
     assert chi_squared.max() < 33.7
+
+
+@pytest.mark.parametrize("n_digits", [1, 2, 6, 9])
+def test_problems_with_nines_are_of_the_training_part(n_digits):
+    generator = torch.Generator().manual_seed(0)
+    drawn = fresh_operands(20_000, n_digits=n_digits, part="train", generator=generator)
+    made = with_nines(drawn, generator=generator)
+    assert all((a * 10**n_digits + b) % HELD_OUT_MODULUS for a, b, _ in decode(with_answers(made)))
+    # The first number is as it was; a column of the second is as it was, or makes nine: one half, and a tenth of the others.
+    assert torch.equal(made[:, :n_digits], drawn[:, :n_digits])
+    nine = made[:, :n_digits] + made[:, n_digits:] == 9
+    assert bool((nine | (made[:, n_digits:] == drawn[:, n_digits:])).all())
+    assert float(nine.double().mean()) == pytest.approx(0.55, abs=0.02)
 
 
 def test_sampling_does_not_list_the_space():

@@ -138,7 +138,7 @@ def test_the_best_of_several_starts_is_trained(tmp_path):
     model, learner = _begun(config, problems, chosen)
     train(learner, 0, config.n_steps)
     assert torch.equal(load_model(tmp_path / "run", device="cpu").W_E, model.W_E)
-    assert len({float(build_addition_model(config, start).W_E.sum()) for start in range(3)}) == 3
+    assert len({float(build_addition_model(config, start).W_E.detach().sum()) for start in range(3)}) == 3
     # The first start is the one of a run without choice.
     assert torch.equal(build_addition_model(config, 0).W_E, build_addition_model(small_config()).W_E)
 
@@ -226,6 +226,17 @@ def test_the_bundled_models_add(name, per_digit, whole_sums):
     assert accuracy.per_digit >= per_digit
     assert accuracy.whole_sum >= whole_sums
     assert evaluate_addition(untrained_copy(model, seed=0), fresh).per_digit < 0.2
+
+
+def test_a_share_of_fresh_problems_has_nines():
+    plain, changed = (
+        _Batches(small_config(n_digits=6, n_train=None, batch_size=1000, nines=nines), None)(3) for nines in (0.0, 0.3)
+    )
+    nine = (changed[:, :6] + changed[:, 6:] == 9).double().mean(dim=1)
+    assert float(nine[:300].mean()) == pytest.approx(0.55, abs=0.03)
+    assert torch.equal(changed[300:], plain[300:])
+    with pytest.raises(RequestError, match=r"nines = 0.3: only fresh problems can be chosen"):
+        small_config(nines=0.3)
 
 
 def test_a_second_descent_has_its_own_rate_and_batches():

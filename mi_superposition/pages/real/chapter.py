@@ -14,7 +14,8 @@ from mi_superposition.site.records import FigureRecord, TableRecord
 CHAPTER = "real"
 TITLE = "A real pretrained model"
 ORDER, SCAN, CONTEXTS, EVALUATION, SPECTRA = "order-{layer}", "scan", "contexts", "sae-evaluation", "spectra"
-HEADS, ENCODER_CONCEPTS, ENCODER = "heads-scan", "concepts-minilm", "all-MiniLM-L6-v2"
+HEADS, ABLATED = "heads-scan", "heads-ablate"
+ENCODER_CONCEPTS, ENCODER = "concepts-minilm", "all-MiniLM-L6-v2"
 # What is measured of every head, as it is called here.
 HEAD_MEASURES = {
     "entropy": "entropy of attention, nats",
@@ -86,6 +87,8 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
             _reconstructions(real),
             _ranks(real),
             _heads(real),
+            _ablated(real),
+            _tasks(real),
             _concepts(real),
         ],
     )
@@ -300,6 +303,63 @@ def _heads(real: RealModel) -> TableRecord:
         ),
         columns=["of a head", "trained", "untrained", "permuted"],
         rows=[[told, *cells(measure)] for measure, told in HEAD_MEASURES.items()],
+    )
+
+
+def _ablated(real: RealModel) -> TableRecord:
+    numbers = real.metrics[ABLATED]
+    layers = sorted({int(name.split("/")[0].removeprefix("layer_")) for name in numbers if name.startswith("layer_")})
+
+    def of_heads(layer: int, what: str) -> str:
+        found = [
+            _value(numbers, name)
+            for name in numbers
+            if name.startswith(f"layer_{layer}/head_") and name.endswith(f"/{what}_loss")
+        ]
+        return f"{median(found):.4f} ({max(found):.4f})"
+
+    return TableRecord(
+        id="heads-ablated",
+        title="What the model loses without a head",
+        look_at=(
+            f"Change of the loss in nats a token ({numbers['tokens']:,} tokens of {numbers['documents']} stories, whose loss is {_value(numbers, 'loss'):.3f}) when a head's output is "
+            "replaced by its mean: the median of a layer's heads, the largest in brackets. Controls: the same change of the residual stream turned in a random direction, and the "
+            "untrained model. Layers were named before anything was measured."
+        ),
+        columns=["layer", "a head", "in a random direction", "untrained", "all heads of the layer", "the whole layer"],
+        rows=[
+            [str(layer), of_heads(layer, "mean"), of_heads(layer, "random_direction"), of_heads(layer, "untrained"),
+             f"{_value(numbers, f'layer_{layer}/all_heads/mean_loss'):.4f}", f"{_value(numbers, f'layer_{layer}/whole_layer_loss'):.4f}"]
+            for layer in layers
+        ],
+    )  # fmt: skip
+
+
+def _tasks(real: RealModel) -> TableRecord:
+    numbers = real.metrics[ABLATED]
+    names = [name.removeprefix("task_").partition("/")[0] for name in numbers if name.endswith("/accuracy")]
+
+    def row(task: str) -> list[str]:
+        changes = {
+            name: _value(numbers, name) for name in numbers if name.startswith(f"task_{task}/layer_") and "/head_" in name
+        }
+        most = min(changes, key=lambda name: changes[name])
+        _, layer, head, _ = most.split("/")
+        return [
+            task, f"{100 * _value(numbers, f'task_{task}/accuracy'):.0f} % ({100 * _value(numbers, f'task_{task}/accuracy_untrained'):.0f} %)",
+            f"{_value(numbers, f'task_{task}/logit_difference'):.2f} ({_value(numbers, f'task_{task}/logit_difference_untrained'):.2f})",
+            f"{layer.removeprefix('layer_')}.{head.removeprefix('head_')}", f"{changes[most]:+.2f}", f"{median(changes.values()):+.2f}",
+        ]  # fmt: skip
+
+    return TableRecord(
+        id="tasks",
+        title="Tasks without a head",
+        look_at=(
+            "Prompts whose right token has the larger logit, and the difference of the logits of the right and the wrong token (untrained in brackets); how it changes without the head of "
+            "these layers that matters most, and without the median head, replaced by its mean over the task's prompts."
+        ),
+        columns=["task", "right", "logit difference", "head", "without it", "without the median head"],
+        rows=[row(task) for task in names],
     )
 
 

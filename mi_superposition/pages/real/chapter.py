@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from statistics import mean, median
 
 from mi_superposition.figures.lines import Line, lines
@@ -15,7 +16,7 @@ CHAPTER = "real"
 TITLE = "A real pretrained model"
 ORDER, SCAN, CONTEXTS, EVALUATION, SPECTRA = "order-{layer}", "scan", "contexts", "sae-evaluation", "spectra"
 HEADS, ABLATED = "heads-scan", "heads-ablate"
-ENCODER_CONCEPTS, ENCODER = "concepts-minilm", "all-MiniLM-L6-v2"
+CONCEPTS, ENCODER_CONCEPTS, ENCODER = "concepts", "concepts-minilm", "all-MiniLM-L6-v2"
 # What is measured of every head, as it is called here.
 HEAD_MEASURES = {
     "entropy": "entropy of attention, nats",
@@ -70,7 +71,7 @@ def jobs(request: ChapterRequest) -> dict[str, Job]:  # noqa: ARG001
 
 
 def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
-    """Order and contexts of every layer's neurons, an autoencoder in the middle, effective ranks, heads; concepts of an encoder."""
+    """Order and contexts of every layer's neurons, an autoencoder in the middle, effective ranks, heads; concepts, of an encoder too."""
     real = load_real()
     layers = real.layers()
     scores, gains = real.by_layer(ORDER, "score"), real.by_layer(ORDER, "gain")
@@ -89,7 +90,8 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
             _heads(real),
             _ablated(real),
             _tasks(real),
-            _concepts(real),
+            _concepts(real, CONCEPTS, real.name, "blocks.{layer}.hook_resid_pre"),
+            _concepts(real, ENCODER_CONCEPTS, f"{ENCODER}, an encoder", "hidden_states.{layer}"),
         ],
     )
     return Section(
@@ -148,7 +150,9 @@ def beside_bundled(real: RealModel) -> dict[str, str]:
         "concepts": (
             f"**{_value(real.metrics[ENCODER_CONCEPTS], 'halvings.trained'):.3f} ± {_value(real.metrics[ENCODER_CONCEPTS], 'halvings.trained.sd'):.3f}** "
             f"({ENCODER}); {_value(real.metrics[ENCODER_CONCEPTS], 'halvings.denied'):.3f} without the concept word, "
-            f"{_value(real.metrics[ENCODER_CONCEPTS], 'halvings.untrained'):.3f} untrained"
+            f"{_value(real.metrics[ENCODER_CONCEPTS], 'halvings.untrained'):.3f} untrained; {real.name}: {_value(real.metrics[CONCEPTS], 'halvings.trained'):.3f} ± "
+            f"{_value(real.metrics[CONCEPTS], 'halvings.trained.sd'):.3f}, {_value(real.metrics[CONCEPTS], 'halvings.denied'):.3f} and "
+            f"{_value(real.metrics[CONCEPTS], 'halvings.untrained'):.3f}"
         ),
         "spectra": (
             f"**{mean(shares['weights']):.2f}** of the largest possible rank, mean of all matrices; untrained {mean(shares['weights, untrained']):.2f}"
@@ -318,18 +322,22 @@ def _ablated(real: RealModel) -> TableRecord:
         ]
         return f"{median(found):.4f} ({max(found):.4f})"
 
+    def of_all(layer: int, what: str) -> str:
+        name = f"layer_{layer}/all_heads/{what}_loss"
+        return f"{_value(numbers, name):.3f} ± {_value(numbers, f'{name}_error'):.3f}"
+
     return TableRecord(
         id="heads-ablated",
         title="What the model loses without a head",
         look_at=(
             f"Change of the loss in nats a token ({numbers['tokens']:,} tokens of {numbers['documents']} stories, whose loss is {_value(numbers, 'loss'):.3f}) when a head's output is "
             "replaced by its mean: the median of a layer's heads, the largest in brackets. Controls: the same change of the residual stream turned in a random direction, and the "
-            "untrained model. Layers were named before anything was measured."
+            "untrained model. All heads of a layer at once, ± one standard error. Layers were named before anything was measured."
         ),
-        columns=["layer", "a head", "in a random direction", "untrained", "all heads of the layer", "the whole layer"],
+        columns=["layer", "a head", "in a random direction", "untrained", "all heads", "all in a random direction", "the whole layer"],
         rows=[
             [str(layer), of_heads(layer, "mean"), of_heads(layer, "random_direction"), of_heads(layer, "untrained"),
-             f"{_value(numbers, f'layer_{layer}/all_heads/mean_loss'):.4f}", f"{_value(numbers, f'layer_{layer}/whole_layer_loss'):.4f}"]
+             of_all(layer, "mean"), of_all(layer, "random_direction"), f"{_value(numbers, f'layer_{layer}/whole_layer_loss'):.3f}"]
             for layer in layers
         ],
     )  # fmt: skip
@@ -341,7 +349,9 @@ def _tasks(real: RealModel) -> TableRecord:
 
     def row(task: str) -> list[str]:
         changes = {
-            name: _value(numbers, name) for name in numbers if name.startswith(f"task_{task}/layer_") and "/head_" in name
+            name: _value(numbers, name)
+            for name in numbers
+            if name.startswith(f"task_{task}/layer_") and "/head_" in name
         }
         most = min(changes, key=lambda name: changes[name])
         _, layer, head, _ = most.split("/")
@@ -363,21 +373,25 @@ def _tasks(real: RealModel) -> TableRecord:
     )
 
 
-def _concepts(real: RealModel) -> FigureRecord:
-    numbers = real.metrics[ENCODER_CONCEPTS]
-    layers = list(range(sum(name.startswith("hidden_states.") and name.count(".") == 2 for name in numbers)))
+def _concepts(real: RealModel, step: str, name: str, hook: str) -> FigureRecord:
+    """Of the model itself or of the encoder; ``hook``: what is read of a ``{layer}``."""
+    numbers = real.metrics[step]
+    layers = list(range(sum(bool(re.fullmatch(hook.format(layer=r"\d+") + r"\.probe", key)) for key in numbers)))
 
     def probes(state: str) -> list[float]:
-        return [_value(numbers, f"hidden_states.{layer}{state}.probe") for layer in layers]
+        return [_value(numbers, f"{hook.format(layer=layer)}{state}.probe") for layer in layers]
 
     return FigureRecord(
-        id="concepts",
-        title=f"Concepts in {ENCODER}",
+        id=step,
+        title=f"Concepts in {name}",
         look_at=(
-            "Balanced accuracy of a linear probe of six concepts on sentences whose words it was not trained on, by hidden state; an encoder "
-            "that others trained, in place of ours. Word vectors, words and denied words are those of the chapter on concepts."
+            f"Balanced accuracy of a linear probe of six concepts on sentences whose words it was not trained on, by layer ({numbers['texts']:,} sentences). "
+            "Word vectors, words and denied words are those of the chapter on concepts."
         ),
-        number=f"{_value(numbers, 'halvings.trained'):.3f} ± {_value(numbers, 'halvings.trained.sd'):.3f} (twelve halvings of the words)",
+        number=(
+            f"{_value(numbers, 'halvings.trained'):.3f} ± {_value(numbers, 'halvings.trained.sd'):.3f} ({numbers['halvings']} halvings of the words, the layer chosen on the "
+            "training half)"
+        ),
         control=(
             f"{_value(numbers, 'halvings.denied'):.3f} without the concept word, {_value(numbers, 'halvings.word_vectors'):.3f} for co-occurrence "
             f"vectors, {_value(numbers, 'halvings.bag_of_words'):.3f} for a bag of words, {_value(numbers, 'halvings.untrained'):.3f} untrained"
@@ -388,7 +402,7 @@ def _concepts(real: RealModel) -> FigureRecord:
                 "untrained": Line(layers, probes(".untrained")),
                 "random word lists": Line(layers, probes(".random")),
             },
-            x_title="hidden state",
+            x_title="layer",
             y_title="balanced accuracy",
         ),
     )

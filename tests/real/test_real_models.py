@@ -3,6 +3,7 @@
 `REAL_MODELS=FOLDER make real` runs these. Nothing is fetched.
 """
 
+import importlib.util
 import itertools
 import os
 import signal
@@ -18,6 +19,7 @@ from neurons.test_scan import check_against_brute_force
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import mi_superposition as ms
+from mi_superposition.cli import main
 from mi_superposition.corpora import token_batches
 from mi_superposition.files import read_json
 from mi_superposition.models import load_check_of
@@ -136,3 +138,18 @@ def test_an_autoencoder_that_was_killed_ends_the_same(tmp_path):
     assert weights
     for path in weights:
         assert (killed / path).read_bytes() == (whole / path).read_bytes()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[cluster]'")
+@pytest.mark.parametrize("command", ["neurons scan", "heads scan"])
+def test_workers_of_ray_give_the_same_bytes(command, tmp_path):
+    """In float32 on one thread each."""
+    hooks = ["--hook", MIDDLE] if command == "neurons scan" else []
+    words = [*command.split(), "--model", str(SMOLLM2), "--corpus", "stories", *hooks]
+    words += ["--documents", "8", "--shard", "2", "--device", "cpu", "--threads", "1"]
+    for engine in ("local", "ray"):
+        assert main([*words, "--engine", engine, "--out", str(tmp_path / engine)]) == 0
+    results = [path.name for path in (tmp_path / "local").glob("*.safetensors")]
+    assert results
+    for name in (*results, METRICS):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()

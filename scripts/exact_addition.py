@@ -2,6 +2,7 @@
 
 python scripts/exact_addition.py                  # prints the table of docs/addition.md
 python scripts/exact_addition.py --out FOLDER     # also writes it, in single precision, as a model that commands take
+python scripts/exact_addition.py --models runs/addition/nines-0      # beside models that were trained
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ def main() -> None:
     """Print the table; write the model if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a folder to write the model into")
+    parser.add_argument("--models", nargs="*", default=["addition-exact"], help="trained models beside it")
     options = parser.parse_args()
     problems = {
         f"{N_RANDOM:,} random problems": fresh_operands(N_RANDOM, part="test", generator=seeded_generator(0, "fresh")),
         f"{N_CHAINS:,} chains of nines": chains_of_nines(N_CHAINS, generator=seeded_generator(0, "chains")),
     }
     models = {"hand, double precision": exact_adder(), "hand, single precision": exact_adder().float()}
-    models["addition-exact"] = load_addition_model("addition-exact")
+    models |= {name: load_addition_model(name) for name in options.models}
     print("wrong answers: by digit, ones first, and whole sums")
     for name, model in models.items():
         for kind, operands in problems.items():

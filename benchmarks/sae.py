@@ -2,7 +2,7 @@
 
     python benchmarks/sae.py                       # three rounds of 500,000 tokens each
     python benchmarks/sae.py --tokens 1000000 --rounds 1
-    python benchmarks/sae.py --shape gpt2 --tokens 80000 --rounds 1
+    python benchmarks/sae.py --shape gpt2 --tokens 40000 --rounds 1 --no-half
 
 Same model, hook, text, architecture (top-k, eight features a dimension, k = 32), batch, buffer, learning rate and
 schedule; the runner logs nothing and writes nothing. Explained variance is measured afterwards, by us, on the same held-out
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import statistics
 import tempfile
@@ -39,7 +40,8 @@ from mi_superposition.sae import ActivationStream, Documents, Fidelity, SaeConfi
 RUNNER, OURS, HALF = "SAELens's runner", "ours", "ours, bfloat16 model"
 # By the way it is a bound of.
 BOUNDS = {RUNNER: "lower bound", OURS: "lower bound", HALF: "lower bound, bfloat16 model"}
-K, BATCH, BUFFER_BATCHES, ROWS = 32, 2048, 32, 32
+K, BATCH, ROWS = 32, 2048, 32
+N_HELD_OUT = 100
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Task:
 
     model: HookedModel
     hook: str
+    # Batches in the buffer that is filled before the first step.
+    buffer_batches: int
 
     @property
     def config(self) -> SaeConfig:
@@ -57,7 +61,7 @@ class Task:
 
 def story_model() -> Task:
     """The bundled model, before its last layer."""
-    return Task(load_model("stories", device="cpu"), "blocks.1.hook_resid_pre")
+    return Task(load_model("stories", device="cpu"), "blocks.1.hook_resid_pre", 32)
 
 
 def gpt2_shape() -> Task:
@@ -68,7 +72,7 @@ def gpt2_shape() -> Task:
     with tempfile.TemporaryDirectory() as folder:
         GPT2LMHeadModel(GPT2Config(n_positions=256, vocab_size=len(tokenizer))).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        return Task(load_model(folder, device="cpu"), "blocks.6.hook_resid_pre")
+        return Task(load_model(folder, device="cpu"), "blocks.6.hook_resid_pre", 8)
 
 
 SHAPES = {"stories": story_model, "gpt2": gpt2_shape}
@@ -84,7 +88,7 @@ def runner(task: Task, texts: list[str], n_steps: int) -> SAE[Any]:
         ),
         model_name="stories", hook_name=task.hook, is_dataset_tokenized=False, context_size=model.cfg.n_ctx, streaming=False,
         # So many rows of tokens make a buffer as large as ours.
-        n_batches_in_buffer=BATCH * BUFFER_BATCHES // (ROWS * model.cfg.n_ctx), store_batch_size_prompts=ROWS,
+        n_batches_in_buffer=BATCH * task.buffer_batches // (ROWS * model.cfg.n_ctx), store_batch_size_prompts=ROWS,
         training_tokens=n_steps * BATCH, train_batch_size_tokens=BATCH, lr=ours.learning_rate, lr_end=ours.learning_rate,
         lr_warm_up_steps=ours.warmup_steps, lr_decay_steps=decay, dead_feature_window=ours.dead_after,
         feature_sampling_window=ours.dead_after, n_batches_for_norm_estimate=16, exclude_special_tokens=True,
@@ -104,7 +108,7 @@ def runner(task: Task, texts: list[str], n_steps: int) -> SAE[Any]:
 def ours(task: Task, texts: list[str], n_steps: int, *, precision: str = "float32") -> SAE[Any]:
     """The same through our stream and step."""
     stream = ActivationStream(
-        task.model, model_batches(task.model, texts, ROWS), [task.hook], batch_size=BATCH, buffer_batches=BUFFER_BATCHES, precision=precision
+        task.model, model_batches(task.model, texts, ROWS), [task.hook], batch_size=BATCH, buffer_batches=task.buffer_batches, precision=precision
     )  # fmt: skip
     return train_saes([SaeJob("sae", task.hook, task.config)], stream, n_steps)["sae"]
 
@@ -124,11 +128,14 @@ def lower_bound(task: Task, pieces: list[TokenBatch], n_steps: int, *, precision
         torch.mm(x, W, out=product)
 
 
-def compare(task: Task, n_tokens: int, rounds: int) -> tuple[int, dict[str, float], dict[str, Fidelity]]:
+def compare(
+    task: Task, n_tokens: int, rounds: int, *, half: bool = True
+) -> tuple[int, dict[str, float], dict[str, Fidelity]]:
     """How many steps were taken, median seconds of each way (the usual one first), and what its autoencoder is worth."""
     model = task.model
     texts = list(Documents(load_corpus("stories"), held_out=False))
-    held_out = list(model_batches(model, Documents(load_corpus("stories"), held_out=True), ROWS))
+    unseen = itertools.islice(Documents(load_corpus("stories"), held_out=True), N_HELD_OUT)
+    held_out = list(model_batches(model, unseen, ROWS))
     pieces = [piece for batch in model_batches(model, texts, ROWS) for piece in batch.pieces(model.W_E.device)]
     n_steps = -(-n_tokens // BATCH)
     ways: dict[str, Callable[[], Any]] = {
@@ -138,6 +145,8 @@ def compare(task: Task, n_tokens: int, rounds: int) -> tuple[int, dict[str, floa
         BOUNDS[OURS]: lambda: lower_bound(task, pieces, n_steps),
         BOUNDS[HALF]: lambda: lower_bound(task, pieces, n_steps, precision="bfloat16"),
     }
+    if not half:
+        del ways[HALF], ways[BOUNDS[HALF]]
     taken: dict[str, list[float]] = {name: [] for name in ways}
     made: dict[str, Any] = {}
     for _ in range(rounds):
@@ -158,6 +167,11 @@ def main() -> None:
         default="stories",
         help="the bundled model, or random weights in the shape of GPT-2 small",
     )
+    options_of.add_argument(
+        "--no-half",
+        action="store_true",
+        help="leave out bfloat16, which takes long where a processor has no instructions for it",
+    )
     options = options_of.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     if options.rows:
@@ -170,7 +184,7 @@ def main() -> None:
             [Row(name, taken[OURS], RUNNER, taken[RUNNER], "forward pass and encoder", taken[BOUNDS[OURS]], remark)],
         )
         return
-    n_steps, taken, worth = compare(SHAPES[options.shape](), options.tokens, options.rounds)
+    n_steps, taken, worth = compare(SHAPES[options.shape](), options.tokens, options.rounds, half=not options.no_half)
     print(machine())
     print(f"{n_steps:,} steps of {BATCH:,} tokens, {options.rounds} rounds\n")
     print(

@@ -88,7 +88,7 @@ def runner(task: Task, texts: list[str], n_steps: int) -> SAE[Any]:
         ),
         model_name="stories", hook_name=task.hook, is_dataset_tokenized=False, context_size=model.cfg.n_ctx, streaming=False,
         # So many rows of tokens make a buffer as large as ours.
-        n_batches_in_buffer=BATCH * task.buffer_batches // (ROWS * model.cfg.n_ctx), store_batch_size_prompts=ROWS,
+        n_batches_in_buffer=BATCH * task.buffer_batches // model.cfg.n_ctx, store_batch_size_prompts=ROWS,
         training_tokens=n_steps * BATCH, train_batch_size_tokens=BATCH, lr=ours.learning_rate, lr_end=ours.learning_rate,
         lr_warm_up_steps=ours.warmup_steps, lr_decay_steps=decay, dead_feature_window=ours.dead_after,
         feature_sampling_window=ours.dead_after, n_batches_for_norm_estimate=16, exclude_special_tokens=True,

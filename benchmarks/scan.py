@@ -262,9 +262,8 @@ def scan_alone(model: HookedModel, batches: list[TokenBatch], repeats: int) -> N
         PLAIN: lambda: scan_batches(reader, batches, calibrations, plain),
     }
     n_units = len(mlp_hooks(model)) * model.cfg.d_mlp
-    print(
-        f"{len({int(d) for batch in batches for d in batch.document.unique()}):,} documents, {n_tokens:,} tokens, {n_units:,} neurons\n"
-    )
+    documents = {int(number) for batch in batches for number in batch.document[batch.mask].unique()}
+    print(f"{len(documents):,} documents, {n_tokens:,} tokens, {n_units:,} neurons\n")
     _table(n_tokens, interleaved(ways, repeats, warm_up=0))
 
 
@@ -283,7 +282,7 @@ def main() -> None:
     options_of.add_argument(
         "--shape", choices=SHAPES, help="the scan alone, of a model of this shape with random weights"
     )
-    options_of.add_argument("--model", help="the scan alone, of this model on stories")
+    alone.add_argument("--model", help="the scan alone, of this model on stories")
     options = options_of.parse_args()
     with torch.no_grad():
         if options.rows:

@@ -18,9 +18,11 @@ import tyro
 from mi_superposition.cli.terminal import StoppedByUser, terminal_progress
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.heads.config import AblateConfig
-from mi_superposition.models import BUNDLED_MODELS
 from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.studies.heads import ablate, ablate_text
+
+# That of the report.
+BUNDLED_MODEL = "stories"
 
 
 def main(config: AblateConfig, out: Path | None = None, bundle: bool = False) -> None:
@@ -31,10 +33,8 @@ def main(config: AblateConfig, out: Path | None = None, bundle: bool = False) ->
         out: Run folder; a run that was stopped is resumed. Default: none is kept.
         bundle: Whether the result goes into the package.
     """
-    if bundle and config.model.name not in BUNDLED_MODELS:
-        raise RequestError(
-            f"--bundle with model = {config.model.name!r}: the report is of the bundled models, {', '.join(BUNDLED_MODELS)}"
-        )
+    if bundle and config.model.name != BUNDLED_MODEL:
+        raise RequestError(f"--bundle with model = {config.model.name!r}: the report is of {BUNDLED_MODEL!r}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = out or Path(scratch) / "run"
         with terminal_progress() as progress:

@@ -72,7 +72,8 @@ class AdditionConfig(Config):
     """Exponent p in the weight loss^p of each answer digit's loss: 0 for the plain mean, 1 for more weight on digits with a
     high loss."""
     starts: AtLeast1 = 1
-    """Initial weights to begin from. Each is trained for --start-epochs; training goes on from the one with the lowest training loss."""
+    """Initial weights to choose from. Each is trained for --start-epochs; the one with the lowest training loss is then trained from its
+    beginning."""
     start_epochs: AtLeast1 = 100
     """Epochs that each of several --starts is trained for, with the learning rates of the whole run."""
     nines: Annotated[float, Interval(ge=0, le=1)] = 0.0

@@ -39,7 +39,7 @@ class TextAblationPart(Config):
     """How heads are ablated on text."""
 
     layer: tuple[AtLeast0, ...] = ()
-    """Layers whose heads are ablated, on text and on tasks. Default: all."""
+    """Layers whose heads are ablated, on text and on tasks; sets of heads are of all layers. Default: all."""
     row: RowPart = RowPart()
     reference_documents: Annotated[int, Interval(ge=FEWEST_DOCUMENTS, le=100_000)] = 200
     """Documents, from the start of the corpus, that give means and other documents' outputs; the effects are measured on those after

@@ -20,6 +20,7 @@ from mi_superposition.heads.config import AblateConfig
 from mi_superposition.heads.sets import smallest_set
 from mi_superposition.heads.tasks import induction_task, logit_differences, read_tasks
 from mi_superposition.models import untrained_copy
+from mi_superposition.pages.heads import ablate_tasks
 from mi_superposition.progress import Progress
 from mi_superposition.studies.heads import ablate
 from mi_superposition.training import Stopped
@@ -302,6 +303,21 @@ def test_tasks_of_some_layers_and_no_sets(run, tmp_path):
     assert main(["page", str(tmp_path / "run")]) == 0
     metrics = read_json(tmp_path / "run" / "metrics.json")
     assert not any("layer_0" in name or "set_size" in name for name in metrics)
+
+
+def test_of_many_layers_the_largest_and_the_median_are_shown(run, monkeypatch):
+    study = load_run(run)
+    table = ablate_tasks._tasks_by_replacement(study)
+    assert table.columns[-2:] == ["all heads of layer 0", "all heads of layer 1"]
+    monkeypatch.setattr(ablate_tasks, "_LAYERS_SHOWN", 1)
+    table = ablate_tasks._tasks_by_replacement(study)
+    assert table.columns[-3:] == ["layer", "without its heads", "median layer"]
+    [row] = [row for row in table.rows if row[0] == "animals, mean"]
+    changes = study.tasks["animals"].changes["mean"].change[:, -1]
+    assert row[-3] == str(int(changes.argmin()))
+    assert row[-2].startswith(f"{float(changes.min()):+.2f} ± ")
+    # Of two layers the mean.
+    assert row[-1] == f"{float(changes.mean()):+.2f}"
 
 
 def test_induction_prompts(tiny_gpt2):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import torch
 
 from mi_superposition.figures.head_ablation import by_head
 from mi_superposition.site import FigureRecord
 from mi_superposition.site.records import Item, TableRecord
 from mi_superposition.studies.heads.ablate_text_result import TextAblation
+
+# Of more layers the largest and the median are shown.
+_LAYERS_SHOWN = 4
 
 
 def task_items(study: TextAblation) -> list[Item]:
@@ -30,7 +35,7 @@ def _tasks_by_head(study: TextAblation) -> FigureRecord:
         look_at=f"Change of the logit difference (right minus wrong) of each task when a head is replaced ({study.default}, over the task's own prompts). Blue: the head helped; red: it was in the way.",
         number=f"'{name}' loses {-float(changes[strongest, least]):.2f} ± {float(error):.2f} of {task.difference:.2f} without head {names[least]}.",
         control=(
-            f"{float(changes[strongest].median()):+.2f} for the median head; {100 * task.untrained_accuracy:.0f} % of prompts are right in the untrained model, "
+            f"{median(changes[strongest].tolist()):+.2f} for the median head; {100 * task.untrained_accuracy:.0f} % of prompts are right in the untrained model, "
             f"{100 * task.accuracy:.0f} % in this one, 50 % by chance."
         ),
         figure=by_head(list(study.tasks), names, changes, "logits"),
@@ -39,22 +44,30 @@ def _tasks_by_head(study: TextAblation) -> FigureRecord:
 
 def _tasks_by_replacement(study: TextAblation) -> TableRecord:
     names, rows = study.names, []
+    every_layer = len(study.layers) <= _LAYERS_SHOWN
+    columns = [f"all heads of layer {layer}" for layer in study.layers]
+    if not every_layer:
+        columns = ["layer", "without its heads", "median layer"]
     for known, task in study.tasks.items():
         for kind, some in task.changes.items():
             heads = some.change[:, :-1].flatten()
             least = int(heads.argmin())
             error = some.error[:, :-1].flatten()[least]
-            layers, layer_errors = some.change[:, -1], some.error[:, -1]
-            most = int(layers.argmin())
+            of_layers = [
+                f"{float(change):+.2f} ± {float(its):.2f}"
+                for change, its in zip(some.change[:, -1], some.error[:, -1], strict=True)
+            ]
+            if not every_layer:
+                most = int(some.change[:, -1].argmin())
+                of_layers = [str(study.layers[most]), of_layers[most], f"{median(some.change[:, -1].tolist()):+.2f}"]
             rows.append(
                 [f"{known}, {kind}", f"{task.difference:.2f}", f"{task.untrained_difference:.2f}", names[least],
-                 f"{float(heads[least]):+.2f} ± {float(error):.2f}", f"{float(heads.median()):+.2f}", str(study.layers[most]),
-                 f"{float(layers[most]):+.2f} ± {float(layer_errors[most]):.2f}", f"{float(layers.median()):+.2f}"]
+                 f"{float(heads[least]):+.2f} ± {float(error):.2f}", f"{median(heads.tolist()):+.2f}", *of_layers]
             )  # fmt: skip
     return TableRecord(
         id="task-replacements",
         title="Tasks under each replacement",
-        look_at="The logit difference of each task, in the whole model and in an untrained one; what it changes by without the head that matters most, without the median head, and without all heads of the layer that matters most and of the median layer, ± one standard error over prompts.",
+        look_at="The logit difference of each task, in the whole model and in an untrained one; what it changes by without the head that matters most, without the median head, and without all heads of a layer (of many, the one that matters most and the median), ± one standard error over prompts.",
         columns=[
             "task, replaced",
             "logit difference",
@@ -62,9 +75,7 @@ def _tasks_by_replacement(study: TextAblation) -> TableRecord:
             "head",
             "without it",
             "median head",
-            "layer",
-            "without its heads",
-            "median layer",
+            *columns,
         ],
         rows=rows,
     )

@@ -332,7 +332,7 @@ def _ablated(real: RealModel) -> TableRecord:
         look_at=(
             f"Change of the loss in nats a token ({numbers['tokens']:,} tokens of {numbers['documents']} stories, whose loss is {_value(numbers, 'loss'):.3f}) when a head's output is "
             "replaced by its mean: the median of a layer's heads, the largest in brackets. Controls: the same change of the residual stream turned in a random direction, and the "
-            "untrained model. All heads of a layer at once, ± one standard error. Layers were named before anything was measured."
+            "untrained model. All heads of a layer at once, ± one standard error. The layers are those whose neurons' contexts are compared."
         ),
         columns=["layer", "a head", "in a random direction", "untrained", "all heads", "all in a random direction", "the whole layer"],
         rows=[

@@ -74,8 +74,10 @@ window.examples = (() => {
   const fileAt = loader("neuronDocuments");
 
   async function wholeDocument(number) {
-    const file = await fileAt(`documents/${Math.floor(Number(number) / together)}.js`);
-    return file[number];
+    const address = `documents/${Math.floor(Number(number) / together)}.js`;
+    const tokens = (await fileAt(address))[number];
+    if (!tokens) throw new Error(`${address} is damaged`);
+    return tokens;
   }
 
   // An item of a list of examples, whose tokens are `part`.

@@ -11,6 +11,7 @@
   const siteTitle = document.title.split(" · ").slice(1).join(" · ");
   const parts = document.querySelectorAll("#lists > section");
   let wanted = 0;
+  let drawn;
 
   function made(tag, text = "", className = "") {
     const element = document.createElement(tag);
@@ -129,6 +130,7 @@
       if (wanted !== number) return;
       readout.textContent = "";
       draw(number, unitOf(content, number % together), content);
+      drawn = number;
     } catch (problem) {
       if (wanted !== number) return;
       readout.textContent = problem.message;
@@ -147,9 +149,14 @@
     await show();
     document.getElementById("name").focus({ preventScroll: true });
   });
-  // The browser itself would go there before the unit is drawn.
-  history.scrollRestoration = "manual";
-  document.addEventListener("scrollend", () => history.replaceState({ y: window.scrollY }, ""));
+  if ("onscrollend" in window) {
+    // The browser itself would go there before the unit is drawn.
+    history.scrollRestoration = "manual";
+    // Of the unit that is shown, not of one that is on its way.
+    document.addEventListener("scrollend", () => {
+      if (["", `#${drawn}`].includes(location.hash)) history.replaceState({ y: window.scrollY }, "");
+    });
+  }
   keys(() => `#${Math.floor(Math.random() * nUnits)}`);
   show();
 })();

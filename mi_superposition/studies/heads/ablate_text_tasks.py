@@ -1,4 +1,7 @@
-"""Tasks without each head, and the heads that keep them: step by step, each of which is kept in a file of the run until all are done."""
+"""Tasks without each head, and the heads that keep them: step by step, each of which is kept in a file of the run until all are done.
+
+The search for the heads that keep a task is one step.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,7 @@ class TaskWork:
             parts = [
                 self._once(
                     f"task-{number}-{kind.replace(' ', '-')}-{layer:03d}",
+                    f"{task.name}, {kind}, layer {layer}",
                     TaskChanges,
                     functools.partial(self._changes, task, whole, kind, layer),
                 )
@@ -72,7 +76,7 @@ class TaskWork:
                 seed=seed,
                 on_sets=self._stop_if_asked,
             )
-            kept = self._once(f"task-{number}-set", TaskSet, find)
+            kept = self._once(f"task-{number}-set", f"{task.name}, heads that keep it", TaskSet, find)
         return TaskEffects(
             n_prompts=len(task),
             accuracy=accuracy(whole),
@@ -93,14 +97,15 @@ class TaskWork:
         error = change.std(dim=1) / len(task) ** 0.5 if len(task) > 1 else torch.full(change.shape[:1], torch.nan)
         return TaskChanges(change.mean(dim=1).float()[None], error.float()[None])
 
-    def _once(self, name: str, cls: type[_Found], find: Callable[[], _Found]) -> _Found:
+    def _once(self, name: str, said: str, cls: type[_Found], find: Callable[[], _Found]) -> _Found:
         """What ``find`` gives, or gave before the run was stopped."""
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
+            self.progress.stage(said)
             self._stop_if_asked()
             write_record(path, find())
         return read_record(path, cls)
 
     def _stop_if_asked(self) -> None:
         if self.progress.should_stop():
-            raise Stopped(len(list(self.folder.glob("task-*"))), "step of the tasks")
+            raise Stopped(len(list(self.folder.glob("task-*"))), "task step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -37,3 +38,10 @@ class RealModel:
 def load_real() -> RealModel:
     """The bundled numbers. Raises ``WorkError`` where they are damaged."""
     return read_as(BUNDLED_REAL, RealModel)
+
+
+def value_of(numbers: Mapping[str, Number | None], name: str) -> float:
+    """A number of a step that must be there."""
+    value = numbers[name]
+    assert value is not None, name
+    return float(value)

@@ -6,8 +6,9 @@ import re
 from statistics import mean, median
 
 from mi_superposition.figures.lines import Line, lines
+from mi_superposition.pages.real.heads import head_items
 from mi_superposition.pages.request import ChapterRequest, Job, Runs
-from mi_superposition.real import RealModel, load_real
+from mi_superposition.real import RealModel, load_real, value_of
 from mi_superposition.site import Page, Section
 from mi_superposition.site.headlines import Alternative, Headline
 from mi_superposition.site.records import FigureRecord, TableRecord
@@ -15,19 +16,7 @@ from mi_superposition.site.records import FigureRecord, TableRecord
 CHAPTER = "real"
 TITLE = "A real pretrained model"
 ORDER, SCAN, CONTEXTS, EVALUATION, SPECTRA = "order-{layer}", "scan", "contexts", "sae-evaluation", "spectra"
-HEADS, ABLATED = "heads-scan", "heads-ablate"
 CONCEPTS, ENCODER_CONCEPTS, ENCODER = "concepts", "concepts-minilm", "all-MiniLM-L6-v2"
-# What is measured of every head, as it is called here.
-HEAD_MEASURES = {
-    "entropy": "entropy of attention, nats",
-    "first": "attention to the first token",
-    "previous": "attention to the previous token",
-    "induction": "induction score",
-    "duplicate_token": "duplicate-token score",
-    "copying": "copying score of OV",
-    "qk_rank": "effective rank of QK",
-    "ov_rank": "effective rank of OV",
-}
 # Kinds of random directions, as the contexts of neurons are compared with them.
 DIRECTIONS = ("to_a_random_token", "input_covariance", "isotropic", "weight_covariance", "whitened")
 RECONSTRUCTIONS = (
@@ -87,9 +76,7 @@ def section(runs: Runs, request: ChapterRequest) -> Section:  # noqa: ARG001
             _contexts(real),
             _reconstructions(real),
             _ranks(real),
-            _heads(real),
-            _ablated(real),
-            _tasks(real),
+            *head_items(real),
             _concepts(real, CONCEPTS, real.name, "blocks.{layer}.hook_resid_pre"),
             _concepts(real, ENCODER_CONCEPTS, f"{ENCODER}, an encoder", "hidden_states.{layer}"),
         ],
@@ -129,11 +116,11 @@ def beside_bundled(real: RealModel) -> dict[str, str]:
     layers, contexts, reconstructed = real.layers(), real.metrics[CONTEXTS], real.metrics[EVALUATION]
     gains = real.by_layer(ORDER, "gain")
     middle = layers[len(layers) // 2]
-    random = [_value(contexts, f"{_hook(middle)}/contexts_directions_{kind}_median") for kind in DIRECTIONS]
+    random = [value_of(contexts, f"{_hook(middle)}/contexts_directions_{kind}_median") for kind in DIRECTIONS]
     shares = _shares(real)
 
     def explained(name: str) -> float:
-        return _value(reconstructed, f"sae/{name}/explained_variance")
+        return value_of(reconstructed, f"sae/{name}/explained_variance")
 
     return {
         "neuron-order": (
@@ -148,11 +135,11 @@ def beside_bundled(real: RealModel) -> dict[str, str]:
             f"**{explained(RECONSTRUCTIONS[0]):.3f}** (layer {middle}); {explained(RECONSTRUCTIONS[2]):.3f} by {RECONSTRUCTIONS[2]}"
         ),
         "concepts": (
-            f"**{_value(real.metrics[ENCODER_CONCEPTS], 'halvings.trained'):.3f} ± {_value(real.metrics[ENCODER_CONCEPTS], 'halvings.trained.sd'):.3f}** "
-            f"({ENCODER}); {_value(real.metrics[ENCODER_CONCEPTS], 'halvings.denied'):.3f} without the concept word, "
-            f"{_value(real.metrics[ENCODER_CONCEPTS], 'halvings.untrained'):.3f} untrained; {real.name}: {_value(real.metrics[CONCEPTS], 'halvings.trained'):.3f} ± "
-            f"{_value(real.metrics[CONCEPTS], 'halvings.trained.sd'):.3f}, {_value(real.metrics[CONCEPTS], 'halvings.denied'):.3f} and "
-            f"{_value(real.metrics[CONCEPTS], 'halvings.untrained'):.3f}"
+            f"**{value_of(real.metrics[ENCODER_CONCEPTS], 'halvings.trained'):.3f} ± {value_of(real.metrics[ENCODER_CONCEPTS], 'halvings.trained.sd'):.3f}** "
+            f"({ENCODER}); {value_of(real.metrics[ENCODER_CONCEPTS], 'halvings.denied'):.3f} without the concept word, "
+            f"{value_of(real.metrics[ENCODER_CONCEPTS], 'halvings.untrained'):.3f} untrained; {real.name}: {value_of(real.metrics[CONCEPTS], 'halvings.trained'):.3f} ± "
+            f"{value_of(real.metrics[CONCEPTS], 'halvings.trained.sd'):.3f}, {value_of(real.metrics[CONCEPTS], 'halvings.denied'):.3f} and "
+            f"{value_of(real.metrics[CONCEPTS], 'halvings.untrained'):.3f}"
         ),
         "spectra": (
             f"**{mean(shares['weights']):.2f}** of the largest possible rank, mean of all matrices; untrained {mean(shares['weights, untrained']):.2f}"
@@ -286,100 +273,13 @@ def _shares(real: RealModel) -> dict[str, list[float]]:
     }
 
 
-def _heads(real: RealModel) -> TableRecord:
-    numbers = real.metrics[HEADS]
-
-    def cells(measure: str) -> list[str]:
-        states = (measure, f"{measure}/untrained", f"{measure}/permuted")
-        return [
-            ""
-            if f"{state}/median" not in numbers
-            else f"{_value(numbers, f'{state}/median'):.2f} ({_value(numbers, f'{state}/largest'):.2f})"
-            for state in states
-        ]
-
-    return TableRecord(
-        id="heads",
-        title="What its heads attend to",
-        look_at=(
-            f"Median of the {numbers['heads']} heads, the largest in brackets, over {numbers['tokens']:,} tokens. Permuted: attention within the "
-            "causal triangle in another order."
-        ),
-        columns=["of a head", "trained", "untrained", "permuted"],
-        rows=[[told, *cells(measure)] for measure, told in HEAD_MEASURES.items()],
-    )
-
-
-def _ablated(real: RealModel) -> TableRecord:
-    numbers = real.metrics[ABLATED]
-    layers = sorted({int(name.split("/")[0].removeprefix("layer_")) for name in numbers if name.startswith("layer_")})
-
-    def of_heads(layer: int, what: str) -> str:
-        found = [
-            _value(numbers, name)
-            for name in numbers
-            if name.startswith(f"layer_{layer}/head_") and name.endswith(f"/{what}_loss")
-        ]
-        return f"{median(found):.4f} ({max(found):.4f})"
-
-    def of_all(layer: int, what: str) -> str:
-        name = f"layer_{layer}/all_heads/{what}_loss"
-        return f"{_value(numbers, name):.3f} ± {_value(numbers, f'{name}_error'):.3f}"
-
-    return TableRecord(
-        id="heads-ablated",
-        title="What the model loses without a head",
-        look_at=(
-            f"Change of the loss in nats a token ({numbers['tokens']:,} tokens of {numbers['documents']} stories, whose loss is {_value(numbers, 'loss'):.3f}) when a head's output is "
-            "replaced by its mean: the median of a layer's heads, the largest in brackets. Controls: the same change of the residual stream turned in a random direction, and the "
-            "untrained model. All heads of a layer at once, ± one standard error. The layers are those whose neurons' contexts are compared."
-        ),
-        columns=["layer", "a head", "in a random direction", "untrained", "all heads", "all in a random direction", "the whole layer"],
-        rows=[
-            [str(layer), of_heads(layer, "mean"), of_heads(layer, "random_direction"), of_heads(layer, "untrained"),
-             of_all(layer, "mean"), of_all(layer, "random_direction"), f"{_value(numbers, f'layer_{layer}/whole_layer_loss'):.3f}"]
-            for layer in layers
-        ],
-    )  # fmt: skip
-
-
-def _tasks(real: RealModel) -> TableRecord:
-    numbers = real.metrics[ABLATED]
-    names = [name.removeprefix("task_").partition("/")[0] for name in numbers if name.endswith("/accuracy")]
-
-    def row(task: str) -> list[str]:
-        changes = {
-            name: _value(numbers, name)
-            for name in numbers
-            if name.startswith(f"task_{task}/layer_") and "/head_" in name
-        }
-        most = min(changes, key=lambda name: changes[name])
-        _, layer, head, _ = most.split("/")
-        return [
-            task, f"{100 * _value(numbers, f'task_{task}/accuracy'):.0f} % ({100 * _value(numbers, f'task_{task}/accuracy_untrained'):.0f} %)",
-            f"{_value(numbers, f'task_{task}/logit_difference'):.2f} ({_value(numbers, f'task_{task}/logit_difference_untrained'):.2f})",
-            f"{layer.removeprefix('layer_')}.{head.removeprefix('head_')}", f"{changes[most]:+.2f}", f"{median(changes.values()):+.2f}",
-        ]  # fmt: skip
-
-    return TableRecord(
-        id="tasks",
-        title="Tasks without a head",
-        look_at=(
-            "Prompts whose right token has the larger logit, and the difference of the logits of the right and the wrong token (untrained in brackets); how it changes without the head of "
-            "these layers that matters most, and without the median head, replaced by its mean over the task's prompts."
-        ),
-        columns=["task", "right", "logit difference", "head", "without it", "without the median head"],
-        rows=[row(task) for task in names],
-    )
-
-
 def _concepts(real: RealModel, step: str, name: str, hook: str) -> FigureRecord:
     """Of the model itself or of the encoder; ``hook``: what is read of a ``{layer}``."""
     numbers = real.metrics[step]
     layers = list(range(sum(bool(re.fullmatch(hook.format(layer=r"\d+") + r"\.probe", key)) for key in numbers)))
 
     def probes(state: str) -> list[float]:
-        return [_value(numbers, f"{hook.format(layer=layer)}{state}.probe") for layer in layers]
+        return [value_of(numbers, f"{hook.format(layer=layer)}{state}.probe") for layer in layers]
 
     return FigureRecord(
         id=step,
@@ -389,12 +289,12 @@ def _concepts(real: RealModel, step: str, name: str, hook: str) -> FigureRecord:
             "Word vectors, words and denied words are those of the chapter on concepts."
         ),
         number=(
-            f"{_value(numbers, 'halvings.trained'):.3f} ± {_value(numbers, 'halvings.trained.sd'):.3f} ({numbers['halvings']} halvings of the words, the layer chosen on the "
+            f"{value_of(numbers, 'halvings.trained'):.3f} ± {value_of(numbers, 'halvings.trained.sd'):.3f} ({numbers['halvings']} halvings of the words, the layer chosen on the "
             "training half)"
         ),
         control=(
-            f"{_value(numbers, 'halvings.denied'):.3f} without the concept word, {_value(numbers, 'halvings.word_vectors'):.3f} for co-occurrence "
-            f"vectors, {_value(numbers, 'halvings.bag_of_words'):.3f} for a bag of words, {_value(numbers, 'halvings.untrained'):.3f} untrained"
+            f"{value_of(numbers, 'halvings.denied'):.3f} without the concept word, {value_of(numbers, 'halvings.word_vectors'):.3f} for co-occurrence "
+            f"vectors, {value_of(numbers, 'halvings.bag_of_words'):.3f} for a bag of words, {value_of(numbers, 'halvings.untrained'):.3f} untrained"
         ),
         figure=lines(
             {
@@ -413,10 +313,4 @@ def _hook(layer: int) -> str:
 
 
 def _number(numbers: dict[str, float | int | None], layer: int, what: str) -> str:
-    return f"{_value(numbers, f'{_hook(layer)}/{what}'):.1f}"
-
-
-def _value(numbers: dict[str, float | int | None], name: str) -> float:
-    value = numbers[name]
-    assert value is not None, name
-    return float(value)
+    return f"{value_of(numbers, f'{_hook(layer)}/{what}'):.1f}"

@@ -279,9 +279,8 @@ def main() -> None:
     options_of.add_argument("--documents", type=int, default=1000)
     options_of.add_argument("--repeats", type=int, default=3)
     options_of.add_argument("--bound-only", action="store_true", help="only (a) and (b)")
-    options_of.add_argument(
-        "--shape", choices=SHAPES, help="the scan alone, of a model of this shape with random weights"
-    )
+    alone = options_of.add_mutually_exclusive_group()
+    alone.add_argument("--shape", choices=SHAPES, help="the scan alone, of a model of this shape with random weights")
     alone.add_argument("--model", help="the scan alone, of this model on stories")
     options = options_of.parse_args()
     with torch.no_grad():

@@ -235,8 +235,9 @@ def random_model(config: PretrainedConfig) -> HookedModel:
         return load_model(folder, device="cpu")
 
 
-def random_batches(d_vocab: int, n_batches: int = 3, rows: int = 32, width: int = 220) -> list[TokenBatch]:
-    """Rows of random tokens, as uneven as words are."""
+def random_batches(d_vocab: int) -> list[TokenBatch]:
+    """Three of 32 rows of 220 random tokens, as uneven as words are."""
+    n_batches, rows, width = 3, 32, 220
     generator = torch.Generator().manual_seed(0)
     batches = []
     for number in range(n_batches):

@@ -21,7 +21,7 @@ from mi_superposition.heads.config import AblateConfig
 from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.studies.heads import ablate, ablate_text
 
-# That of the report.
+# The model that the report's chapter is of.
 BUNDLED_MODEL = "stories"
 
 

@@ -24,7 +24,7 @@ from mi_superposition.runs import MANIFEST, METRICS, seal
 from mi_superposition.storing import write_record
 from mi_superposition.studies.heads import trigrams as study
 
-# That of the report.
+# The model that the report's chapter is of.
 BUNDLED_MODEL = "stories"
 
 

@@ -15,7 +15,7 @@ from mi_superposition.models.protocol import HookedModel
 # Of the logits' standard deviation: the most by which a shorter way may differ from hooks, more than which no rounding makes.
 _TOLERANCE = 1e-3
 # On a CPU: bytes of logits that are made and read again before the next, which stay in its cache, and the fewest tokens worth a product
-# with an unembedding that does not. (On two threads a fourth of it costs a fifth of the whole time: too little work to share out.)
+# with an unembedding that does not. (With a fourth of it the study takes a fifth longer on two threads: too little work to share out.)
 _CACHE_BYTES, _FEWEST = 1 << 23, 512
 
 

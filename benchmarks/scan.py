@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from mi_superposition.corpora import TokenBatch, model_batches
 from mi_superposition.models import read_hooks
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.neurons import NeuronScan, ScanConfig, ScanSettings, scan_neurons
-from mi_superposition.neurons.scan import UnitReader, calibrate, mlp_hooks, scan_batches
+from mi_superposition.neurons.scan import ScanAccumulator, UnitReader, calibrate, mlp_hooks, read_batches, scan_batches
+from mi_superposition.neurons.scan.scan import BatchRead
 from mi_superposition.pages.neurons.scan import scan_record, write_scan_pages
 from mi_superposition.pages.neurons.scanned import ScannedUnits
 from mi_superposition.site.folder import UNITS, SiteFolder
@@ -48,6 +49,8 @@ SHAPES: dict[str, Callable[[], PretrainedConfig]] = {
 }  # fmt: skip
 BARE, BOUND, OURS = "(a) bare forward pass", "lower bound: (a), in pieces", "(b) our scan, everything on"
 PLAIN = "(b) without correlations"
+GOING, GOING_PLAIN = "(b) after 60,000 tokens", "the same without correlations"
+SEEN_BEFORE = 60_000
 CACHE, PUBLIC = "(c) run_with_cache + topk", "(d) trackers, pass only"
 
 
@@ -236,8 +239,8 @@ def random_model(config: PretrainedConfig) -> HookedModel:
 
 
 def random_batches(d_vocab: int) -> list[TokenBatch]:
-    """Three of 32 rows of 220 random tokens, as uneven as words are."""
-    n_batches, rows, width = 3, 32, 220
+    """Five of 32 rows of 220 random tokens, as uneven as words are."""
+    n_batches, rows, width = 5, 32, 220
     generator = torch.Generator().manual_seed(0)
     batches = []
     for number in range(n_batches):
@@ -248,19 +251,49 @@ def random_batches(d_vocab: int) -> list[TokenBatch]:
     return batches
 
 
+class Going:
+    """A scan that has seen 60,000 tokens and goes on: documents that come again have other numbers, so that they are others to it."""
+
+    def __init__(self, reader: UnitReader, batches: list[TokenBatch], settings: ScanSettings):
+        self.reader, self.batches, self.n_passes = reader, batches, 0
+        calibrations, read = calibrate(lambda: read_batches(reader, batches[:1]))
+        self.seen = ScanAccumulator(calibrations, settings)
+        again = list(read)
+        while self.seen.n_tokens < SEEN_BEFORE:
+            self.take_up(again)
+
+    def take_up(self, read: Iterable[BatchRead]) -> None:
+        """What was read, as documents of their own."""
+        number = 10**6 * self.n_passes
+        for pieces in read:
+            self.seen.update([(replace(piece, document=piece.document + number), units) for piece, units in pieces])
+        self.n_passes += 1
+
+    def go_on(self) -> None:
+        """All batches, once more."""
+        self.take_up(read_batches(self.reader, self.batches))
+
+
 def scan_alone(model: HookedModel, batches: list[TokenBatch], repeats: int) -> None:
-    """The scan's throughput beside the forward pass, the largest activations' sample taken before."""
+    """The scan's throughput beside the forward pass, from its beginning and after 60,000 tokens: examples are kept most often at the
+    beginning, and the memory for them is new.
+    """
     reader = UnitReader.of(model)
     pieces = [piece for batch in batches for piece in batch.pieces(torch.device("cpu"))]
-    calibrations = calibrate(reader, batches)
     n_tokens = sum(int(batch.mask.sum()) for batch in batches)
-    plain = ScanSettings(correlation_share=0.0)
-    scan_batches(reader, batches[:1], calibrations, plain)
+
+    def begun(settings: ScanSettings, some: list[TokenBatch] = batches) -> None:
+        calibrations, read = calibrate(lambda: read_batches(reader, some))
+        scan_batches(read, calibrations, settings)
+
+    everything, plain = ScanSettings(), ScanSettings(correlation_share=0.0)
+    begun(plain, batches[:1])
     ways = {
         BARE: lambda: bare_forward(model, batches),
         BOUND: lambda: forward_to_neurons(model, pieces),
-        OURS: lambda: scan_batches(reader, batches, calibrations, ScanSettings()),
-        PLAIN: lambda: scan_batches(reader, batches, calibrations, plain),
+        OURS: lambda: begun(everything),
+        GOING: Going(reader, batches, everything).go_on,
+        GOING_PLAIN: Going(reader, batches, plain).go_on,
     }
     n_units = len(mlp_hooks(model)) * model.cfg.d_mlp
     documents = {int(number) for batch in batches for number in batch.document[batch.mask].unique()}

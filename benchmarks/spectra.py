@@ -4,7 +4,7 @@
 
 Activations come in batches of 1,000, as a network gives them, single precision. The usual way keeps every batch, centres and calls
 `torch.linalg.svdvals`; ours adds each batch to a covariance and forgets it. Memory is what each adds at its peak, in a process of its
-own. The lower bound is the product of matrices x^T x over all batches.
+own. The lower bound is the product of matrices x^T x over all batches, of which half is multiplied.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ def ours(given: list[torch.Tensor]) -> torch.Tensor:
 
 
 def lower_bound(given: list[torch.Tensor]) -> torch.Tensor:
-    """The products alone."""
-    total = torch.zeros(given[0].shape[1], given[0].shape[1])
+    """The products alone, from the diagonal on: they are symmetric."""
+    d, rows = given[0].shape[1], 256
+    total = torch.zeros(d, d)
     for batch in given:
-        total.addmm_(batch.T, batch)
+        for first in range(0, d, rows):
+            total[first : first + rows, first:].addmm_(batch[:, first : first + rows].T, batch[:, first:])
     return total
 
 
@@ -102,7 +104,7 @@ def measured(sizes: tuple[tuple[int, int], ...], rounds: int) -> list[Row]:
                 taken["ours"],
                 "all kept, svdvals",
                 taken["all kept, svdvals"],
-                "x^T x",
+                "half of x^T x",
                 taken["lower bound"],
                 remark,
             )

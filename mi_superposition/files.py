@@ -225,10 +225,14 @@ def write_state(path: Path, state: Any) -> None:
     torch optimizer is kept exactly without pickle. With the hash of both, as work goes on from it unseen.
     """
     tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
 
     def strip(value: Any) -> Any:
         if isinstance(value, Tensor):
-            tensors[str(len(tensors))] = value.clone()
+            storage = value.untyped_storage().data_ptr()
+            # safetensors refuses tensors that share memory. Only those are copied: all may be gigabytes.
+            tensors[str(len(tensors))] = value.clone() if storage in storages else value
+            storages.add(storage)
             return {"tensor": str(len(tensors) - 1)}
         if isinstance(value, Mapping):
             return {"dict": [[strip(key), strip(item)] for key, item in value.items()]}

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from mi_superposition.errors import RequestError
 
-# In double precision while they are centred: 64 MB.
+# Numbers that are centred at once: 32 MB of them, or 64 MB in double precision.
 _NUMBERS_AT_ONCE = 1 << 23
+# Of a product that is symmetric, blocks of so many rows are multiplied from the diagonal on.
+_ROWS_AT_ONCE = 256
 
 
 def covariance_bytes(widths: Iterable[int]) -> int:
@@ -47,18 +49,26 @@ class CovarianceAccumulator:
             self._add_block(block)
 
     def _add_block(self, vectors: Float[Tensor, "sample d"]) -> None:
-        mean = vectors.mean(dim=0, dtype=torch.float64)
-        # Centred before the product: what is left is small enough for the fast float32 product.
-        centred = vectors.double() - mean
-        if not self.precise:
-            centred = centred.float()
-        self._add(len(vectors), mean.cpu(), (centred.T @ centred).double().cpu())
+        # Centred before the product: what is left is small enough for the fast float32 product. Centred twice, as a mean in single
+        # precision is off in its last digits: what never varies would seem to.
+        vectors = vectors.double() if self.precise else vectors.float()
+        about = vectors.mean(dim=0)
+        centred = vectors - about
+        left = centred.mean(dim=0)
+        centred -= left
+        mean = about.double() + left.double()
+        for first in range(0, centred.shape[1], _ROWS_AT_ONCE):
+            rows, below = slice(first, first + _ROWS_AT_ONCE), slice(first + _ROWS_AT_ONCE, None)
+            products = (centred[:, rows].T @ centred[:, first:]).cpu()
+            self.products[rows, first:] += products
+            self.products[below, rows] += products[:, _ROWS_AT_ONCE:].T
+        self._shift(len(vectors), mean.cpu())
 
-    def _add(self, n: int, mean: Float[Tensor, " d"], products: Float[Tensor, "d d"]) -> None:
+    def _shift(self, n: int, mean: Float[Tensor, " d"]) -> None:
+        """From the products around two means, that of the samples seen and that of ``n`` more, to those around the mean of all."""
         total = self.n + n
         shift = mean - self.mean
         # In place: at thousands of dimensions a temporary costs more than the sum.
-        self.products += products
         self.products.addr_(shift, shift, alpha=self.n * n / total)
         self.mean += shift * (n / total)
         self.n = total
@@ -69,7 +79,8 @@ class CovarianceAccumulator:
         merged = cls(len(a.mean), precise=a.precise and b.precise)
         for part in (a, b):
             if part.n:
-                merged._add(part.n, part.mean, part.products)
+                merged.products += part.products
+                merged._shift(part.n, part.mean)
         return merged
 
     def covariance(self) -> Float[Tensor, "d d"]:

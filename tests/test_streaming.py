@@ -39,6 +39,28 @@ def test_merge_equals_one_pass(cut):
     assert torch.allclose(merged.products, whole.products, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("precise", "off"), [(False, 1e-5), (True, 1e-13)])
+@pytest.mark.parametrize("d", [1, 255, 256, 600])
+def test_wide_ones_are_multiplied_by_halves(d, precise, off):
+    """In blocks of 256, whatever is left of the last; the other half is the mirror of what was multiplied."""
+    data = torch.randn(50, d, dtype=torch.float64, generator=torch.Generator().manual_seed(d)) * 3 + 1000
+    accumulator = CovarianceAccumulator(d, precise=precise)
+    for some in data.split(17):
+        accumulator.update(some if precise else some.float())
+    read = data.numpy() if precise else data.float().double().numpy()
+    wanted = np.cov(read, rowvar=False, bias=True).reshape(d, d)
+    assert np.abs(accumulator.covariance().numpy() - wanted).max() <= off * wanted.max()
+
+
+def test_constants_that_binary_numbers_miss_correlate_with_nothing():
+    """0.1 has no exact mean in single precision."""
+    accumulator = CovarianceAccumulator(31)
+    data = torch.cat([torch.linspace(-0.7, 0.3, 30).expand(8192, 30), torch.randn(8192, 1)], dim=1)
+    for some in data.split(2048):
+        accumulator.update(some)
+    assert accumulator.correlation()[:30].abs().max() == 0
+
+
 def test_what_never_varies_correlates_with_nothing():
     data = samples(30)
     data[:, 2] = 7.0

@@ -17,7 +17,7 @@ FACTS = ("maximum", "minimum", "mean ± sd", "active", "skewness", "contexts")
 def shown_number(value: float, scale: float = 1.0) -> str:
     """To two decimals, or as many as distinguish numbers of the size of ``scale``."""
     decimals = 2 if scale >= 0.1 or scale <= 0 else 2 - math.floor(math.log10(scale))
-    return f"{value:.{decimals}f}"
+    return f"{value:z.{decimals}f}"
 
 
 def scale_of(unit: UnitRecord) -> float:
@@ -33,7 +33,7 @@ def unit_facts(unit: UnitRecord) -> list[str]:
         shown_number(unit.minimum, scale),
         f"{shown_number(unit.mean, scale)} ± {shown_number(unit.deviation, scale)}",
         f"{100 * unit.fraction_active:.2f} % of tokens",
-        f"{unit.skewness:.1f}",
+        f"{unit.skewness:z.1f}",
         f"{unit.contexts:.1f}",
         f"{unit.contexts_shuffled:.1f}",
     ]

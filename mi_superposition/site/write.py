@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -39,6 +39,9 @@ _SECURITY = (
     "default-src 'none'; script-src 'self' file:; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; "
     "font-src data:; base-uri 'none'; form-action 'none'"
 )
+# More layers than this would fill the head of every page with links.
+_MANY_LAYERS, _LAYERS_BESIDE = 12, 2
+_Layer = TypeVar("_Layer")
 # What the search for units reads, where a site has their pages.
 UNIT_INDEX = f"{UNITS}/search.js"
 
@@ -140,6 +143,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters["figure_json"] = _figure_json
+    templates.filters["near"] = near
     templates.tests["figure"] = lambda item: isinstance(item, FigureRecord)
     templates.tests["image"] = lambda item: isinstance(item, ImageRecord)
     templates.filters["matrix_json"] = _matrix_json
@@ -152,6 +156,14 @@ def environment() -> Environment:
     # The way from a page to the site's folder.
     templates.globals["root"] = ""
     return templates
+
+
+def near(layers: Sequence[_Layer], here: _Layer | None) -> Sequence[_Layer]:
+    """The layers that a page links to: all if there are at most 12 or the page is of no layer, else its own and two on either side."""
+    if here not in layers or len(layers) <= _MANY_LAYERS:
+        return layers
+    at = layers.index(here)
+    return layers[max(0, at - _LAYERS_BESIDE) : at + _LAYERS_BESIDE + 1]
 
 
 def _figure_json(figure: go.Figure) -> Markup:

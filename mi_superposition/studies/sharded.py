@@ -119,10 +119,11 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
 
         Raises ``Stopped`` after it was asked to stop and had saved the shards done, and ``WorkError`` when a worker is lost.
         """
-        accumulator = self.empty()
+        accumulator: _Accumulator | None = None
         checkpoint = self.folder / CHECKPOINT
         if checkpoint.exists():
             saved = read_state(checkpoint)
+            accumulator = self.empty()
             accumulator.load_state(saved["scan"])
             self.done = saved["shards"]
             self.progress.advance(accumulator.n_tokens if self.in_tokens else accumulator.n_documents, "resuming")
@@ -152,7 +153,13 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
             read = self._read(part) if isinstance(part, Path) else part
             # What was read here was told as it was read.
             more = 0 if read is part else read.n_tokens
-            accumulator.merge(read)
+            if accumulator is None and read is part:
+                # Not merged into an empty one: of a large model each takes gigabytes. What a worker left stays a file, so it is.
+                accumulator = read
+            else:
+                accumulator = accumulator or self.empty()
+                accumulator.merge(read)
+            del read, part
             self.done += 1
             if self.in_tokens:
                 self.progress.advance(more, f"{accumulator.n_documents:,} documents")
@@ -163,7 +170,7 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
                 self._save(accumulator)
                 saved_at = time.monotonic()
             self._stop_if_asked(accumulator)
-        return accumulator
+        return self.empty() if accumulator is None else accumulator
 
     def _expect(self, accumulator: _Accumulator) -> None:
         if self.in_tokens and self.documents is not None and accumulator.n_documents:
@@ -175,9 +182,10 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
             if int(path.stem) < self.done:
                 remove(path)
 
-    def _stop_if_asked(self, accumulator: _Accumulator) -> None:
+    def _stop_if_asked(self, accumulator: _Accumulator | None) -> None:
         if self.progress.should_stop():
-            self._save(accumulator)
+            if accumulator is not None:
+                self._save(accumulator)
             raise Stopped(self.done, "shard")
 
     def _read(self, path: Path) -> _Accumulator:

@@ -1,6 +1,8 @@
 """The scan against a brute-force pass over all activations, and the laws it promises."""
 
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from mi_superposition.corpora import TokenBatch, token_batches
 from mi_superposition.errors import RequestError, WorkError
 from mi_superposition.neurons import ScanSettings, scan_neurons
-from mi_superposition.neurons.scan import UnitReader, calibrate, scan_batches, scan_result
+from mi_superposition.neurons.scan import UnitReader, calibrate, read_batches, scan_batches, scan_result
 from mi_superposition.neurons.scan.calibration import RangeAccumulator
 from mi_superposition.neurons.scan.duplicates import NEAR_DUPLICATE, min_hashes
 from mi_superposition.neurons.scan.hashing import mixed, salts
@@ -30,6 +32,11 @@ def random_documents(seed, n, longest=60):
 
 def batches_of(model, documents, batch=4, **options):
     return list(token_batches(documents, model.tokenizer, batch, model.cfg.n_ctx, **options))
+
+
+def calibrated(reader, batches):
+    calibrations, _ = calibrate(lambda: read_batches(reader, batches))
+    return calibrations
 
 
 def all_activations(model, batches, hook, encode=None):
@@ -169,7 +176,7 @@ def test_equals_brute_force(tiny_gpt2, seed, n, batch, join, kept):
     batches = batches_of(model, random_documents(seed, n), batch, join=join)
     settings = ScanSettings(spare=spare, per_tenth=2, reach=3, n_bins=20)
     found = scan_neurons(model, batches, top_k=top_k, settings=settings)
-    calibrations = calibrate(UnitReader.of(model), batches)
+    calibrations = calibrated(UnitReader.of(model), batches)
     for hook in HOOKS:
         check_against_brute_force(model, batches, found, hook, top_k, calibrations[hook])
 
@@ -185,7 +192,7 @@ def test_ties_go_to_the_earlier_document_and_place(tiny_gpt2):
     options = dict(hooks={hook: coarse}, top_k=4, settings=ScanSettings(spare=6, per_tenth=2, reach=3, n_bins=20))
     found = scan_neurons(model, batches, **options)
     features = f"{hook}.features"
-    calibration = calibrate(UnitReader.of(model, {hook: coarse}), batches)[features]
+    calibration = calibrated(UnitReader.of(model, {hook: coarse}), batches)[features]
     assert (found.hooks[features].top.activation.diff(dim=1) == 0).any()
     check_against_brute_force(model, batches, found, features, 4, calibration, coarse)
 
@@ -225,12 +232,37 @@ def test_the_order_of_batches_and_of_rows_changes_nothing(tiny_gpt2):
     model, documents = tiny_gpt2.hooked, random_documents(2, 40)
     batches = batches_of(model, documents, 1)
     reader = UnitReader.of(model)
-    calibrations = calibrate(reader, batches)
-    wanted = scan_batches(reader, batches, calibrations, SMALL)
+    calibrations = calibrated(reader, batches)
+    wanted = scan_batches(read_batches(reader, batches), calibrations, SMALL)
     shuffled = [batches[i] for i in np.random.default_rng(0).permutation(len(batches))]
-    got = scan_batches(reader, shuffled, calibrations, SMALL)
+    got = scan_batches(read_batches(reader, shuffled), calibrations, SMALL)
     tokens = {d: model.tokenizer(text, add_special_tokens=False)["input_ids"] for d, text in enumerate(documents)}
     equal(scan_result(wanted, tokens), scan_result(got, tokens))
+
+
+@pytest.mark.parametrize(("size", "n_again"), [(50, 0), (32, 0), (8, 32), (1, 32), (31, 62)])
+def test_the_sample_of_the_calibration_is_read_once_if_one_batch_has_it(tiny_gpt2, size, n_again, monkeypatch):
+    """Of smaller batches no more than two are held at a time; the ranges are those of the first 32 sequences all the same."""
+    model, read, alive = tiny_gpt2.hooked, [], weakref.WeakSet()
+    most = 0
+    run = UnitReader.read
+
+    def counted(self, tokens):
+        nonlocal most
+        read.append(len(tokens))
+        readings = run(self, tokens)
+        for activations, _ in readings.values():
+            alive.add(activations)
+        gc.collect()
+        most = max(most, len(alive))
+        return readings
+
+    monkeypatch.setattr(UnitReader, "read", counted)
+    batches = batches_of(model, random_documents(1, 80, longest=20), size)
+    scan_neurons(model, batches, hooks=HOOKS[0], settings=SMALL)
+    assert sum(read) == sum(len(batch.tokens) for batch in batches) + n_again
+    if size == 1:
+        assert most <= 3
 
 
 @pytest.mark.parametrize("cuts", [[10], [1, 2, 39], [0, 40]])
@@ -239,12 +271,14 @@ def test_merged_parts_equal_one_pass(tiny_gpt2, cuts):
     documents[17] = documents[31] = documents[4]
     batches = batches_of(model, documents, 1)
     reader = UnitReader.of(model)
-    calibrations = calibrate(reader, batches)
+    calibrations = calibrated(reader, batches)
     rows = {b: int(batch.document.max()) for b, batch in enumerate(batches)}
-    whole = scan_batches(reader, batches, calibrations, SMALL)
+    whole = scan_batches(read_batches(reader, batches), calibrations, SMALL)
     merged = None
     for first, last in itertools.pairwise([0, *cuts, 41]):
-        part = scan_batches(reader, [batches[b] for b, d in rows.items() if first <= d < last], calibrations, SMALL)
+        part = scan_batches(
+            read_batches(reader, [batches[b] for b, d in rows.items() if first <= d < last]), calibrations, SMALL
+        )
         if merged is None:
             merged = part
         else:
@@ -257,12 +291,12 @@ def test_scans_that_differ_cannot_be_merged(tiny_gpt2):
     model = tiny_gpt2.hooked
     batches = batches_of(model, random_documents(3, 6))
     reader = UnitReader.of(model)
-    calibrations = calibrate(reader, batches)
-    a = scan_batches(reader, batches, calibrations, SMALL)
+    calibrations = calibrated(reader, batches)
+    a = scan_batches(read_batches(reader, batches), calibrations, SMALL)
     with pytest.raises(RequestError, match="same settings"):
-        a.merge(scan_batches(reader, batches, calibrations, ScanSettings()))
+        a.merge(scan_batches(read_batches(reader, batches), calibrations, ScanSettings()))
     with pytest.raises(RequestError, match="same calibration"):
-        a.merge(scan_batches(reader, batches, calibrate(reader, batches[1:]), SMALL))
+        a.merge(scan_batches(read_batches(reader, batches), calibrated(reader, batches[1:]), SMALL))
 
 
 def test_copies_and_near_duplicates_are_passed_over(tiny_gpt2):
@@ -384,7 +418,7 @@ def test_wrong_input_is_refused(tiny_gpt2, paper_model):
     with pytest.raises(RequestError, match="gives nothing"):
         scan_neurons(tiny_gpt2.hooked, batches, hooks=["blocks.0.attn.hook_result"])
     reader = UnitReader.of(tiny_gpt2.hooked)
-    calibrations = calibrate(reader, batches)
+    calibrations = calibrated(reader, batches)
 
     class Broken(UnitReader):
         def read(self, tokens):
@@ -392,7 +426,7 @@ def test_wrong_input_is_refused(tiny_gpt2, paper_model):
 
     broken = Broken.of(tiny_gpt2.hooked)
     with pytest.raises(WorkError, match="unit \\d+ hold a NaN"):
-        scan_batches(broken, batches, calibrations, SMALL)
+        scan_batches(read_batches(broken, batches), calibrations, SMALL)
 
 
 def test_the_model_stops_at_the_last_layer_needed(tiny_gpt2):

@@ -25,7 +25,7 @@ from mi_superposition.files import read_json
 from mi_superposition.models import load_check_of
 from mi_superposition.models.encoders import load_encoder
 from mi_superposition.neurons import ScanSettings
-from mi_superposition.neurons.scan import UnitReader, calibrate
+from mi_superposition.neurons.scan import UnitReader, calibrate, read_batches
 from mi_superposition.runs import CHECKPOINT, METRICS
 
 FOLDER = Path(os.environ.get("REAL_MODELS", "."))
@@ -67,7 +67,8 @@ def test_a_scan_is_that_of_brute_force(model, texts):
     batches = list(token_batches(texts, model.tokenizer, 4, 64))
     reader = UnitReader(model, {MIDDLE: None})
     found = ms.scan_neurons(model, batches, hooks=[MIDDLE], top_k=5, settings=settings)
-    check_against_brute_force(model, batches, found, MIDDLE, 5, calibrate(reader, batches)[MIDDLE])
+    calibrations, _ = calibrate(lambda: read_batches(reader, batches))
+    check_against_brute_force(model, batches, found, MIDDLE, 5, calibrations[MIDDLE])
 
 
 def test_an_ablation_is_that_of_a_hook(model, texts):

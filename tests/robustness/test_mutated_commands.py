@@ -86,7 +86,7 @@ class StopsAfter(Progress):
 
 
 # Each is stopped when it has a checkpoint.
-TRAININGS = {"addition train": 3, "toy train": 6, "sae train": 6, "neurons scan": 4, "spectra": 4, "sae evaluate": 4}
+TRAININGS = {"addition train": 3, "toy train": 6, "sae train": 6, "neurons scan": 10, "spectra": 4, "sae evaluate": 4}
 MORE = {
     "addition train": ["--log-every-epochs", 1],
     "spectra": ["--epochs", 2, "--layers", "fc*"],

@@ -14,6 +14,7 @@ from mi_superposition.figures.style import styled
 from mi_superposition.files import PARTIAL
 from mi_superposition.site import FigureRecord, ImageRecord, Page, Section, TableRecord, write_site
 from mi_superposition.site.folder import LIST
+from mi_superposition.site.write import near
 
 HOSTILE = [
     "</script><script>window.broken = 1</script>",
@@ -187,3 +188,11 @@ def test_what_gets_into_a_page_all_the_same_does_not_run(opened_site, elsewhere,
     assert asked == []
     assert len([text for text in refused if "Content Security Policy" in text]) >= 5
     window.close()
+
+
+@pytest.mark.parametrize(
+    ("n", "here", "wanted"),
+    [(12, 5, range(12)), (13, None, range(13)), (13, 5, range(3, 8)), (30, 0, range(3)), (30, 29, range(27, 30))],
+)
+def test_the_page_of_one_of_many_layers_leads_to_those_beside_it(n, here, wanted):
+    assert near(range(n), here) == wanted

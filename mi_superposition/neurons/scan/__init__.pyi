@@ -15,6 +15,7 @@ from .reader import mlp_hooks as mlp_hooks
 from .result import NeuronScan as NeuronScan
 from .result import UnitScan as UnitScan
 from .scan import calibrate as calibrate
+from .scan import read_batches as read_batches
 from .scan import read_documents as read_documents
 from .scan import scan_batches as scan_batches
 from .scan import scan_neurons as scan_neurons

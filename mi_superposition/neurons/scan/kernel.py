@@ -227,8 +227,20 @@ def _draw(numbers, salt, rank_of):
 
 
 @compiled()
+def _find_drawn(rank_of, floors, bin_of, found):
+    """Where a rank reaches the floor of its bin, in order; how many. Without a branch, as ranks are random: a processor guesses
+    half of such branches wrong.
+    """
+    n = 0
+    for t in range(len(rank_of)):
+        found[n] = t
+        n += rank_of[t] >= floors[bin_of[t]]
+    return n
+
+
+@compiled()
 def _scan_bins(
-    line, unit, first_span, last_span, from_token, batch, vectors, bins, sums, drawn, tenth_of, bin_of, rank_of, tables
+    line, unit, first_span, from_token, batch, vectors, bins, sums, drawn, tenth_of, bin_of, rank_of, found, tables
 ):
     """Counts by bin and by token, and of each tenth of the range (one of ten equal intervals) the tokens with the largest random numbers."""
     n_bins = sums.histogram.shape[1] - 2
@@ -241,36 +253,21 @@ def _scan_bins(
     tables[:] = 0
     for t in range(n):
         tables[t % _TABLES, bin_of[t]] += 1
-    for span in range(first_span, last_span):
+    span = first_span
+    for candidate in range(_find_drawn(rank_of, floors, bin_of, found)):
+        t = found[candidate]
+        tenth = tenth_of[bin_of[t]]
+        # Floors rise as examples are kept.
+        if rank_of[t] < drawn.floor[unit, tenth]:
+            continue
+        while batch.span_end[span] - from_token <= t:
+            span += 1
         start, end = batch.span_start[span] - from_token, batch.span_end[span] - from_token
-        for t in range(start, end):
-            if rank_of[t] >= floors[bin_of[t]]:
-                document, content, position = (
-                    batch.span_document[span],
-                    batch.span_content[span],
-                    batch.position[from_token + t],
-                )
-                tenth = tenth_of[bin_of[t]]
-                slot = _slot_for(drawn, unit, tenth, rank_of[t], document, position, content, False)
-                if slot >= 0:
-                    _keep(
-                        drawn,
-                        unit,
-                        slot,
-                        rank_of[t],
-                        document,
-                        content,
-                        line,
-                        start,
-                        end,
-                        t,
-                        from_token,
-                        batch,
-                        vectors,
-                    )
-                    _raise_floor(drawn, unit, tenth)
-                    for b in range(n_bins + 2):
-                        floors[b] = drawn.floor[unit, tenth_of[b]]
+        document, content = batch.span_document[span], batch.span_content[span]
+        slot = _slot_for(drawn, unit, tenth, rank_of[t], document, batch.position[from_token + t], content, False)
+        if slot >= 0:
+            _keep(drawn, unit, slot, rank_of[t], document, content, line, start, end, t, from_token, batch, vectors)
+            _raise_floor(drawn, unit, tenth)
     for b in range(n_bins + 2):
         for table in range(_TABLES):
             sums.histogram[unit, b] += tables[table, b]
@@ -321,7 +318,7 @@ def scan_units(activations, vectors, first, last, active_above, batch, bins, sum
         longest = max(longest, batch.span_end[span] - batch.span_start[span])
     # Allocated once: fresh memory costs more than what is done with it.
     lines = np.empty((last - first, longest + _PADDING), np.float32)
-    bins_of, ranks_of = np.empty(longest, np.int32), np.empty(longest)
+    bins_of, ranks_of, found = np.empty(longest, np.int32), np.empty(longest), np.empty(longest, np.int64)
     first_span = 0
     while first_span < n_spans:
         from_token, last_span = batch.span_start[first_span], first_span + 1
@@ -341,8 +338,8 @@ def scan_units(activations, vectors, first, last, active_above, batch, bins, sum
             if np.isfinite(one):
                 _scan_extremes(line, unit, first_span, last_span, from_token, batch, vectors, sums, top, bottom)
                 _scan_bins(
-                    line, unit, first_span, last_span, from_token, batch, vectors, bins, sums, drawn,
-                    tenth_of, bin_of, rank_of, tables,
+                    line, unit, first_span, from_token, batch, vectors, bins, sums, drawn,
+                    tenth_of, bin_of, rank_of, found, tables,
                 )  # fmt: skip
         first_span = last_span
 

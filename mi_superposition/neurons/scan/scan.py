@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Bool
@@ -27,6 +26,8 @@ from mi_superposition.progress import SILENT, Progress
 # Sequences on which the range of each unit is measured.
 CALIBRATION_ROWS = 32
 _TOKENS_IN_A_PART = 2**21
+# Of one batch: its pieces, each with what the units did on it.
+BatchRead = list[tuple[TokenBatch, Readings]]
 
 
 def scan_neurons(
@@ -56,11 +57,13 @@ def scan_neurons(
     batches = as_batches(model, batches, mask)
     settings = (settings or ScanSettings()).replace(**changes)
     reader = UnitReader.of(model, hooks, precision)
-    progress.begin("token")
-    progress.stage("calibration")
-    calibrations = calibrate(reader, batches, on_tokens=progress.advance)
-    progress.begin("token")
-    accumulator = scan_batches(reader, batches, calibrations, settings, on_tokens=progress.advance)
+
+    def from_the_first() -> Iterator[BatchRead]:
+        progress.begin("token")
+        return read_batches(reader, batches, on_tokens=progress.advance)
+
+    calibrations, read = calibrate(from_the_first)
+    accumulator = scan_batches(read, calibrations, settings)
     documents = read_documents(batches, documents_needed(accumulator))
     return scan_result(accumulator, documents, vocabulary_of(model))
 
@@ -70,38 +73,11 @@ def vocabulary_of(model: HookedModel) -> list[str]:
     return visible_tokens(model.tokenizer, model.cfg.d_vocab)
 
 
-def calibrate(
+def read_batches(
     reader: UnitReader, batches: Iterable[TokenBatch], *, on_tokens: Callable[[int], None] = lambda tokens: None
-) -> dict[str, Calibration]:
-    """The range of every unit's activations on the first 32 sequences. ``on_tokens`` is called with the number of tokens of each piece
-    read.
-    """
-    left = CALIBRATION_ROWS
-    ranges: dict[str, RangeAccumulator] = {}
-    pieces = itertools.chain.from_iterable(batch.pieces(reader.device) for batch in batches)
-    for batch in pieces:
-        mask = batch.mask[:left]
-        for hook, (activations, vectors) in reader.read(batch.tokens[:left]).items():
-            ranges.setdefault(hook, RangeAccumulator()).update(activations[mask], vectors[mask])
-        on_tokens(int(mask.sum()))
-        left -= len(batch.tokens)
-        if left <= 0:
-            break
-    if not ranges:
-        raise RequestError("the corpus is empty: nothing to scan")
-    return {hook: measured.calibration() for hook, measured in ranges.items()}
-
-
-def scan_batches(
-    reader: UnitReader,
-    batches: Iterable[TokenBatch],
-    calibrations: dict[str, Calibration],
-    settings: ScanSettings,
-    *,
-    on_tokens: Callable[[int], None] = lambda tokens: None,
-) -> ScanAccumulator:
-    """What the scan remembers after these batches; parts of a corpus can be merged. ``on_tokens`` is called with the number of
-    tokens of each piece read.
+) -> Iterator[BatchRead]:
+    """Run the model: of each batch its pieces and what its units did on them. ``on_tokens`` is called with the number of tokens of each
+    piece read.
     """
 
     def read(piece: TokenBatch) -> tuple[TokenBatch, Readings]:
@@ -109,14 +85,60 @@ def scan_batches(
         on_tokens(int(piece.mask.sum()))
         return piece, readings
 
-    whole = part = ScanAccumulator(calibrations, settings)
     for batch in batches:
+        yield [read(piece) for piece in batch.pieces(reader.device)]
+
+
+def calibrate(
+    from_the_first: Callable[[], Iterator[BatchRead]],
+) -> tuple[dict[str, Calibration], Iterator[BatchRead]]:
+    """The range of every unit's activations on the first 32 sequences; and all batches that ``from_the_first`` gives.
+
+    Where the first batch has the whole sample, as with the default size, it is not read again. Smaller batches are: whoever asks for
+    them wants to save memory, so no more than two are held. Raises ``RequestError`` where there is none.
+    """
+    left = CALIBRATION_ROWS
+    ranges: dict[str, RangeAccumulator] = {}
+    read = from_the_first()
+    begun: list[BatchRead] = []
+    for pieces in read:
+        begun = [] if ranges else [pieces]
+        for piece, readings in pieces:
+            mask = piece.mask[: max(left, 0)]
+            for hook, (activations, vectors) in readings.items():
+                some = activations[: len(mask)][mask], vectors[: len(mask)][mask]
+                ranges.setdefault(hook, RangeAccumulator()).update(*some)
+            left -= len(piece.tokens)
+        del pieces
+        if left <= 0:
+            break
+    if not ranges:
+        raise RequestError("the corpus is empty: nothing to scan")
+    all_of_them = _from_the_first(begun, read) if begun else from_the_first()
+    return {hook: measured.calibration() for hook, measured in ranges.items()}, all_of_them
+
+
+def _from_the_first(begun: list[BatchRead], rest: Iterator[BatchRead]) -> Iterator[BatchRead]:
+    # A batch that was given is held no longer: its activations may take gigabytes.
+    while begun:
+        yield begun.pop()
+    yield from rest
+
+
+def scan_batches(
+    read: Iterable[BatchRead], calibrations: dict[str, Calibration], settings: ScanSettings
+) -> ScanAccumulator:
+    """What the scan remembers after these batches; parts of a corpus can be merged."""
+    whole = part = ScanAccumulator(calibrations, settings)
+    for pieces in read:
         # Single-precision sums of ever more terms would at some point not move any more: each part has its own.
         if part.n_tokens >= _TOKENS_IN_A_PART:
             if part is not whole:
                 whole.merge(part)
             part = ScanAccumulator(calibrations, settings)
-        part.update([read(piece) for piece in batch.pieces(reader.device)])
+        part.update(pieces)
+        # Not held while the next are read.
+        del pieces
     if part is not whole:
         whole.merge(part)
     return whole

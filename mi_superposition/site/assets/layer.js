@@ -41,13 +41,15 @@
   let sorted = { name: word, down: false };
   let limit = STEP;
 
-  // As many decimals as make the largest number of a column four digits long.
+  // As many decimals as give the middle one of a column's sizes three digits: the largest may be a thousand times that.
   const decimals = Object.fromEntries(
     names.map((name) => {
-      const largest = columns[name].reduce((most, value) => Math.max(most, Math.abs(value ?? 0)), 0);
-      return [name, largest > 0 ? Math.min(Math.max(2 - Math.floor(Math.log10(largest)), 0), 8) : 0];
+      const sizes = columns[name].map((value) => Math.abs(value ?? 0)).filter((size) => size > 0).sort((a, b) => a - b);
+      const middle = sizes[Math.floor(sizes.length / 2)] ?? 1;
+      return [name, Math.min(Math.max(2 - Math.floor(Math.log10(middle)), 0), 8)];
     }),
   );
+  const written = (value, name) => value?.toFixed(decimals[name]).replace(/^-(?=[0.]*$)/, "") ?? "–";
 
   // All rows in their order, made anew only where another is asked for.
   function order() {
@@ -85,7 +87,7 @@
       row.append(head);
       for (const name of names) {
         const cell = document.createElement("td");
-        cell.textContent = columns[name][unit]?.toFixed(decimals[name]) ?? "–";
+        cell.textContent = written(columns[name][unit], name);
         row.append(cell);
       }
       const cell = document.createElement("td");

@@ -21,7 +21,7 @@ from mi_superposition.heads.config import AblateConfig
 from mi_superposition.heads.effects import REPLACEMENTS, LayerEffects, LosingToken
 from mi_superposition.heads.forward import Ablation
 from mi_superposition.heads.sets import head_pairs
-from mi_superposition.heads.tasks import induction_task, read_lines, read_tasks
+from mi_superposition.heads.tasks import BUNDLED_TASKS, induction_task, read_lines, read_tasks
 from mi_superposition.models import device_of, load_model, model_record, weights_of
 from mi_superposition.models.protocol import HookedModel
 from mi_superposition.models.settings import check_heads
@@ -88,9 +88,9 @@ def measure(config: AblateConfig, out: Path, progress: Progress = SILENT) -> Out
         "model": model_record(config.model.name, model),
         "corpus": corpus.identity(),
         "tokenizer": tokenizer_identity(model.tokenizer),
+        # The bundled ones too: another version may bring others.
+        "tasks": {"name": asked.tasks, "sha256": file_hash(Path(asked.tasks or BUNDLED_TASKS))},
     }
-    if asked.tasks is not None:
-        inputs["tasks"] = {"name": asked.tasks, "sha256": file_hash(Path(asked.tasks))}
     check_run(out, COMMAND, config, inputs)
     with open_run(out, COMMAND, config, inputs) as run, fixed_arithmetic(config.threads.number):
         if run.finished:

@@ -25,17 +25,18 @@ from mi_superposition.neurons.scan import (
     UnitReader,
     calibrate,
     documents_needed,
+    read_batches,
     read_documents,
     scan_batches,
     scan_result,
 )
-from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS, vocabulary_of
+from mi_superposition.neurons.scan.scan import CALIBRATION_ROWS, BatchRead, vocabulary_of
 from mi_superposition.progress import Progress
 from mi_superposition.sae.files import BUNDLED_SAES
 from mi_superposition.studies.neurons.readers import State, joined_directions, model_of, reader_of
 from mi_superposition.studies.neurons.stored import SCAN, read_scan, write_scan
 from mi_superposition.studies.sharded import ShardedWork, documents_in_shards, tidy
-from mi_superposition.training import fixed_arithmetic
+from mi_superposition.training import Stopped, fixed_arithmetic
 
 CALIBRATION = "calibration.safetensors"
 
@@ -80,10 +81,8 @@ def scan_in_shards(
     if (folder / SCAN).exists():
         tidy(folder)
         return read_scan(folder, config.kept)
-    calibrations = _calibrations(folder, source, config, progress, stage)
-    progress.begin("token")
-    progress.stage(stage)
-    accumulator = _work(folder, source, _for_workers(config), calibrations, progress).merged()
+    calibrations, begun = _calibrations(folder, source, config, progress, stage)
+    accumulator = _work(folder, source, _for_workers(config), calibrations, begun, progress).merged()
     progress.advance(0, "reading examples")
     documents = _documents_of(source, config, documents_needed(accumulator))
     scan = scan_result(accumulator, documents, vocabulary_of(source.model))
@@ -148,22 +147,48 @@ def _for_workers(config: ScanConfig) -> ScanConfig:
 
 def _calibrations(
     folder: Path, source: ScanSource, config: ScanConfig, progress: Progress, stage: str
-) -> dict[str, Calibration]:
-    """Ranges from the first documents, written down: whoever resumes uses the same."""
+) -> tuple[dict[str, Calibration], Iterator[BatchRead] | None]:
+    """Ranges from the first documents, written down: whoever resumes uses the same.
+
+    Also what the model made of these documents, so that the first shard need not run it on them again. ``None`` where the ranges were
+    there already, where Ray's workers read the shards, and where a shard is smaller than the sample.
+    """
     path = folder / CALIBRATION
-    if not path.exists():
-        first = itertools.islice(source.corpus, min(CALIBRATION_ROWS, config.text.documents or CALIBRATION_ROWS))
-        batches = list(batches_of(source.model, list(first), config))
-        rows = itertools.chain.from_iterable(batch.mask for batch in batches)
-        progress.begin("token", sum(int(row.sum()) for row in itertools.islice(rows, CALIBRATION_ROWS)))
-        progress.stage(f"{stage}, calibration")
-        measured = calibrate(source.reader, batches, on_tokens=progress.advance)
+    begun = None
+
+    def begin() -> None:
+        progress.begin("token")
+        progress.stage(stage)
+
+    if path.exists():
+        begin()
+    else:
+
+        def told(tokens: int) -> None:
+            progress.advance(tokens)
+            if progress.should_stop():
+                raise Stopped(0, "shard")
+
+        n = min(CALIBRATION_ROWS, config.text.documents or CALIBRATION_ROWS)
+        first = list(itertools.islice(source.corpus, n))
+
+        def from_the_first() -> Iterator[BatchRead]:
+            begin()
+            return read_batches(source.reader, batches_of(source.model, first, config), on_tokens=told)
+
+        measured, begun = calibrate(from_the_first)
         write_tensors(
             path, {f"{hook}/{name}": value for hook, c in measured.items() for name, value in vars(c).items()}
         )
+        if config.workers.engine != "local" or config.shard < n:
+            begun = None
+            # These tokens are read once more.
+            begin()
     tensors, _ = read_tensors(path)
     names = [field.name for field in fields(Calibration)]
-    return {hook: Calibration(**{name: tensors[f"{hook}/{name}"] for name in names}) for hook in source.reader.names}
+    return {
+        hook: Calibration(**{name: tensors[f"{hook}/{name}"] for name in names}) for hook in source.reader.names
+    }, begun
 
 
 def _documents_of(source: ScanSource, config: ScanConfig, needed: set[int]) -> dict[int, list[int]]:
@@ -176,15 +201,34 @@ def _documents_of(source: ScanSource, config: ScanConfig, needed: set[int]) -> d
 
 
 def _scan_here(
-    model: HookedModel, reader: UnitReader, shard: Shard, on_tokens: Callable[[int], None]
+    model: HookedModel,
+    reader: UnitReader,
+    shard: Shard,
+    on_tokens: Callable[[int], None],
+    begun: Iterator[BatchRead] | None = None,
 ) -> ScanAccumulator:
-    batches = batches_of(model, shard.documents, shard.config, shard.first_document)
-    return scan_batches(reader, batches, shard.calibrations, shard.config.kept, on_tokens=on_tokens)
+    """``begun``: what was read of the first documents of the first shard already."""
+    config, documents = shard.config, shard.documents
+    # The same batches whoever reads them, hence the same bytes.
+    n = 0 if shard.first_document else CALIBRATION_ROWS
+    if begun is None:
+        begun = read_batches(reader, batches_of(model, documents[:n], config), on_tokens=on_tokens)
+    rest = batches_of(model, documents[n:], config, shard.first_document + n)
+    read = itertools.chain(begun, read_batches(reader, rest, on_tokens=on_tokens))
+    return scan_batches(read, shard.calibrations, config.kept)
 
 
 def _work(
-    folder: Path, source: ScanSource, config: ScanConfig, calibrations: dict[str, Calibration], progress: Progress
+    folder: Path,
+    source: ScanSource,
+    config: ScanConfig,
+    calibrations: dict[str, Calibration],
+    begun: Iterator[BatchRead] | None,
+    progress: Progress,
 ) -> ShardedWork[ScanAccumulator, Shard]:
+    def here(shard: Shard, on_tokens: Callable[[int], None]) -> ScanAccumulator:
+        return _scan_here(source.model, source.reader, shard, on_tokens, None if shard.number else begun)
+
     def shards(first: int) -> Iterator[Shard]:
         documents = itertools.islice(iter(source.corpus), config.text.documents)
         for number, first_document, some, out in documents_in_shards(documents, config.shard, first, folder):
@@ -208,7 +252,7 @@ def _work(
         gpus=int(config.device.device == "cuda"),
         empty=lambda: ScanAccumulator(calibrations, config.kept),
         shards=shards,
-        here=lambda shard, on_tokens: _scan_here(source.model, source.reader, shard, on_tokens),
+        here=here,
         away=scan_shard,
         in_tokens=True,
         documents=config.text.documents,

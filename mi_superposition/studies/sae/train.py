@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from mi_superposition.engine import check_engine
+from mi_superposition.errors import WorkError
 from mi_superposition.progress import SILENT, Progress
 from mi_superposition.results import Result
 from mi_superposition.runs import HISTORY, Outcome, read_config, read_history, read_metrics
@@ -85,7 +86,11 @@ def _history(folder: Path, config: SaeTrainConfig) -> dict[str, list[dict[str, A
     shared = (folder / HISTORY).exists()
     history = {}
     for job in config.jobs:
-        rows = read_history(folder if shared else sae_folder(folder, config, job), Row)
+        place = folder if shared else sae_folder(folder, config, job)
+        rows = read_history(place, Row)
         name = job.name if shared else "sae"
+        for number, row in enumerate(rows, 1):
+            if name not in row["saes"]:
+                raise WorkError(f"{str(place / HISTORY)!r} is damaged: line {number}: saes lacks {name!r}")
         history[job.name] = [{"step": row["step"], "tokens": row["tokens"], **row["saes"][name]} for row in rows]
     return history

@@ -24,6 +24,7 @@ from mi_superposition.neurons import ScanConfig, scan_neurons
 from mi_superposition.progress import Progress
 from mi_superposition.studies.neurons.scan import measure
 from mi_superposition.studies.neurons.shards import Shard, scan_shard
+from mi_superposition.training import Stopped
 
 RESULT = ("scan.safetensors", "calibration.safetensors", "metrics.json", "manifest.json")
 WORDS = ["cat", "dog", "fox", "time", "there", "was", "liked", "to", "run", "play"]
@@ -202,6 +203,31 @@ def test_killed_or_stopped_anywhere_it_ends_with_the_same_bytes(whole, request_o
     same_bytes(whole, out)
 
 
+class StopsAfter(Progress):
+    """Asks to stop when it has been asked so many times whether to."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def should_stop(self):
+        self.times -= 1
+        return self.times < 0
+
+
+@pytest.mark.parametrize(("times", "begun"), [(0, False), (1, True), (4, True)])
+def test_stopped_before_a_shard_is_done_it_begins_again(tiny_gpt2, corpus, tmp_path, times, begun):
+    """Within the sample of the calibration, or after it: then the ranges are those of the sample."""
+    config = ScanConfig().replace(model=str(tiny_gpt2.folder), corpus=str(corpus), documents=120, shard=100, top_k=3)
+    measure(config, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        measure(config, tmp_path / "run", StopsAfter(times))
+    assert (tmp_path / "run" / "calibration.safetensors").exists() == begun
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    measure(config, tmp_path / "run")
+    for name in RESULT[:-1]:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 _CHECKPOINT_EVERY_SHARD = """
 import sys
 import time
@@ -352,17 +378,18 @@ class Counting(Progress):
         self.expected = total
 
 
-def test_progress_counts_tokens_piece_by_piece(tiny_gpt2, corpus, tmp_path):
+@pytest.mark.parametrize(("shard", "batch", "read_twice"), [(25, 32, True), (40, 8, True), (40, 32, False)])
+def test_progress_counts_tokens_piece_by_piece(tiny_gpt2, corpus, tmp_path, shard, batch, read_twice):
     """From the first piece of the calibration on; at the end every token was counted once, and as many were expected."""
     config = ScanConfig().replace(
-        model=str(tiny_gpt2.folder), corpus=str(corpus), documents=60, shard=25, forward_batch=8
+        model=str(tiny_gpt2.folder), corpus=str(corpus), documents=60, shard=shard, forward_batch=batch
     )
     told = Counting()
     measure(config, tmp_path / "run", told)
-    [calibration, scan] = told.bars
-    assert calibration[:2] == ("token", sum(calibration[2]))
-    assert len([tokens for tokens in calibration[2] if tokens]) > 1
-    assert scan[:2] == ("token", None)
+    *calibration, scan = told.bars
+    # What the sample of the calibration reads is not read again, unless a shard or a batch is smaller than it.
+    assert len(calibration) == read_twice
+    assert all(bar[:2] == ("token", None) and any(bar[2]) for bar in told.bars)
     n_tokens = ms.load_run(tmp_path / "run").n_tokens
     assert sum(scan[2]) == n_tokens == told.expected
     assert max(scan[2]) < n_tokens / 3

@@ -20,6 +20,7 @@ from studies.sae.sae_runs import HOOK, NEURONS, WORDS
 
 from mi_superposition import load_run
 from mi_superposition.cli import main
+from mi_superposition.errors import WorkError
 from mi_superposition.files import read_json, read_state, write_json
 from mi_superposition.sae import ActivationStream
 from mi_superposition.studies.sae.train import load
@@ -271,3 +272,18 @@ def test_activations_that_are_not_finite_fail_in_one_line(sae_command, tiny_gpt2
     )
     assert lines == [f"mi-superposition: {said}"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_history_that_lacks_the_autoencoder_is_refused(trained_sae, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained_sae, copy)
+    # As version 0.1 left it: with hashes the change itself is refused.
+    manifest = read_json(copy / "manifest.json")
+    del manifest["files"]
+    write_json(copy / "manifest.json", manifest)
+    first, *rows = (copy / "history.jsonl").read_text().splitlines()
+    (copy / "history.jsonl").write_text(
+        "\n".join([first, json.dumps(json.loads(rows[0]) | {"saes": {}}), *rows[1:]]) + "\n"
+    )
+    with pytest.raises(WorkError, match=r"history\.jsonl' is damaged: line 2: saes lacks 'sae'"):
+        load(copy)

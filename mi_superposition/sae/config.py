@@ -69,7 +69,8 @@ class SaeConfig(SeedPart, _Autoencoders):
     sparsity: NonNegative | None = None
 
     def __post_init__(self) -> None:
-        if self.sparsity is None and self.architecture in _USUAL_SPARSITY:
+        # A list, as what is not checked yet may be nothing that has a hash.
+        if self.sparsity is None and self.architecture in list(_USUAL_SPARSITY):
             object.__setattr__(self, "sparsity", _USUAL_SPARSITY[self.architecture])
         super().__post_init__()
 

@@ -157,6 +157,7 @@ def test_a_loss_that_is_not_finite_is_named(stream):
     ("options", "message"),
     [
         ({"architecture": "topkk"}, r"architecture = 'topkk': give 'standard', 'topk'"),
+        ({"architecture": {}}, r"architecture = {}: give 'standard', 'topk'"),
         ({"k": 65, "d_sae": 64}, r"k = 65: there are only 64 features"),
         ({"k": 0}, r"k = 0: must be at least 1"),
         ({"architecture": "topk", "sparsity": 1.0}, r"'topk' is made sparse by k"),

@@ -157,7 +157,7 @@ class ShardedWork(Generic[_Accumulator, _Shard]):
                 # Not merged into an empty one: of a large model each takes gigabytes. What a worker left stays a file, so it is.
                 accumulator = read
             else:
-                accumulator = accumulator or self.empty()
+                accumulator = self.empty() if accumulator is None else accumulator
                 accumulator.merge(read)
             del read, part
             self.done += 1

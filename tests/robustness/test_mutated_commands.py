@@ -6,11 +6,11 @@ import shutil
 import pytest
 from robustness.altered import command_of, some_of, try_each
 from robustness.workshop import TEXTS, contents, with_options
+from stopping import StopsAfter
 
 from mi_superposition.cli import commands
 from mi_superposition.cli.parsing import parse
 from mi_superposition.files import read_json, write_json
-from mi_superposition.progress import Progress
 from mi_superposition.runs import CHECKPOINT, HISTORY, MANIFEST
 from mi_superposition.site.folder import LIST
 from mi_superposition.training import Stopped
@@ -72,17 +72,6 @@ def test_a_run_that_another_command_takes(name, hashes, shop, few_texts, tmp_pat
         return code != 0
 
     try_each(some_of(run, f"{name} {hashes}", tried=15), read, counts)
-
-
-class StopsAfter(Progress):
-    """Asks to stop when it has been asked so many times whether to."""
-
-    def __init__(self, times):
-        self.times = times
-
-    def should_stop(self):
-        self.times -= 1
-        return self.times < 0
 
 
 # Each is stopped when it has a checkpoint.

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from stopping import StopsAfter
 
 from mi_superposition import load_model, load_run
 from mi_superposition.cli import main
@@ -21,7 +22,6 @@ from mi_superposition.heads.sets import smallest_set
 from mi_superposition.heads.tasks import induction_task, logit_differences, read_tasks
 from mi_superposition.models import untrained_copy
 from mi_superposition.pages.heads import ablate_tasks
-from mi_superposition.progress import Progress
 from mi_superposition.studies.heads import ablate
 from mi_superposition.training import Stopped
 
@@ -115,21 +115,12 @@ def test_the_page(run, visit):
         assert page.locator("details.texts .peak").count() > 0
 
 
-class StopAfter(Progress):
-    def __init__(self, times):
-        self.left = times
-
-    def should_stop(self):
-        self.left -= 1
-        return self.left < 0
-
-
 # Layers, trained and not; tasks; the search of a set.
 @pytest.mark.parametrize("times", [1, 4, 9, 14, 20, 26])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(times, run, tmp_path):
     config = AblateConfig.from_flat(read_json(run / "manifest.json")["config"])
     with pytest.raises(Stopped):
-        ablate.measure(config, tmp_path / "run", StopAfter(times))
+        ablate.measure(config, tmp_path / "run", StopsAfter(times))
     assert not (tmp_path / "run" / "metrics.json").exists()
     ablate.measure(config, tmp_path / "run")
     for name in ("text_ablation.safetensors", "metrics.json"):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from robustness.workshop import with_options
+from stopping import StopsAfter
 
 import mi_superposition as ms
 from mi_superposition.cli import main
@@ -18,7 +19,6 @@ from mi_superposition.files import read_json, write_json
 from mi_superposition.heads.scan import HeadScanSettings
 from mi_superposition.heads.scan.config import HeadScanConfig
 from mi_superposition.pages.heads.scan_ablation import HeadAblations, _by_head
-from mi_superposition.progress import Progress
 from mi_superposition.studies.heads import scan as study
 from mi_superposition.training import Stopped
 
@@ -71,17 +71,6 @@ def same_bytes(a, b):
     for name in RESULT - {"manifest.json"}:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
     assert {path.name for path in a.iterdir()} == {path.name for path in b.iterdir()} == RESULT
-
-
-class StopsAfter(Progress):
-    """Asks to stop once so many batches were read."""
-
-    def __init__(self, left):
-        self.left = left
-
-    def should_stop(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def test_stopped_anywhere_it_ends_with_the_same_bytes(whole, config, tmp_path):

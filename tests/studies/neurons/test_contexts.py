@@ -11,6 +11,7 @@ import pytest
 import torch
 from robustness.workshop import with_options
 from sae_lens import TopKSAE, TopKSAEConfig
+from stopping import StopsAfter
 
 import mi_superposition as ms
 from mi_superposition.cli import main
@@ -19,7 +20,6 @@ from mi_superposition.files import read_tensors, write_tensors
 from mi_superposition.models import untrained_copy
 from mi_superposition.neurons import ContextsConfig, scan_neurons
 from mi_superposition.neurons.scan import ENSEMBLES, along_random_directions, drawn_directions
-from mi_superposition.progress import Progress
 from mi_superposition.runs import read_config
 from mi_superposition.sae import save_sae
 from mi_superposition.studies.neurons.contexts import RESULT, Comparison, measure
@@ -193,16 +193,6 @@ def test_the_pages_of_all_units_are_those_of_its_scan(run, tmp_path):
 
 def test_stopped_in_any_scan_it_ends_with_the_same_bytes(run, request_of, tmp_path):
     config, out = read_config(run, ContextsConfig), tmp_path / "stopped"
-
-    class StopsAfter(Progress):
-        """Asks to stop after so many questions."""
-
-        def __init__(self, left):
-            self.left = left
-
-        def should_stop(self):
-            self.left -= 1
-            return self.left < 0
 
     # In the first scan, in the second, and in the third.
     for questions in (2, 9, 9):

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from robustness.workshop import with_options
+from stopping import StopsAfter
 
 import mi_superposition as ms
 from mi_superposition import load_corpus
@@ -201,17 +202,6 @@ def test_killed_or_stopped_anywhere_it_ends_with_the_same_bytes(whole, request_o
     assert "run the same command again" in error
     assert main(request_of(out)) == 0
     same_bytes(whole, out)
-
-
-class StopsAfter(Progress):
-    """Asks to stop when it has been asked so many times whether to."""
-
-    def __init__(self, times):
-        self.times = times
-
-    def should_stop(self):
-        self.times -= 1
-        return self.times < 0
 
 
 @pytest.mark.parametrize(("times", "begun"), [(0, False), (1, True), (4, True)])

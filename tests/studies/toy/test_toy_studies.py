@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+from stopping import StopsAfter
 
 from mi_superposition.cli import main
 from mi_superposition.errors import RequestError
@@ -12,7 +13,6 @@ from mi_superposition.files import read_json
 from mi_superposition.pages.toy.dropout import aligned, pairs
 from mi_superposition.pages.toy.sparsity import frame
 from mi_superposition.parts import SeedPart, ThreadsPart
-from mi_superposition.progress import Progress
 from mi_superposition.runs import METRICS
 from mi_superposition.studies.toy import absolute, correlation, directions, dropout, logic, penalties, sparsity
 from mi_superposition.studies.toy.study import load, measure, trainings
@@ -353,23 +353,12 @@ def test_every_study_has_numbers_that_fit_a_run_folder_and_a_result_that_says_it
     assert "<table" in study._repr_html_()
 
 
-class StopAfter(Progress):
-    """Asks to stop after some steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def should_stop(self):
-        self.left -= 1
-        return self.left < 0
-
-
 def test_a_study_goes_on_where_it_stopped(tmp_path):
     config = ToyStudyConfig(study="penalties", n_instances=2, n_steps=20, random=SeedPart(1), threads=ThreadsPart(1))
     measure(config, tmp_path / "whole")
     # In the second of its two trainings.
     with pytest.raises(Stopped):
-        measure(config, tmp_path / "parts", StopAfter(30))
+        measure(config, tmp_path / "parts", StopsAfter(30))
     assert not measure(config, tmp_path / "parts").finished_already
     assert measure(config, tmp_path / "parts").finished_already
     for name in (METRICS, "runs/relu/weights.safetensors", "runs/gelu/weights.safetensors"):
